@@ -1,0 +1,81 @@
+"""What the commands share: reading `--config.section.key=value`, and ending in one sentence when something is wrong."""
+
+import argparse
+import contextlib
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from research.config import suggestion
+from research.errors import UserError
+
+
+def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parses the command line and runs `main`; a UserError becomes one line on stderr and exit code 2.
+
+    Options `--config.a.b=value` land in `arguments.overrides`, a dict of dotted paths to text.
+    """
+    _quiet()
+    _keep_memory()
+    try:
+        main(parse(parser, sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; what was saved is intact", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Arguments with their overrides. Raises UserError for an option that the command does not have."""
+    known, rest = parser.parse_known_args(arguments)
+    known.overrides = {}
+    takes_overrides = any("--config" in action.option_strings for action in parser._actions)
+    rest_iterator = iter(rest)
+    for option in rest_iterator:
+        path, separator, value = option.partition("=")
+        if takes_overrides and path.startswith("--config."):
+            if not separator and (value := next(rest_iterator, None)) is None:
+                raise UserError(f"{path} has no value: write {path}=VALUE")
+            known.overrides[path.removeprefix("--config.")] = value
+        else:
+            options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+            raise UserError(f"{option} is not an option of this command: {suggestion(path, options, 'options')}")
+    return known
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config`, which every other `--config.section.key=value` refines."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py[:ARGUMENT]",
+        help="the experiment, e.g. configs/vision/digits.py or configs/vision/digits.py:tiny; "
+        "any of its values changes with --config.section.key=value",
+    )
+
+
+def _keep_memory() -> None:
+    """Makes glibc keep freed memory: XLA's CPU client asks for every step's buffers anew, and giving large ones back
+    to the kernel only to fault them in again costs a third of a small model's time."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mmap_max, trim_threshold = -4, -1  # names in malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def _quiet() -> None:
+    """Libraries log what is wrong, not what they are doing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("absl", "orbax", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)

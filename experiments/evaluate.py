@@ -1,0 +1,67 @@
+"""Evaluates a finished or half-finished run: `python -m experiments.evaluate --workdir=FOLDER`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.command import run_command
+from experiments.experiment import Experiment
+from experiments.run_folder import open_run
+from research.errors import UserError
+from research.training.checkpoints import Checkpoints
+
+
+def evaluate(
+    experiment: Experiment, checkpoints: Checkpoints, splits: Sequence[str], *, samples: int = 0
+) -> dict[str, float]:
+    """`{"<split>/<metric>": value}` at the best or latest checkpoint; prints `samples` answers of the last split."""
+    variables, step = experiment.variables(checkpoints)
+    print(f"evaluating {', '.join(splits)} at step {step}", flush=True)
+    results: dict[str, float] = {}
+    for split in splits:
+        examples = experiment.source.examples(split)
+        metrics = experiment.evaluator.score(variables, examples)
+        results |= {f"{split}/{name}": value for name, value in metrics.items()}
+    if samples and splits:
+        _show(experiment, variables, splits[-1], samples)
+    return results
+
+
+def _show(experiment: Experiment, variables: dict, split: str, count: int) -> None:
+    """Questions, answers and references side by side, for tasks whose answers are texts or labels."""
+    examples = experiment.source.examples(split)
+    chosen = [examples[index] for index in range(min(count, len(examples)))]
+    if "text" in chosen[0]:
+        prompt = chosen[0]["text"][: experiment.task.length // 4]
+        chosen = [{"text": prompt}]
+    answers = experiment.evaluator.answers(variables, experiment.task.questions(chosen))
+    for example, answer in zip(chosen, answers, strict=True):
+        text = answer.get("text", answer.get("label"))
+        if "source" in example:
+            mark = "=" if text == example["target"] else "x"
+            print(f"{mark} {example['source']!r}\n  -> {text!r}" + ("" if mark == "=" else f" ({example['target']!r})"))
+        elif "label" in example:
+            print(f"{experiment.task.class_names[example['label']]!r} -> {text!r}")
+        else:
+            print(f"{example['text']!r} -> {text!r}")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    experiment = open_run(Path(arguments.workdir))
+    splits = arguments.splits or [split for split in experiment.source.splits if split != "train"]
+    for split in splits:
+        if split not in experiment.source.splits:
+            raise UserError(f"split {split!r} is unknown: use {', '.join(experiment.source.splits)}")
+    with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        results = evaluate(experiment, checkpoints, splits, samples=arguments.samples)
+    for name, value in sorted(results.items()):
+        print(f"{name} {value:.4f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("--splits", nargs="+", help="splits to measure (all but train when not given)")
+    parser.add_argument("--samples", type=int, default=5, help="answers to print")
+    run_command(main, parser)

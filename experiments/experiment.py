@@ -1,0 +1,191 @@
+"""From a config to everything a run needs: the one place where models, tasks, data, mesh and optimizer meet."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from research.config import build, choose, suggestion
+from research.data.digits import Digits
+from research.data.image_folder import ImageFolder
+from research.data.loader import Batches, Dataset
+from research.data.phrasebook import Phrasebook
+from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
+from research.data.scan import Scan
+from research.data.text_file import ParallelText, TextFile
+from research.data.tfds_source import Tfds
+from research.errors import UserError
+from research.files import write_json
+from research.models.gpt import GPT
+from research.models.seq2seq import Seq2Seq
+from research.models.vit import ViT
+from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh, replicated
+from research.tasks.classification import Classification
+from research.tasks.language_modeling import LanguageModeling
+from research.tasks.task import Task
+from research.tasks.translation import Translation
+from research.training.checkpoints import CheckpointPolicy
+from research.training.durations import Clock
+from research.training.evaluation import Evaluator
+from research.training.loop import Run, TrainingOptions
+from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patterns
+from research.training.schedules import SCHEDULES
+from research.training.state import TrainState, create_state
+from research.training.step import Precision, Step
+
+SOURCES = {
+    "digits": Digits,
+    "image_folder": ImageFolder,
+    "parallel_text": ParallelText,
+    "phrasebook": Phrasebook,
+    "scan": Scan,
+    "text_file": TextFile,
+    "tfds": Tfds,
+}
+TASKS = {"classification": Classification, "language_modeling": LanguageModeling, "translation": Translation}
+MODELS = {"gpt": GPT, "seq2seq": Seq2Seq, "vit": ViT}
+REQUIRED = ("model", "task", "data", "optimizer", "training")
+SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "seed", "expect")
+
+EVALUATION_BATCH = 64
+"""Examples of an evaluation batch where training counts its batches in tokens."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A config brought to life in a run's folder. What costs time (data, tracing the model) is done on demand."""
+
+    config: ConfigDict
+    folder: Path
+    source: Any
+    task: Task
+    model: Any
+    mesh: Mesh
+    options: TrainingOptions
+    checkpoint: CheckpointPolicy
+
+    @property
+    def seed(self) -> int:
+        """The seed of initial weights, data order and dropout."""
+        return self.config.get("seed", 0)
+
+    @functools.cached_property
+    def run(self) -> Run:
+        """What the training loop needs."""
+        options, task = self.options, self.task
+        dataset = task.dataset(self.source.examples("train"), train=True, seed=self.seed)
+        plan = self._plan(dataset)
+        examples_per_step = plan.num_examples / plan.steps_per_epoch
+        tokens = sum(array.size for array in task.model_inputs(self.sample_batch) if array.dtype == np.int32)
+        tokens_per_step = options.batch_tokens or tokens * examples_per_step or None
+        clock = Clock(plan.steps_per_epoch, examples_per_step, tokens_per_step)
+        total = clock.steps(options.duration)
+        schedule = choose(SCHEDULES, self.config.get("schedule", {"name": "constant"}), "schedule")
+        factor = schedule.build(total, clock)
+        optimizer_config = choose(OPTIMIZERS, self.config.optimizer, "optimizer")
+        optimizer = build_optimizer(optimizer_config, factor)
+        create = self._create_state(optimizer)
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(self.mesh)),
+            jax.eval_shape(create),
+        )
+        check_patterns(optimizer_config, abstract.params)
+        return Run(
+            folder=self.folder,
+            options=options,
+            step=self._step(optimizer),
+            mesh=self.mesh,
+            clock=clock,
+            batches=Batches(dataset, plan, total),
+            validation=self.source.examples("validation") if "validation" in self.source.splits else None,
+            evaluator=self.evaluator,
+            learning_rate=jax.jit(lambda step: optimizer_config.learning_rate * factor(step)),
+            abstract_state=abstract,
+            create_state=jax.jit(create, out_shardings=replicated(self.mesh)),
+        )
+
+    def _plan(self, dataset: Dataset) -> Plan:
+        options, lengths = self.options, dataset.lengths()
+        if lengths is None:
+            if options.batch_size is None:
+                raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
+            return Shuffled(len(dataset), options.batch_size, self.seed)
+        multiple = batch_ways(self.mesh) * options.accumulate
+        sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
+        return Bucketed(lengths, make_buckets(lengths, options.buckets, multiple=multiple, **sizes), self.seed)
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """Measures splits and answers questions; needs no optimizer."""
+        ways = batch_ways(self.mesh)
+        return Evaluator(self._step(None), self.mesh, self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways)
+
+    def variables(self, checkpoints: Any) -> tuple[dict[str, Any], int]:
+        """The model's variables at the step to evaluate, and that step. Raises UserError before the first save."""
+        step = checkpoints.best_step()
+        if step is None:
+            raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(self.mesh)),
+            jax.eval_shape(self._create_state(None)),
+        )
+        return checkpoints.restore_variables(abstract, step), step
+
+    def _step(self, optimizer: Any) -> Step:
+        options = self.options
+        precision = Precision.parse(options.precision)
+        return Step(self.model, self.task, optimizer, precision, self.seed, options.accumulate, options.ema)
+
+    def _create_state(self, optimizer: Any) -> Any:
+        def create() -> TrainState:
+            inputs = self.task.model_inputs(jax.tree.map(jax.numpy.asarray, self.sample_batch))
+            ema = self.options.ema is not None
+            return create_state(self.model, inputs, optimizer or optax.identity(), seed=self.seed, ema=ema)
+
+        return create
+
+    @functools.cached_property
+    def sample_batch(self) -> Mapping[str, np.ndarray]:
+        """One example's worth of zeros in the shapes of a batch, remembered in the run's folder."""
+        path = self.folder / "batch.json"
+        if not path.exists():
+            dataset = self.task.dataset(self.source.examples("train"), train=False, seed=0)
+            batch = dataset.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+            shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
+            if jax.process_index() == 0:
+                write_json(path, shapes)
+        else:
+            shapes = json.loads(path.read_text())
+        return {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
+
+
+def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
+    """Builds every section strictly. Reads the data only where the folder lacks the vocabulary or class names."""
+    for section in config:
+        if section not in SECTIONS:
+            raise UserError(f"{section} is not a section of a config: {suggestion(section, SECTIONS, 'sections')}")
+    for section in REQUIRED:
+        if section not in config:
+            raise UserError(f"the config has no section {section}: add one (needed: {', '.join(REQUIRED)})")
+    if not isinstance(config.get("seed", 0), int):
+        raise UserError(f"seed is {config.seed!r}: use a whole number")
+    options = build(TrainingOptions, config.training, "training")
+    Precision.parse(options.precision)
+    mesh = make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
+    if options.batch_size is not None:
+        check_batch_size(options.batch_size, mesh, options.accumulate, "training.batch_size")
+    checkpoint = build(CheckpointPolicy, config.get("checkpoint", {}), "checkpoint")
+    choose(OPTIMIZERS, config.optimizer, "optimizer")
+    choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
+    source = choose(SOURCES, config.data, "data")
+    task = choose(TASKS, config.task, "task").prepare(source, folder)
+    model = choose(MODELS, config.model, "model", **task.model_fields())
+    return Experiment(config, folder, source, task, model, mesh, options, checkpoint)

@@ -1,0 +1,68 @@
+"""Shows the data of an experiment: `python -m experiments.inspect --config=FILE.py`.
+
+First a split's raw examples, then a training batch as the model sees it: shapes, padding, tokens beside their text.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.command import add_config, run_command
+from experiments.experiment import build_experiment
+from research.config import load
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    config = load(arguments.config, arguments.overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = build_experiment(config, Path(folder))
+        examples = experiment.source.examples(arguments.split)
+        if arguments.format == "jsonl":
+            for index in range(len(examples)):
+                print(json.dumps(examples[index], ensure_ascii=False, default=_plain))
+            return
+        print(f"{arguments.split}: {len(examples)} examples")
+        for index in range(min(arguments.count, len(examples))):
+            print(f"  {index}: {_short(examples[index])}")
+        batch = experiment.run.batches[arguments.step]
+        print(f"\nthe training batch of step {arguments.step}:")
+        for name, array in batch.items():
+            print(f"  {name}: {array.dtype} {list(array.shape)}")
+        if experiment.task.pad is not None:
+            print(f"  padding: {_padding(batch, experiment.task.pad):.1%} of the tokens")
+        print()
+        for row in range(min(arguments.count, len(batch["weight"]))):
+            print(experiment.task.show(batch, row))
+
+
+def _short(example: dict[str, Any]) -> str:
+    values = {
+        name: f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else value
+        for name, value in example.items()
+    }
+    text = repr(values)
+    return text if len(text) <= 300 else f"{text[:300]}... ({len(text):,} characters)"
+
+
+def _padding(batch: dict[str, np.ndarray], pad: int) -> float:
+    tokens = [array for array in batch.values() if array.dtype == np.int32 and array.ndim == 2]
+    return sum(int((array == pad).sum()) for array in tokens) / sum(array.size for array in tokens)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m experiments.inspect", description=__doc__)
+    add_config(parser)
+    parser.add_argument("--split", default="train", help="the split whose raw examples are shown")
+    parser.add_argument("--count", type=int, default=3, help="examples and batch rows to show")
+    parser.add_argument("--step", type=int, default=0, help="the step whose batch is shown")
+    parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: all raw examples")
+    run_command(main, parser)

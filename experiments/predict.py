@@ -1,0 +1,61 @@
+"""Answers questions with a trained run: `python -m experiments.predict --workdir=FOLDER "January 5, 2024"`.
+
+Inputs are texts, image files, or lines on standard input when none is given. From Python: `predict(folder, inputs)`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.command import run_command
+from experiments.run_folder import open_run
+from research.data.images import decode_image
+from research.errors import UserError
+from research.tasks.classification import Classification
+from research.tasks.translation import Translation
+from research.training.checkpoints import Checkpoints
+
+
+def predict(folder: Path | str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+    """One answer for each input: texts for language tasks; paths or uint8 arrays [height, width, channels] for images.
+
+    An answer is a dict with `text`, or `label` and `probability`.
+    """
+    experiment = open_run(Path(folder))
+    examples = [_example(experiment, item) for item in inputs]
+    with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        variables, _ = experiment.variables(checkpoints)
+    return experiment.evaluator.answers(variables, experiment.task.questions(examples))
+
+
+def _example(experiment: Any, item: Any) -> Mapping[str, Any]:
+    if isinstance(experiment.task, Classification):
+        height, width, channels = experiment.sample_batch["image"].shape[1:]
+        if isinstance(item, str | Path):
+            item = decode_image(Path(item).read_bytes(), str(item), (height, width), channels)
+        return {"image": item}
+    return {"source" if isinstance(experiment.task, Translation) else "text": item}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    inputs = arguments.inputs or [line.rstrip("\n") for line in sys.stdin]
+    if not inputs:
+        raise UserError("there is nothing to answer: give inputs as arguments or as lines on standard input")
+    for answer in predict(arguments.workdir, inputs):
+        if arguments.format == "jsonl":
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            probability = f" ({answer['probability']:.3f})" if "probability" in answer else ""
+            print(f"{answer.get('text', answer.get('label'))}{probability}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m experiments.predict", description=__doc__)
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="how answers are printed")
+    parser.add_argument("inputs", nargs="*", help="texts or image files")
+    run_command(main, parser)

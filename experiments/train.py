@@ -1,0 +1,64 @@
+"""Trains an experiment, or goes on with one: `python -m experiments.train --config=FILE.py --workdir=FOLDER`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+
+from experiments.command import add_config, run_command
+from experiments.evaluate import evaluate
+from experiments.experiment import build_experiment
+from experiments.pictures import draw
+from experiments.run_folder import claim, write_manifest
+from research.config import load
+from research.files import write_json
+from research.training.checkpoints import Checkpoints
+from research.training.loop import fit
+
+
+def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
+    """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`."""
+    config = load(config_spec, overrides)
+    results_path = folder / "results.json"
+    claim(folder, config)
+    if results_path.exists():
+        results = json.loads(results_path.read_text())
+        print(f"this run is complete: {folder}")
+        _report(results)
+        return results
+    experiment = build_experiment(config, folder)
+    if jax.process_index() == 0:
+        write_manifest(experiment)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.run.abstract_state.params))
+    devices = jax.devices()
+    print(f"{config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
+    print(f"{len(experiment.run.batches)} steps of {experiment.options.batch_size} examples, into {folder}", flush=True)
+    with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
+        _, timing = fit(experiment.run, checkpoints)
+    with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
+        results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
+    if jax.process_index() == 0:
+        write_json(folder / "timing.json", timing.shares())
+        draw(experiment)
+        write_json(results_path, results)
+    print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.shares().items()))
+    _report(results)
+    return results
+
+
+def _report(results: dict[str, float]) -> None:
+    for name, value in sorted(results.items()):
+        print(f"{name} {value:.4f}")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    train(arguments.config, Path(arguments.workdir), arguments.overrides)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__)
+    add_config(parser)
+    parser.add_argument("--workdir", required=True, help="the run's folder; the same command resumes what is there")
+    run_command(main, parser)

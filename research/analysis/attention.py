@@ -1,0 +1,32 @@
+"""Attention weights of any layer of any model."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+
+def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: Any) -> dict[str, np.ndarray]:
+    """The weights of every attention layer for these inputs, float32 [batch, heads, queries, keys].
+
+    Keys are the layers' paths, such as "decoder/layer_0/cross_attention", in the order of the layers.
+    """
+    _, collected = model.apply(variables, *inputs, train=False, mutable=["attention"])
+    weights: dict[str, np.ndarray] = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(collected["attention"]):
+        names = [str(getattr(key, "key", key)) for key in path if hasattr(key, "key")][:-1]
+        layer = "/".join(names)
+        if "layers" in names:  # scanned: the layers lie along a leading axis
+            for number, one in enumerate(np.asarray(value)):
+                weights[layer.replace("layers", f"layer_{number}")] = one
+        else:
+            weights[layer] = np.asarray(value)
+    return dict(sorted(weights.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(path: str) -> list[Any]:
+    """Sorts layer_10 behind layer_9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]

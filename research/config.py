@@ -1,0 +1,249 @@
+"""Strict configs: a config file becomes a ConfigDict, and each of its sections becomes one dataclass.
+
+Whatever a config says is used or refused: unknown, misspelt, missing and wrongly typed keys are `UserError`s that name
+the key and the nearest valid ones. Lists and tuples are one thing here (a loaded config holds tuples), so that a config
+equals itself after a round trip through JSON.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import formatannotation
+from pathlib import Path
+from typing import Any, Union
+
+from beartype.door import is_bearable
+from flax import linen as nn
+from ml_collections import ConfigDict, FieldReference
+
+from research.errors import UserError
+
+type Section = Mapping[str, Any] | ConfigDict
+ABSENT = "(absent)"
+
+
+def suggestion(word: str, options: Iterable[str], noun: str = "valid") -> str:
+    """The second half of an error about an unknown `word`: "did you mean adam? (valid: adam, sgd)"."""
+    options = list(options)
+    near = difflib.get_close_matches(word, options, n=1)
+    listed = f"({noun}: {', '.join(options) or 'none'})"
+    return f"did you mean {near[0]}? {listed}" if near else f"use one of the valid names {listed}"
+
+
+def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The config of `spec` ("path.py", or "path.py:argument" for `get_config(argument)`) with overrides applied.
+
+    `overrides` maps dotted paths ("optimizer.learning_rate") to values; text is read as a Python literal where it is
+    one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise. A path may add a key to a section but no section.
+    Raises `UserError` for a missing or failing file, an unknown section, and values that JSON cannot hold.
+    """
+    file, separator, arg = spec.partition(".py:")
+    path = Path(file + ".py" if separator else file)
+    if path.suffix != ".py" or not path.is_file():
+        files = sorted({*map(str, path.parent.glob("*.py")), *map(str, Path("configs").rglob("*.py"))})
+        near = difflib.get_close_matches(str(path), files)
+        raise UserError(f"there is no config file {path}: {suggestion(str(path), near or files, 'configs')}")
+    try:
+        get_config = getattr(_import_file(path), "get_config", None)
+        if get_config is None:
+            raise UserError(f"{path} has no get_config: define get_config(arg: str) that returns a ConfigDict")
+        if not isinstance(config := get_config(arg), ConfigDict):
+            raise UserError(f"get_config of {path} returned a {type(config).__name__}: return a ConfigDict")
+        for key, value in (overrides or {}).items():
+            _override(config, key, _literal(value) if isinstance(value, str) else value)
+        return from_json(to_json(config))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file does wrong: name the file and its line
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((f":{frame.lineno}" for frame in frames if Path(frame.filename).name == path.name), "")
+        raise UserError(f"{path}{line} fails with {type(error).__name__}: {error}") from error
+
+
+def argument(arg: str, /, **defaults: Any) -> ConfigDict:
+    """Parses a config's argument ("tiny", "size=gpu,tiny") into one value for each name of `defaults`.
+
+    A default says what is valid: a bool is switched on by its bare name, a tuple lists the choices (the first is the
+    default), a number asks for a number of its type. Raises `UserError` for anything else.
+    """
+    values = {}
+    for part in arg.split(",") if arg else ():
+        name, separator, text = part.partition("=")
+        if name not in defaults:
+            raise UserError(f"{name!r} is not an argument of this config: {suggestion(name, defaults, 'arguments')}")
+        if name in values:
+            raise UserError(f"the config argument {name} is given twice: keep one of them")
+        values[name] = _argument_value(name, text if separator else None, defaults[name])
+    first = {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()}
+    return ConfigDict(first | values)
+
+
+def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
+    """An instance of the dataclass (or Linen module) `cls` whose fields are the keys of `section`, strictly checked.
+
+    `where` is the section's dotted path, for the errors. Integers serve as floats, lists as tuples, nested sections as
+    nested dataclasses; a bool is no integer and NaN is no number. `given` are values that the program knows (the
+    tokenizer's vocab_size): those that `cls` has no field for are left out, and a config that contradicts one is an
+    error. Raises `UserError`.
+    """
+    section = _plain(section)
+    if not isinstance(section, dict):
+        raise UserError(f"{where} must be a section with the fields of {cls.__name__}, got {section!r}")
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in hidden}
+    hints = typing.get_type_hints(cls)
+    for key in section:
+        if key not in fields:
+            hint = suggestion(key, fields, "fields")
+            raise UserError(f"{_join(where, key)} is not a field of {cls.__name__}: {hint}")
+    values = {key: _convert(value, hints[key], _join(where, key)) for key, value in section.items()}
+    for key, value in given.items():
+        if key in values and values[key] != value:
+            raise UserError(f"{_join(where, key)} is {values[key]!r} but must be {value!r}: remove it from the config")
+    values |= {key: value for key, value in given.items() if key in fields}
+    for key, field in fields.items():
+        if key not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{_join(where, key)} is missing: {cls.__name__} needs it ({formatannotation(hints[key])})")
+    return cls(**values)
+
+
+def choose(table: Mapping[str, type], section: Section, where: str, **given: Any) -> Any:
+    """`build`s the class of `table` that the section's `name` picks from the section's other keys."""
+    section = _plain(section)
+    name = section.pop("name", None) if isinstance(section, dict) else section
+    if name not in list(table):
+        raise UserError(f"{_join(where, 'name')} is {name!r}: {suggestion(str(name), table, 'names')}")
+    return build(table[name], section, where, **given)
+
+
+def to_json(config: Section) -> str:
+    """The config as indented JSON. Raises `UserError` for a value that JSON cannot hold (NaN, a function)."""
+    plain = _plain(config)
+    for path, value in _leaves(plain):
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} is {value!r}: use a finite number, text, true, false, none or a list") from error
+    return json.dumps(plain, indent=2)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote. Raises `UserError` if the text is not a JSON object."""
+    try:
+        return ConfigDict(_plain({**json.loads(text)}))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the stored config is not a JSON object ({error}): restore it from a copy") from error
+
+
+def diff(a: Section, b: Section) -> list[tuple[str, Any, Any]]:
+    """Where two configs differ: (dotted path, value in a, value in b), with `ABSENT` for a key that is not there."""
+    left, right = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
+    pairs = [(path, left.get(path, ABSENT), right.get(path, ABSENT)) for path in sorted({*left, *right})]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _plain(value: Any) -> Any:
+    """Dicts, tuples and values in place of ConfigDicts, lists and field references."""
+    if isinstance(value, FieldReference):
+        value = value.get()
+    if isinstance(value, ConfigDict | Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _leaves(plain: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in plain.items():
+        path = _join(where, key)
+        yield from _leaves(value, path) if isinstance(value, dict) and value else [(path, value)]
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    name = "config_file_" + re.sub(r"\W", "_", str(path.resolve()))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses defined in the file look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    try:
+        return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _override(config: ConfigDict, path: str, value: Any) -> None:
+    section, (*sections, key) = config, path.split(".")
+    for depth, name in enumerate(sections):
+        if not isinstance(section.get(name), ConfigDict):
+            known = [name for name, item in section.items() if isinstance(item, ConfigDict)]
+            hint = suggestion(name, known, "sections")
+            raise UserError(f"{path}: the config has no section {'.'.join(sections[: depth + 1])}: {hint}")
+        section = section[name]
+    with section.unlocked(), section.ignore_type():
+        if key in section and not isinstance(dict(section.items(preserve_field_references=True))[key], FieldReference):
+            del section[key]  # assigning over it would cast true to 1.0
+        section[key] = value
+
+
+def _argument_value(name: str, text: str | None, default: Any) -> Any:
+    if not isinstance(default, tuple):
+        value = True if text is None else text if isinstance(default, str) else _literal(text)
+        return _convert(value, type(default), f"the config argument {name}")
+    choices = {str(choice): choice for choice in default}
+    if text not in choices:
+        raise UserError(f"the config argument {name} is {text!r}: {suggestion(str(text), choices, name)}")
+    return choices[text]
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """`value` as an instance of the type `hint`: the only conversions are integer to float, and sequences."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} is {value}: use a finite number")
+    kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (Union, types.UnionType):
+        return _convert_union(value, hint, where)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value, where)
+    if isinstance(value, dict) and kind in (dict, Mapping, Any):
+        return {key: _convert(item, args[1] if args else Any, _join(where, key)) for key, item in value.items()}
+    if isinstance(value, tuple) and kind in (tuple, list, Sequence, Any):
+        fixed = kind is tuple and args and args[-1] is not ...
+        hints = args if fixed else (args[0] if args else Any,) * len(value)
+        if len(hints) != len(value):
+            raise UserError(f"{where} must have {len(hints)} values, got {len(value)}: {value!r}")
+        items = (_convert(value[i], hints[i], f"{where}[{i}]") for i in range(len(value)))
+        return list(items) if kind is list else tuple(items)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not is_bearable(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where} must be {formatannotation(hint)}, got {value!r}")
+    return value
+
+
+def _convert_union(value: Any, hint: Any, where: str) -> Any:
+    converted, deeper = [], []
+    for arm in typing.get_args(hint):
+        try:
+            converted.append(_convert(value, arm, where))
+        except UserError as error:
+            if not str(error).startswith(f"{where} must be"):
+                deeper.append(error)
+    if converted:  # an arm that takes the value as it is goes before one that converts it
+        return next((item for item in converted if type(item) is type(value)), converted[0])
+    raise [*deeper, UserError(f"{where} must be {formatannotation(hint)}, got {value!r}")][0]

@@ -1,0 +1,37 @@
+"""scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels (the test part of UCI "Optical Recognition")."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from research.data.source import Example, check_split
+
+RANGES = {"train": slice(0, 1257), "validation": slice(1257, 1437), "test": slice(1437, 1797)}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """{"image": uint8 [8, 8, 1], "label": int}, in the order of the file.
+
+    The last 360 scans are the test split, the 180 before them validation: other writers than those trained on.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = tuple(RANGES)
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+
+    def examples(self, split: str) -> Sequence[Example]:
+        check_split(split, self.splits)
+        images, labels = _scans()
+        pairs = zip(images[RANGES[split]], labels[RANGES[split]], strict=True)
+        return [{"image": image, "label": int(label)} for image, label in pairs]
+
+
+@functools.cache
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [1797, 8, 8, 1], scaled from 0..16 to 0..255, and labels [1797]."""
+    scans = load_digits()
+    return np.rint(scans.images * (255 / 16)).astype(np.uint8)[..., None], scans.target

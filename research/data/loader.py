@@ -1,0 +1,77 @@
+"""The loader: reads batches ahead in a thread or in worker processes (Grain) and lands them on the devices, sharded."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import absl.flags
+import grain.python as grain
+import jax
+import numpy as np
+
+from research.data.plans import Plan
+
+Batch = dict[str, np.ndarray]
+
+
+class Dataset(Protocol):
+    """A split as arrays: what a plan selects from."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def lengths(self) -> np.ndarray | None:
+        """Length of each example, int64, where each batch is padded to its own; None where all are equal."""
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> Batch:
+        """The named arrays of these examples, each with a leading batch axis.
+
+        `epochs` seeds what is random about an example; `length` is the static length to pad to, where that applies.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Random access to this process's rows of the batch of every step: a sequence of `num_steps` dicts of arrays.
+
+    share: (index, count) of the processes that read a batch together.
+
+    To the dataset's arrays it adds `weight` (float32 [batch]): 1 for an example, 0 for padding.
+    """
+
+    dataset: Dataset
+    plan: Plan
+    num_steps: int
+    share: tuple[int, int] = dataclasses.field(default_factory=lambda: (jax.process_index(), jax.process_count()))
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> Batch:
+        selection = self.plan(step)
+        process, num_processes = self.share
+        count = len(selection.indices) // num_processes
+        rows = slice(count * process, count * (process + 1))
+        indices = selection.indices[rows]
+        # Padding rows read some existing example; their weight makes it count for nothing.
+        arrays = self.dataset.batch(np.maximum(indices, 0), selection.epochs[rows], selection.length)
+        return {**arrays, "weight": (indices >= 0).astype(np.float32)}
+
+
+def load(
+    batches: Batches, start: int, place: Callable[[Batch], dict[str, jax.Array]], *, workers: int = 0, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Yields the batches from step `start` on as device arrays.
+
+    place: puts this process's rows on its devices (`research.parallel.mesh.place_batch`).
+    workers: 0 reads in one thread beside the training loop (best for cheap examples), more in as many processes.
+    ahead: batches read before they are asked for.
+    """
+    dataset = grain.MapDataset.source(batches)[start:]
+    options = grain.ReadOptions(num_threads=0 if workers else 1, prefetch_buffer_size=0 if workers else ahead)
+    reader = dataset.to_iter_dataset(options)
+    if workers:
+        absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes read their settings from flags
+        reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))
+    for batch in reader:
+        yield place(batch)

@@ -1,0 +1,149 @@
+"""Text as arrays: ragged token tables, sentence pairs, windows of a token stream."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from research.data.tokenizer import BOS, EOS, PAD
+from research.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Token sequences of different length in one flat array: int32 `tokens` and int64 `offsets` [count + 1]."""
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, sequences: Iterable[Sequence[int]]) -> "Ragged":
+        """Packs lists of token ids."""
+        arrays = [np.asarray(sequence, np.int32) for sequence in sequences]
+        offsets = np.cumsum([0, *map(len, arrays)])
+        return cls(np.concatenate([np.zeros(0, np.int32), *arrays]), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, int64 [count]."""
+        return np.diff(self.offsets)
+
+    def padded(self, indices: np.ndarray, length: int, fill: int = PAD) -> np.ndarray:
+        """The sequences `indices`, cut at `length` and filled up to it: int32 [len(indices), length]."""
+        columns = np.arange(length)
+        starts = self.offsets[indices][:, None]
+        inside = columns < (self.offsets[indices + 1][:, None] - starts)
+        if not len(self.tokens):
+            return np.full((len(indices), length), fill, np.int32)
+        return np.where(inside, self.tokens[np.where(inside, starts + columns, 0)], np.int32(fill))
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePairs:
+    """Source and target sentences. A batch holds, int32 [batch, length]:
+
+    source (ends in EOS), target_input (starts with BOS) and target_output (ends in EOS); PAD fills the rest.
+    """
+
+    source: Ragged
+    target: Ragged
+    max_length: int
+
+    @classmethod
+    def from_lists(
+        cls, source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], max_length: int
+    ) -> "SentencePairs":
+        """Adds the end marker to both sides and the start marker to the target; `max_length` counts either with it."""
+        return cls(
+            Ragged.from_lists([*tokens, EOS] for tokens in source),
+            Ragged.from_lists([BOS, *tokens, EOS] for tokens in target),
+            max_length,
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def lengths(self) -> np.ndarray:
+        """The longer side of each pair as the model sees it, cut at `max_length`, int64 [count]."""
+        return np.minimum(np.maximum(self.source.lengths(), self.target.lengths() - 1), self.max_length)
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+        length = length or self.max_length
+        target = self.target.padded(indices, length + 1)
+        target_output = target[:, 1:]
+        # The end marker is predicted, never fed: it would be one more position to compute for nothing.
+        target_input = np.where(target_output == PAD, np.int32(PAD), target[:, :-1])
+        return {
+            "source": self.source.padded(indices, length),
+            "target_input": target_input,
+            "target_output": target_output,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWindows:
+    """Consecutive windows of a token stream. A batch holds `tokens`, int32 [batch, length + 1]: inputs and, shifted by
+    one, targets; -1 marks what lies beyond the end of the stream.
+
+    In training every epoch starts its windows at another offset, so that no token is always first in its window;
+    in evaluation every token but the first is predicted exactly once.
+    """
+
+    tokens: np.ndarray
+    length: int
+    seed: int | None
+
+    def __post_init__(self):
+        if len(self.tokens) < 2 or (self.seed is not None and len(self.tokens) < 2 * self.length):
+            raise UserError(
+                f"task.length {self.length} does not fit a text of {len(self.tokens)} tokens: "
+                f"use at most {max(1, len(self.tokens) // 2)} or a longer text"
+            )
+
+    def __len__(self) -> int:
+        if self.seed is None:
+            return -(-(len(self.tokens) - 1) // self.length)
+        return (len(self.tokens) - self.length) // self.length
+
+    def lengths(self) -> None:
+        return None
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+        starts = indices * self.length
+        if self.seed is not None:
+            starts = starts + _epoch_offsets(self.seed, epochs, self.length)
+        positions = starts[:, None] + np.arange(self.length + 1)
+        inside = positions < len(self.tokens)
+        return {"tokens": np.where(inside, self.tokens[np.where(inside, positions, 0)], -1).astype(np.int32)}
+
+
+def _epoch_offsets(seed: int, epochs: np.ndarray, length: int) -> np.ndarray:
+    unique, rows = np.unique(epochs, return_inverse=True)
+    return np.array([np.random.default_rng((seed, int(epoch))).integers(length) for epoch in unique])[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Beginnings of texts to be continued. A batch holds `tokens`, int32 [batch, length], and `prompt_length`."""
+
+    prompts: Ragged
+    length: int
+
+    @classmethod
+    def from_lists(cls, prompts: Sequence[Sequence[int]], length: int) -> "Prompts":
+        """`length` has room for prompt and continuation."""
+        return cls(Ragged.from_lists(prompts), length)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def lengths(self) -> None:
+        return None
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+        return {
+            "tokens": self.prompts.padded(indices, self.length),
+            "prompt_length": self.prompts.lengths()[indices].astype(np.int32),
+        }

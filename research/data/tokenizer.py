@@ -1,0 +1,181 @@
+"""Tokenizers: characters, words or byte-pair encoding, trained on the task's own texts and saved with the run.
+
+All kinds but "whitespace" are lossless on the text they were trained on: spaces, runs of them, newlines and
+non-breaking spaces are tokens or part of tokens, nothing is normalised, and decoding only joins. Special tokens are
+ids, never text: the letters "</s>" in a file are encoded as letters.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from research.errors import UserError
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+
+CHARACTERS = Regex(r"[\s\S]")
+# As GPT-2, a word or a punctuation mark carries the one space before it; unlike GPT-2, digits and punctuation marks
+# come one by one. No token spans a line break, so a text may be encoded line by line.
+WORDS = Regex(r"[^\S\r\n]?[\p{L}\p{M}]+|\p{N}|[^\S\r\n]?[^\s\p{L}\p{M}\p{N}]|\s")
+
+
+class TrainedTokenizer:
+    """Text to ids and back. `specials` tells whether ids 0 to 3 are the special tokens."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer):
+        self._tokenizer = tokenizer
+        self.specials = tokenizer.token_to_id(SPECIAL_TOKENS[PAD]) == PAD
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return self._tokenizer.get_vocab_size()
+
+    @property
+    def end_token(self) -> int:
+        """The id that ends a text; -1, which no token has, where there are no special tokens."""
+        return EOS if self.specials else -1
+
+    @functools.cached_property
+    def token_bytes(self) -> list[int]:
+        """Bytes of UTF-8 that each id stands for; 0 for special tokens."""
+        tokens = [self.id_to_token(token) for token in range(self.vocab_size)]
+        # The byte-level alphabet has one printable character a byte.
+        byte_level = isinstance(self._tokenizer.decoder, decoders.ByteLevel)
+        lengths = [len(token) if byte_level else len(token.encode()) for token in tokens]
+        return [0] * len(SPECIAL_TOKENS) + lengths[len(SPECIAL_TOKENS) :] if self.specials else lengths
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens; what the vocabulary lacks becomes UNK.
+
+        Raises a UserError for such a text if the vocabulary was made without special tokens.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, encoded in parallel."""
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        except Exception as error:  # the library raises nothing more specific
+            raise UserError(
+                f"a text holds something that was not seen in training ({error}): set tokenizer.specials to True"
+            ) from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids` up to the first EOS; special tokens, UNK included, leave no text."""
+        kept = []
+        for token in map(int, ids):
+            if self.specials and token == EOS:
+                break
+            if not (self.specials and token < len(SPECIAL_TOKENS)):
+                kept.append(token)
+        return self._tokenizer.decode(kept)
+
+    def id_to_token(self, token: int) -> str:
+        """The text of one id, for display; BPE shows bytes in GPT-2's printable alphabet (a space is "Ġ")."""
+        return self._tokenizer.id_to_token(int(token))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the vocabulary as the `tokenizers` library's JSON."""
+        self._tokenizer.save(str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainedTokenizer":
+        """Reads what `save` wrote; a UserError names a file that is missing, damaged or of another project."""
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises nothing more specific
+            raise UserError(f"{path} cannot be read as a tokenizer ({error}): restore or delete it") from error
+        ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+        if tokenizer.get_added_tokens_decoder() or ids not in ([PAD, BOS, EOS, UNK], [None] * 4):
+            raise UserError(f"{path} is a tokenizer with other special tokens: use one that this project has saved")
+        return cls(tokenizer)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How to make a vocabulary.
+
+    kind: "character" (one id per Unicode character, in sorted order), "word" (GPT-2-like splitting, the most frequent
+    first), "whitespace" (what stands between single spaces, for text that is already tokenised) or "bpe" (byte-level:
+    nothing is ever unknown). vocab_size: the number of ids, special tokens included; needed for "bpe", an upper limit
+    for "word" and "whitespace", not for "character". specials: whether ids 0 to 3 are PAD, BOS, EOS and UNK; only a
+    language model over its own text can do without.
+    """
+
+    kind: Literal["character", "word", "whitespace", "bpe"] = "word"
+    vocab_size: int | None = None
+    specials: bool = True
+
+    def __post_init__(self):
+        if self.kind not in ("character", "word", "whitespace", "bpe"):
+            raise UserError(f"tokenizer kind {self.kind!r} is unknown: use character, word, whitespace or bpe")
+        if self.kind == "character" and self.vocab_size is not None:
+            raise UserError("a character tokenizer keeps every character: set vocab_size to None")
+        smallest = len(self._special_tokens) + (256 if self.kind == "bpe" else 1)
+        if self.kind == "bpe" and self.vocab_size is None:
+            raise UserError(f"a bpe tokenizer needs a vocab_size of at least {smallest}, for example 8000")
+        if self.vocab_size is not None and self.vocab_size < smallest:
+            raise UserError(f"vocab_size {self.vocab_size} is too small for kind {self.kind}: use at least {smallest}")
+
+    @property
+    def _special_tokens(self) -> list[str]:
+        return list(SPECIAL_TOKENS) if self.specials else []
+
+    def train(self, texts: Iterable[str]) -> TrainedTokenizer:
+        """Builds the vocabulary of `texts`; the same texts in the same order give the same ids."""
+        makers = {"character": self._characters, "word": self._words, "whitespace": self._words, "bpe": self._bpe}
+        return TrainedTokenizer(makers[self.kind](texts))
+
+    def _characters(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        characters = self._special_tokens + sorted(set().union(*texts))
+        vocabulary = {character: index for index, character in enumerate(characters)}
+        return _pipeline(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]), CHARACTERS)
+
+    def _words(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        model = models.WordLevel(unk_token=SPECIAL_TOKENS[UNK])
+        if self.kind == "whitespace":
+            tokenizer = tokenizers.Tokenizer(model)  # without a decoder it joins with spaces
+            tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        else:
+            tokenizer = _pipeline(model, WORDS)
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=self.vocab_size or 2**31, special_tokens=self._special_tokens, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return _without_added_tokens(tokenizer)
+
+    def _bpe(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        tokenizer = _pipeline(models.BPE(), WORDS, byte_level=True)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=self._special_tokens,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return _without_added_tokens(tokenizer)
+
+
+def _pipeline(model: models.Model, pattern: Regex, byte_level: bool = False) -> tokenizers.Tokenizer:
+    """A tokenizer that cuts text by `pattern` and decodes by joining."""
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    if byte_level:
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, to_bytes])
+        tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    # Trainers also register the special tokens as text to look for, which would let a file inject them.
+    return tokenizers.Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))

@@ -1,0 +1,67 @@
+"""Generation of one token after another with a cache, in one compiled loop."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from research.decoding.cache import Cache
+from research.decoding.sampling import Choose
+from research.errors import UserError
+
+Step = Callable[
+    [Int[Array, "batch queries"], Cache, int | Int[Array, ""]], tuple[Float[Array, "batch queries vocab"], Cache]
+]
+"""`step(tokens, cache, index) -> (logits, cache)` for tokens that stand at positions index, index + 1, ..."""
+
+
+def generate(
+    step: Step,
+    cache: Cache,
+    prompt: Int[Array, "batch prompt"],
+    prompt_length: Int[Array, "batch"],
+    *,
+    max_length: int,
+    end_token: int,
+    pad_token: int,
+    choose: Choose,
+    rng: jax.Array,
+    prefill: int = 1,
+) -> Int[Array, "batch {max_length}"]:
+    """Prompts and their continuations, up to `end_token` (which is kept) or `max_length` tokens, then `pad_token`.
+
+    prompt_length: tokens of each row's prompt, at least `prefill`; what stands behind them is not read.
+    prefill: tokens of the prompt that go through the model at once; the others go one by one, as those of a shorter
+        row's continuation do at the same time.
+    choose: next tokens from logits [batch, vocab] and a random key of its own for each position.
+    """
+    if not 1 <= prefill <= prompt.shape[1]:
+        raise UserError(f"prefill {prefill} does not fit prompts of {prompt.shape[1]}: use 1 to {prompt.shape[1]}")
+    if not prompt.shape[1] <= max_length:
+        raise UserError(f"max_length {max_length} is shorter than the prompt: use at least {prompt.shape[1]}")
+    batch = len(prompt)
+    forced = jnp.pad(prompt, ((0, 0), (0, max_length - prompt.shape[1])))
+    tokens = jnp.full((batch, max_length), pad_token, prompt.dtype).at[:, :prefill].set(prompt[:, :prefill])
+
+    def write(index, logits, tokens, finished):
+        chosen = choose(logits[:, -1], jax.random.fold_in(rng, index)).astype(tokens.dtype)
+        in_prompt = index < prompt_length
+        token = jnp.where(in_prompt, forced[:, index], jnp.where(finished, pad_token, chosen))
+        return tokens.at[:, index].set(token), finished | (~in_prompt & (token == end_token))
+
+    def body(state):
+        index, tokens, finished, cache = state
+        logits, cache = step(jax.lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1), cache, index - 1)
+        return index + 1, *write(index, logits, tokens, finished), cache
+
+    def running(state):
+        index, _, finished, _ = state
+        return (index < max_length) & ~finished.all()
+
+    finished = jnp.zeros(batch, bool)
+    if prefill < max_length:
+        logits, cache = step(prompt[:, :prefill], cache, jnp.int32(0))
+        tokens, finished = write(prefill, logits, tokens, finished)
+    state = jax.lax.while_loop(running, body, (jnp.int32(prefill + 1), tokens, finished, cache))
+    return state[1]

@@ -1,0 +1,60 @@
+"""Embeddings of tokens and of image patches, and the projection to logits."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
+
+from research.errors import UserError
+
+float32_dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+"""For a `nn.Dense` that makes logits: float32 results whatever the inputs' dtype."""
+
+
+class TokenEmbedding(nn.Module):
+    """A vector for each token, multiplied by sqrt(width) with `scale` (Vaswani et al. 2017, section 3.4)."""
+
+    vocab_size: int
+    width: int
+    scale: bool = False
+
+    def setup(self):
+        deviation = self.width**-0.5 if self.scale else 0.02
+        self.embedding = self.param("embedding", nn.initializers.normal(deviation), (self.vocab_size, self.width))
+
+    def __call__(self, tokens: Int[Array, "*lengths"]) -> Float[Array, "*lengths width"]:
+        """Vectors of the tokens; a token from `vocab_size` on gives NaN."""
+        x = jnp.take(self.embedding, tokens, axis=0)
+        return x * self.width**0.5 if self.scale else x
+
+    def attend(self, x: Float[Array, "*lengths width"]) -> Float32[Array, "*lengths vocab"]:
+        """Logits of the tokens: the table is the output projection too."""
+        return jnp.einsum("...d,vd->...v", x, self.embedding, preferred_element_type=jnp.float32)
+
+
+class PatchEmbedding(nn.Module):
+    """A linear projection of each square of `patch_size` pixels (Dosovitskiy et al. 2021, equation 1)."""
+
+    patch_size: int
+    width: int
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns features"]:
+        height, width = images.shape[1:3]
+        if height % self.patch_size or width % self.patch_size:
+            raise UserError(
+                f"an image of {height} x {width} pixels is not divisible into patches of {self.patch_size}: "
+                "use another patch_size or image size"
+            )
+        size = (self.patch_size, self.patch_size)
+        return nn.Conv(
+            self.width, size, strides=size, padding="VALID", promote_dtype=_to_kernel_dtype, name="projection"
+        )(images)
+
+
+def _to_kernel_dtype(images: Array, kernel: Array, bias: Array, **_) -> tuple[Array, Array, Array]:
+    return images.astype(kernel.dtype), kernel, bias

@@ -1,0 +1,194 @@
+"""Encoder and decoder layers and stacks (Vaswani et al. 2017, section 3.1)."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from research.layers.attention import MultiHeadAttention
+from research.layers.feed_forward import Activation, FeedForward
+from research.layers.positions import RelativeBias
+
+SCANNED = "layers"
+"""Name of the scanned layers: a variable below it has a leading layer axis."""
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, optional cross-attention and feed-forward, each with a residual connection and LayerNorm.
+
+    Fields:
+        norm: "post", norm(x + f(x)), as in the paper, or "pre", x + f(norm(x)) (Xiong et al. 2020).
+        dropout, attention_dropout, activation_dropout: rates on the output of every sub-layer (section 5.4), on the
+            attention weights and on the hidden layer of the feed-forward network.
+        The others: see MultiHeadAttention and FeedForward.
+    """
+
+    num_heads: int
+    mlp_width: int
+    head_size: int | None = None
+    value_size: int | None = None
+    num_kv_heads: int | None = None
+    activation: Activation = "relu"
+    norm: Literal["post", "pre"] = "post"
+    norm_epsilon: float = 1e-6
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    use_bias: bool = True
+    cross_attention: bool = False
+    position: Literal["none", "rotary", "shaw"] = "none"
+    max_distance: int = 16
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    out_init: Callable = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        memory: Float[Array, "batch keys memory_width"] | None = None,
+        *,
+        mask: Bool[Array, "..."] | None = None,
+        memory_mask: Bool[Array, "..."] | None = None,
+        bias: Float[Array, "..."] | None = None,
+        positions: Int[Array, "... length"] | None = None,
+        cache_index: int | Int[Array, ""] | None = None,
+        drop_rate: Float[Array, ""] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """mask, bias, positions and cache_index go to self-attention, memory_mask to cross-attention.
+
+        drop_rate: probability of leaving out a sub-layer, drawn for each example (stochastic depth).
+        """
+        initialisers = {"kernel_init": self.kernel_init, "out_init": self.out_init}
+        attention = functools.partial(
+            MultiHeadAttention,
+            num_heads=self.num_heads,
+            head_size=self.head_size,
+            value_size=self.value_size,
+            num_kv_heads=self.num_kv_heads,
+            use_bias=self.use_bias,
+            dropout=self.attention_dropout,
+            **initialisers,
+        )
+
+        def add(x, name, sub_layer):
+            norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_bias=self.use_bias, name=f"{name}_norm")
+            branch = sub_layer(norm(x) if self.norm == "pre" else x)
+            branch = nn.Dropout(self.dropout)(branch, deterministic=not train)
+            if drop_rate is not None:
+                branch = drop_branch(branch, drop_rate, self.make_rng("dropout"))
+            return x + branch if self.norm == "pre" else norm(x + branch)
+
+        self_attention = attention(position=self.position, max_distance=self.max_distance, name="self_attention")
+        x = add(
+            x,
+            "self_attention",
+            lambda x: self_attention(
+                x, mask=mask, bias=bias, positions=positions, cache_index=cache_index, train=train
+            ),
+        )
+        if self.cross_attention:
+            cross_attention = attention(cross=True, name="cross_attention")
+            x = add(
+                x,
+                "cross_attention",
+                lambda x: cross_attention(x, memory, mask=memory_mask, cache_index=cache_index, train=train),
+            )
+        feed_forward = FeedForward(
+            self.mlp_width, self.activation, self.activation_dropout, self.use_bias, **initialisers, name="feed_forward"
+        )
+        return add(x, "feed_forward", lambda x: feed_forward(x, train=train))
+
+
+class TransformerStack(nn.Module):
+    """`num_layers` layers, `layer_0` ... or, scanned, `layers` with a leading layer axis on all their variables.
+
+    Fields:
+        layer: makes one layer: a functools.partial of TransformerLayer.
+        stochastic_depth: probability of leaving out a sub-layer of the last layer, growing linearly from 0 in the
+            first (Huang et al. 2016).
+        remat: compute activations again in the backward pass instead of keeping them.
+        scan: one compiled layer for all: compile time no longer grows with depth.
+        final_norm: LayerNorm after the last layer, which pre-LN needs.
+        relative_bias: T5's relative bias on self-attention, one table for all layers; "causal" has buckets for the
+            past only.
+    """
+
+    layer: Callable[..., TransformerLayer]
+    num_layers: int
+    stochastic_depth: float = 0.0
+    remat: bool = False
+    scan: bool = False
+    final_norm: bool = False
+    relative_bias: Literal["none", "bidirectional", "causal"] = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        memory: Float[Array, "batch keys memory_width"] | None = None,
+        *,
+        mask: Bool[Array, "..."] | None = None,
+        memory_mask: Bool[Array, "..."] | None = None,
+        positions: Int[Array, "... length"] | None = None,
+        cache_index: int | Int[Array, ""] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """Applies the layers; see MultiHeadAttention for the masks, positions and the cache."""
+        settings = self.layer(parent=None)
+        bias = None
+        if self.relative_bias != "none":
+            bias = self._relative_bias(settings.num_heads, x.shape[1], cache_index)
+
+        def run(layer, x, drop_rate):
+            x = layer(
+                x,
+                memory,
+                mask=mask,
+                memory_mask=memory_mask,
+                bias=bias,
+                positions=positions,
+                cache_index=cache_index,
+                drop_rate=drop_rate,
+                train=train,
+            )
+            return x, None
+
+        if self.remat:
+            # Inside a scan the compiler cannot merge the second computation with the first anyway.
+            run = nn.remat(run, prevent_cse=not self.scan)
+        drop = train and self.stochastic_depth > 0
+        drop_rates = jnp.linspace(0.0, self.stochastic_depth, self.num_layers) if drop else None
+        if self.scan:
+            scanned = nn.scan(
+                run,
+                variable_axes={"params": 0, "cache": 0, "attention": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=self.num_layers,
+            )
+            x, _ = scanned(self.layer(name=SCANNED), x, drop_rates)
+        else:
+            for index in range(self.num_layers):
+                x, _ = run(self.layer(name=f"layer_{index}"), x, drop_rates[index] if drop else None)
+        if self.final_norm:
+            x = nn.LayerNorm(epsilon=settings.norm_epsilon, use_bias=settings.use_bias, name="norm")(x)
+        return x
+
+    def _relative_bias(
+        self, num_heads: int, length: int, cache_index: int | Array | None
+    ) -> Float[Array, "1 heads queries keys"]:
+        layer = self.variables.get("cache", {}).get(SCANNED if self.scan else "layer_0")
+        keys = layer["self_attention"]["cached_key"].shape[-3] if layer else length
+        queries = jnp.arange(length) + (0 if cache_index is None else cache_index)
+        table = RelativeBias(num_heads, bidirectional=self.relative_bias == "bidirectional", name="relative_bias")
+        return table(queries, jnp.arange(keys))
+
+
+def drop_branch(branch: Float[Array, "batch ..."], rate: Float[Array, ""], rng: jax.Array) -> Float[Array, "batch ..."]:
+    """Stochastic depth: an example's branch becomes 0 with probability `rate`, the others grow by 1 / (1 - rate)."""
+    keep = jax.random.bernoulli(rng, 1 - rate, (len(branch),) + (1,) * (branch.ndim - 1))
+    return jnp.where(keep, branch / (1 - rate), 0).astype(branch.dtype)

@@ -1,0 +1,91 @@
+"""The decoder-only language model of GPT-2 (Radford et al. 2019)."""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int
+
+from research.layers.embedding import TokenEmbedding
+from research.layers.feed_forward import Activation
+from research.layers.masks import causal_mask, segment_mask
+from research.layers.positions import LearnedPositions, segment_positions
+from research.layers.transformer import TransformerLayer, TransformerStack
+
+
+class GPT(nn.Module):
+    """Pre-LN causal Transformer whose token table is its output projection too; GPT-2 small is 12 layers, width 768.
+
+    Fields:
+        mlp_width: 4 · width unless given.
+        num_kv_heads: `num_heads` unless given; fewer make grouped- or multi-query attention.
+        max_length: the context.
+        use_bias: biases of the projections and of LayerNorm.
+    """
+
+    vocab_size: int
+    num_layers: int
+    width: int
+    num_heads: int
+    mlp_width: int | None = None
+    max_length: int = 1024
+    dropout: float = 0.0
+    use_bias: bool = True
+    num_kv_heads: int | None = None
+    activation: Activation = "gelu_tanh"
+    positions: Literal["learned", "rotary"] = "learned"
+    remat: bool = False
+    scan: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        *,
+        segments: Int[Array, "batch length"] | None = None,
+        positions: Int[Array, "... length"] | None = None,
+        cache_index: int | Int[Array, ""] | None = None,
+        train: bool = False,
+    ) -> Float32[Array, "batch length vocab"]:
+        """Logits of the token that follows each token.
+
+        segments: numbers of the texts packed into a row; each attends to itself and counts its positions from 0. For
+            calls without a cache.
+        cache_index: where the first token stands in the collection "cache", None without a cache.
+        """
+        length = tokens.shape[1]
+        if positions is None and segments is not None:
+            positions = segment_positions(segments)
+        elif positions is None:
+            positions = jnp.arange(length) + (0 if cache_index is None else cache_index)
+        mask = causal_mask(length) if cache_index is None else None
+        if segments is not None:
+            mask &= segment_mask(segments, segments)
+
+        embedding = TokenEmbedding(self.vocab_size, self.width, name="embedding")
+        x = embedding(tokens)
+        if self.positions == "learned":
+            x += LearnedPositions(self.max_length, self.width, name="position_embedding")(positions)
+        x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        layer = functools.partial(
+            TransformerLayer,
+            num_heads=self.num_heads,
+            mlp_width=self.mlp_width or 4 * self.width,
+            num_kv_heads=self.num_kv_heads,
+            activation=self.activation,
+            norm="pre",
+            norm_epsilon=1e-5,
+            dropout=self.dropout,
+            attention_dropout=self.dropout,
+            use_bias=self.use_bias,
+            position="rotary" if self.positions == "rotary" else "none",
+            kernel_init=nn.initializers.normal(0.02),
+            # Residual paths add up over 2 · num_layers sub-layers (section 2.3).
+            out_init=nn.initializers.normal(0.02 * (2 * self.num_layers) ** -0.5),
+        )
+        stack = TransformerStack(
+            layer, self.num_layers, remat=self.remat, scan=self.scan, final_norm=True, name="decoder"
+        )
+        x = stack(x, mask=mask, positions=positions, cache_index=cache_index, train=train)
+        return embedding.attend(x)

@@ -1,0 +1,158 @@
+"""The encoder-decoder Transformer of "Attention Is All You Need" (Vaswani et al. 2017)."""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from research.layers.embedding import TokenEmbedding, float32_dot_general
+from research.layers.feed_forward import Activation
+from research.layers.masks import causal_mask, padding_mask
+from research.layers.positions import LearnedPositions, sinusoidal
+from research.layers.transformer import TransformerLayer, TransformerStack
+
+SIZES = {
+    "base": {"num_layers": 6, "width": 512, "num_heads": 8, "mlp_width": 2048, "dropout": 0.1},
+    "big": {"num_layers": 6, "width": 1024, "num_heads": 16, "mlp_width": 4096, "dropout": 0.3},
+}
+"""The fields that tell the paper's base model from its big one (table 3)."""
+
+
+class Seq2Seq(nn.Module):
+    """Figure 1 of the paper; the defaults are its base model.
+
+    Fields:
+        num_decoder_layers: `num_layers` unless given.
+        head_size, value_size: d_k and d_v; width / num_heads and `head_size` unless given.
+        positions: "sinusoidal" and "learned" are added to the embeddings, "rotary", "shaw" and "relative_bias" act
+            inside self-attention.
+        max_length: rows of the learned tables.
+        share_embeddings: one table for source, target and output (section 3.4), otherwise three.
+    """
+
+    vocab_size: int
+    num_layers: int = 6
+    num_decoder_layers: int | None = None
+    width: int = 512
+    num_heads: int = 8
+    head_size: int | None = None
+    value_size: int | None = None
+    mlp_width: int = 2048
+    activation: Activation = "relu"
+    norm: Literal["post", "pre"] = "post"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    positions: Literal["sinusoidal", "learned", "rotary", "shaw", "relative_bias"] = "sinusoidal"
+    max_length: int = 1024
+    share_embeddings: bool = True
+    remat: bool = False
+    scan: bool = False
+
+    def setup(self):
+        embedding = functools.partial(TokenEmbedding, self.vocab_size, self.width, scale=True)
+        if self.share_embeddings:
+            self.embedding = embedding()
+        else:
+            self.source_embedding, self.target_embedding = embedding(), embedding()
+            self.head = nn.Dense(
+                self.vocab_size,
+                use_bias=False,
+                kernel_init=nn.initializers.xavier_uniform(),
+                dot_general=float32_dot_general,
+            )
+        if self.positions == "learned":
+            self.source_positions = LearnedPositions(self.max_length, self.width)
+            self.target_positions = LearnedPositions(self.max_length, self.width)
+        self.input_dropout = nn.Dropout(self.dropout)
+        relative = self.positions == "relative_bias"
+        self.encoder = self._stack(self.num_layers, False, "bidirectional" if relative else "none")
+        self.decoder = self._stack(self.num_decoder_layers or self.num_layers, True, "causal" if relative else "none")
+
+    def _stack(self, num_layers: int, cross_attention: bool, relative_bias: str) -> TransformerStack:
+        layer = functools.partial(
+            TransformerLayer,
+            num_heads=self.num_heads,
+            mlp_width=self.mlp_width,
+            head_size=self.head_size,
+            value_size=self.value_size,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            activation_dropout=self.activation_dropout,
+            cross_attention=cross_attention,
+            position=self.positions if self.positions in ("rotary", "shaw") else "none",
+        )
+        return TransformerStack(
+            layer,
+            num_layers,
+            remat=self.remat,
+            scan=self.scan,
+            final_norm=self.norm == "pre",
+            relative_bias=relative_bias,
+        )
+
+    def __call__(
+        self,
+        source: Int[Array, "batch source"],
+        target: Int[Array, "batch target"],
+        source_valid: Bool[Array, "batch source"],
+        *,
+        train: bool = False,
+    ) -> Float32[Array, "batch target vocab"]:
+        """Logits of the token that follows each token of the target (which starts with the start marker).
+
+        Padding of the target comes last, so that the causal mask hides it.
+        """
+        memory = self.encode(source, source_valid, train=train)
+        return self.decode(target, memory, source_valid, train=train)
+
+    def encode(
+        self, source: Int[Array, "batch source"], source_valid: Bool[Array, "batch source"], *, train: bool = False
+    ) -> Float[Array, "batch source width"]:
+        """The encoder's representation of the source, which the decoder attends to."""
+        table = self.embedding if self.share_embeddings else self.source_embedding
+        learned = self.source_positions if self.positions == "learned" else None
+        x = self._embed(table, learned, source, jnp.arange(source.shape[1]), train)
+        return self.encoder(x, mask=padding_mask(source_valid), train=train)
+
+    def decode(
+        self,
+        target: Int[Array, "batch target"],
+        memory: Float[Array, "batch source width"] | None,
+        source_valid: Bool[Array, "batch source"],
+        *,
+        positions: Int[Array, "... target"] | None = None,
+        cache_index: int | Int[Array, ""] | None = None,
+        train: bool = False,
+    ) -> Float32[Array, "batch target vocab"]:
+        """Logits of the next token after each token of the target.
+
+        cache_index: where the first token of `target` stands in the collection "cache" (None without a cache). The
+            memory may be None once a call with it has filled the cache.
+        """
+        if positions is None:
+            positions = jnp.arange(target.shape[1]) + (0 if cache_index is None else cache_index)
+        table = self.embedding if self.share_embeddings else self.target_embedding
+        learned = self.target_positions if self.positions == "learned" else None
+        x = self.decoder(
+            self._embed(table, learned, target, positions, train),
+            memory,
+            mask=causal_mask(target.shape[1]) if cache_index is None else None,
+            memory_mask=padding_mask(source_valid),
+            positions=positions,
+            cache_index=cache_index,
+            train=train,
+        )
+        return self.embedding.attend(x) if self.share_embeddings else self.head(x)
+
+    def _embed(self, table, learned, tokens, positions, train):
+        x = table(tokens)
+        if self.positions == "sinusoidal":
+            x += sinusoidal(positions, self.width).astype(x.dtype)
+        elif learned is not None:
+            x += learned(positions)
+        return self.input_dropout(x, deterministic=not train)

@@ -1,0 +1,114 @@
+"""Language modelling: the next token of running text."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data.loader import Dataset
+from research.data.text import Prompts, TokenWindows
+from research.data.tokenizer import EOS, Tokenizer, TrainedTokenizer
+from research.decoding.cache import init_cache
+from research.decoding.generate import generate
+from research.decoding.sampling import sampler
+from research.errors import UserError
+from research.tasks.losses import cross_entropy, weighted
+from research.tasks.task import Apply, Metrics
+from research.tasks.vocabulary import show_tokens, vocabulary_of_run
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModeling:
+    """Texts cut into windows of `length` tokens; reported in nats per token and bits per byte of UTF-8.
+
+    temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
+    """
+
+    tokenizer: Tokenizer
+    length: int
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    sample_seed: int = 0
+    vocabulary: TrainedTokenizer | None = None
+
+    pad: ClassVar[int | None] = -1
+    scored: ClassVar[bool] = False
+
+    def prepare(self, source: Any, folder: Path) -> "LanguageModeling":
+        def texts():
+            return (example["text"] for example in source.examples("train"))
+
+        return dataclasses.replace(self, vocabulary=vocabulary_of_run(self.tokenizer, texts, folder))
+
+    def model_fields(self) -> dict[str, Any]:
+        return {"vocab_size": self.vocabulary.vocab_size}
+
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+        stream = np.concatenate([self._encode(example["text"], end=len(examples) > 1) for example in examples])
+        return TokenWindows(stream, self.length, seed if train else None)
+
+    def _encode(self, text: str, end: bool) -> np.ndarray:
+        # No token spans a line break: line by line, a long text is encoded in parallel.
+        lines = self.vocabulary.encode_batch(text.splitlines(keepends=True))
+        return np.fromiter(itertools.chain(*lines, [EOS] if end else []), np.int32)
+
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+        prompts = [self.vocabulary.encode(example["text"]) for example in examples]
+        for number, prompt in enumerate(prompts, 1):
+            if not 0 < len(prompt) < self.length:
+                raise UserError(
+                    f"prompt {number} has {len(prompt)} tokens: give between 1 and {self.length - 1}, "
+                    "so that the context has room for an answer"
+                )
+        return Prompts.from_lists(prompts, self.length)
+
+    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+        return (jnp.maximum(batch["tokens"][:, :-1], 0),)
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+        logits, updates = apply(*self.model_inputs(batch))
+        labels = batch["tokens"][:, 1:]
+        weights = (labels >= 0) * batch["weight"][:, None]
+        labels = jnp.maximum(labels, 0)
+        _, likelihood = cross_entropy(logits, labels)
+        token_bytes = jnp.asarray(self.vocabulary.token_bytes, jnp.float32)
+        nats, count = weighted(likelihood, weights)
+        num_bytes = (token_bytes[labels] * weights).sum()
+        return {"loss": (nats, count), "bits_per_byte": (nats / math.log(2), num_bytes)}, updates
+
+    def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Prompts and their sampled continuations, int32 [batch, length]."""
+        prompts = batch["tokens"]
+
+        def step(tokens, cache, index):
+            logits, updates = model.apply({**variables, "cache": cache}, tokens, cache_index=index, mutable=["cache"])
+            return logits, updates["cache"]
+
+        return generate(
+            step,
+            init_cache(model, prompts),
+            prompts,
+            batch["prompt_length"],
+            max_length=self.length,
+            end_token=self.vocabulary.end_token,
+            pad_token=-1,
+            choose=sampler(self.temperature, self.top_k, self.top_p),
+            rng=jax.random.key(self.sample_seed),
+        )
+
+    def answer(self, raw: np.ndarray) -> dict[str, Any]:
+        return {"text": self.vocabulary.decode(raw[raw >= 0])}
+
+    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {}
+
+    def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], -1)}"

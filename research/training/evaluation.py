@@ -1,0 +1,75 @@
+"""Exact evaluation of a split, and answers for inputs."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from research.data.loader import Batches, Dataset, load
+from research.data.plans import Bucketed, InOrder, Plan, make_buckets
+from research.parallel.mesh import place_batch
+from research.training.step import Step
+
+NUM_BUCKETS = 4
+"""Static lengths that evaluation pads to: each costs a compilation."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Runs the task's measures over whole splits: every example counts once, whatever the batch size or mesh."""
+
+    step: Step
+    mesh: Mesh
+    batch_size: int
+
+    def metrics(self, variables: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
+        """The task's metrics, summed over all batches before dividing."""
+        totals: dict[str, np.ndarray] = {}
+        for batch in self._load(dataset, self._plan(dataset)):
+            for name, pair in jax.device_get(self._evaluate(variables, batch)).items():
+                totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
+        return {name: float(total / max(weight, 1e-12)) for name, (total, weight) in totals.items()}
+
+    def answers(self, variables: Mapping[str, Any], questions: Dataset) -> list[dict[str, Any]]:
+        """The task's answer to each question, in order."""
+        plan = self._plan(questions)
+        answers: dict[int, dict[str, Any]] = {}
+        for step, batch in enumerate(self._load(questions, plan)):
+            raw = self._predict(variables, batch)
+            if jax.process_count() > 1:
+                raw = multihost_utils.process_allgather(raw, tiled=True)
+            for index, row in zip(plan(step).indices, np.asarray(raw), strict=True):
+                if index >= 0:
+                    answers[int(index)] = self.step.task.answer(row)
+        return [answers[index] for index in range(len(questions))]
+
+    def score(self, variables: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """All of a split's metrics: the task's sums, and its scores of whole answers where it has any."""
+        task = self.step.task
+        metrics = self.metrics(variables, task.dataset(examples, train=False, seed=0))
+        if task.scored:
+            metrics |= task.score(self.answers(variables, task.questions(examples)), list(examples))
+        return metrics
+
+    def _plan(self, dataset: Dataset) -> Plan:
+        lengths = dataset.lengths()
+        if lengths is None:
+            return InOrder(len(dataset), self.batch_size)
+        return Bucketed(lengths, make_buckets(lengths, NUM_BUCKETS, batch_size=self.batch_size), None)
+
+    def _load(self, dataset: Dataset, plan: Plan) -> Iterator[dict[str, jax.Array]]:
+        batches = Batches(dataset, plan, int(plan.steps_per_epoch))
+        return load(batches, 0, functools.partial(place_batch, mesh=self.mesh))
+
+    @functools.cached_property
+    def _evaluate(self):
+        return jax.jit(self.step.evaluate)
+
+    @functools.cached_property
+    def _predict(self):
+        return jax.jit(self.step.predict)

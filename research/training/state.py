@@ -1,0 +1,38 @@
+"""The training state: one pytree that holds all a run needs to go on."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: int32 scalar, updates made so far. params: float32. opt_state: Optax's. model_state: the model's other
+    collections (BatchNorm statistics), {} where it has none. ema: moving average of params, or None."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    model_state: Any
+    ema: Any
+
+    def variables(self) -> dict[str, Any]:
+        """What the model is applied with in evaluation: the average where one is kept."""
+        return {"params": self.params if self.ema is None else self.ema, **self.model_state}
+
+
+def create_state(model, inputs: tuple, optimizer, *, seed: int, ema: bool) -> TrainState:
+    """A fresh state; a pure function of the seed, to be jitted with the shardings the state shall be born with."""
+    variables = dict(model.init({"params": jax.random.key(seed)}, *inputs))
+    params = variables.pop("params")
+    # Collections that a call fills on request (attention weights, caches) are no state.
+    model_state = {name: value for name, value in variables.items() if name == "batch_stats"}
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=optimizer.init(params),
+        model_state=model_state,
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )

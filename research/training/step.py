@@ -1,0 +1,120 @@
+"""One training step and one evaluation step, as pure functions to be jitted."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from research.errors import UserError
+from research.tasks.task import Metrics, Task
+from research.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Dtypes of the stored parameters and of the computation. Modules compute in the dtype of their parameters."""
+
+    params: jnp.dtype
+    compute: jnp.dtype
+
+    @classmethod
+    def parse(cls, policy: str) -> "Precision":
+        """From the config's string, such as "params=float32,compute=bfloat16"."""
+        found = re.fullmatch(r"params=(float32),compute=(float32|bfloat16|float16)", policy)
+        if not found:
+            raise UserError(
+                f'training.precision {policy!r} is unknown: use "params=float32,compute=float32" or '
+                '"params=float32,compute=bfloat16"'
+            )
+        return cls(*(jnp.dtype(name) for name in found.groups()))
+
+    def cast(self, tree: Any) -> Any:
+        """Every floating-point leaf in the compute dtype."""
+        return jax.tree.map(lambda x: x.astype(self.compute) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """The two step functions of a run: `train` and `evaluate`.
+
+    accumulate: micro-batches whose gradients are added up before one update.
+    ema: decay of the parameters' moving average, or None.
+    """
+
+    model: nn.Module
+    task: Task
+    optimizer: optax.GradientTransformation
+    precision: Precision
+    seed: int
+    accumulate: int = 1
+    ema: float | None = None
+
+    def train(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """One update. Its randomness is a function of (seed, step). Adds `grad_norm` to the task's metrics."""
+        rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        grads, metrics, model_state = self._accumulated(state, batch, rng)
+        # The gradient of the sum, divided once: equal for any number of micro-batches and devices.
+        weight = jnp.maximum(metrics["loss"][1], 1e-8)
+        grads = jax.tree.map(lambda grad: grad / weight, grads)
+        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1))
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema if self.ema is None else optax.incremental_update(params, state.ema, 1 - self.ema)
+        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, model_state=model_state, ema=ema)
+        return state, metrics
+
+    def _accumulated(self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array):
+        if self.accumulate == 1:
+            return self._gradients(state.params, state.model_state, batch, rng)
+
+        def add(carry, numbered):
+            number, microbatch = numbered
+            grads, metrics, model_state = carry
+            more = self._gradients(state.params, model_state, microbatch, jax.random.fold_in(rng, number))
+            return (*jax.tree.map(jnp.add, (grads, metrics), more[:2]), more[2]), None
+
+        # Every n-th example, not n stretches: each device then finds its rows of every micro-batch at home.
+        microbatches = jax.tree.map(
+            lambda x: x.reshape(x.shape[0] // self.accumulate, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+        first = jax.tree.map(lambda x: x[0], microbatches)
+        shapes = jax.eval_shape(self._gradients, state.params, state.model_state, first, rng)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[:2])
+        carry, _ = jax.lax.scan(add, (*zeros, state.model_state), (jnp.arange(self.accumulate), microbatches))
+        return carry
+
+    def _gradients(self, params, model_state, batch, rng):
+        """The gradient of the summed loss, the metrics and the model's new state."""
+
+        def summed_loss(params):
+            def apply(*inputs):
+                variables = {"params": self.precision.cast(params), **model_state}
+                return self.model.apply(
+                    variables, *inputs, train=True, rngs={"dropout": rng}, mutable=list(model_state)
+                )
+
+            metrics, updates = self.task.loss(apply, batch)
+            return metrics["loss"][0], (metrics, {**model_state, **updates})
+
+        grads, (metrics, model_state) = jax.grad(summed_loss, has_aux=True)(params)
+        return grads, metrics, model_state
+
+    def evaluate(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Metrics:
+        """The task's metrics of a batch without dropout."""
+
+        def apply(*inputs):
+            return self.model.apply(self._cast(variables), *inputs, train=False), {}
+
+        return self.task.loss(apply, batch)[0]
+
+    def predict(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
+        """The task's raw answers for a batch."""
+        return self.task.predict(self.model, self._cast(variables), batch)
+
+    def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        return {**variables, "params": self.precision.cast(variables["params"])}

@@ -1,0 +1,65 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from research.data.images import Augmentation, LabelledImages, decode_image
+from research.errors import UserError
+
+
+def disc(size=32):
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return (255 * (np.hypot(x, y) < size / 4)).astype(np.uint8)[..., None]
+
+
+def test_no_augmentation_changes_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    assert (Augmentation()(image, np.random.default_rng(1)) == image).all()
+
+
+def test_rotation_is_about_the_centre():
+    image = disc()
+    rotated = Augmentation(rotate=180.0)(image, np.random.default_rng(2))
+    assert np.abs(rotated.astype(int) - image).mean() < 12  # a disc in the middle stays where it is
+
+
+def test_zoom_and_shift_move_mass_as_they_say():
+    areas = [Augmentation(zoom=0.5)(disc(), np.random.default_rng(seed)).sum() / disc().sum() for seed in range(40)]
+    assert 0.2 < min(areas) < 0.6 and 1.6 < max(areas) < 2.3  # 0.5^2 to 1.5^2 of the area
+    columns = []
+    for seed in range(40):
+        mass = Augmentation(shift=0.25)(disc(), np.random.default_rng(seed))[..., 0].sum(axis=0)
+        columns.append((mass * np.arange(32)).sum() / mass.sum() - 15.5)
+    assert 5 < max(columns) < 8.2 and -8.2 < min(columns) < -5  # a quarter of 32 either way
+
+
+def test_flip_happens_in_half_of_the_cases():
+    image = np.arange(4, dtype=np.uint8).reshape(1, 4, 1)
+    flips = [Augmentation(flip=True)(image, np.random.default_rng(seed))[0, 0, 0] == 3 for seed in range(200)]
+    assert 70 < sum(flips) < 130
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_index():
+    examples = [{"image": disc(), "label": number} for number in range(4)]
+    images = LabelledImages(examples, Augmentation(rotate=20, shift=0.2, zoom=0.2), seed=0)
+    one = images.batch(np.array([2, 1]), np.array([5, 5]), None)
+    other = images.batch(np.array([1, 2]), np.array([5, 5]), None)
+    assert (one["image"] == other["image"][::-1]).all() and one["label"].tolist() == [2, 1]
+    assert (one["image"][0] != images.batch(np.array([2]), np.array([6]), None)["image"][0]).any()
+
+
+def test_images_of_different_shapes_are_refused():
+    examples = [{"image": np.zeros((4, side, 1), np.uint8), "label": 0} for side in (4, 5)]
+    with pytest.raises(UserError, match=r"set data\.size"):
+        LabelledImages(examples, None, 0).batch(np.array([0, 1]), np.zeros(2), None)
+
+
+def test_decode_resizes_and_converts():
+    buffer = io.BytesIO()
+    Image.new("RGBA", (6, 4), (255, 0, 0, 255)).save(buffer, "PNG")
+    pixels = decode_image(buffer.getvalue(), "red.png", (2, 3), 3)
+    assert pixels.shape == (2, 3, 3) and (pixels == [255, 0, 0]).all()
+    assert decode_image(buffer.getvalue(), "red.png", None, 1).shape == (4, 6, 1)
+    with pytest.raises(UserError, match=r"red\.png cannot be read"):
+        decode_image(buffer.getvalue()[:40], "red.png", None, 3)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from research.data.loader import Batches, load
+from research.data.plans import InOrder, Shuffled
+
+
+class Squares:
+    """A dataset whose arrays can be told from the index."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def batch(self, indices, epochs, length):
+        return {"square": indices**2, "epoch": epochs}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_from_a_later_step_gives_the_rest_of_the_stream(workers):
+    batches = Batches(Squares(50), Shuffled(50, 8, seed=5), num_steps=9)
+    everything = list(load(batches, 0, dict))
+    rest = list(load(batches, 6, dict, workers=workers))
+    assert len(everything) == 9 and len(rest) == 3
+    for one, other in zip(everything[6:], rest, strict=True):
+        assert {name: array.tolist() for name, array in one.items()} == {k: v.tolist() for k, v in other.items()}
+
+
+def test_padding_rows_weigh_nothing():
+    batches = list(load(Batches(Squares(5), InOrder(5, 4), 2), 0, dict))
+    assert batches[1]["weight"].tolist() == [1, 0, 0, 0]
+    assert batches[1]["square"][0] == 16
+    assert sum(batch["weight"].sum() for batch in batches) == 5
+
+
+def test_an_error_in_a_dataset_reaches_the_caller():
+    class Broken(Squares):
+        def batch(self, indices, epochs, length):
+            raise ValueError("image 7 is broken")
+
+    with pytest.raises(ValueError, match="image 7 is broken"):
+        list(load(Batches(Broken(5), InOrder(5, 4), 2), 0, dict))
+
+
+def test_processes_share_a_batch():
+    plan = Shuffled(40, 8, seed=0)
+    whole = Batches(Squares(40), plan, 1)[0]["square"]
+    halves = [Batches(Squares(40), plan, 1, share=(process, 2))[0]["square"] for process in range(2)]
+    assert np.concatenate(halves).tolist() == whole.tolist()

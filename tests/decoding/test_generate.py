@@ -1,0 +1,116 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.decoding.cache import init_cache
+from research.decoding.generate import generate
+from research.decoding.sampling import greedy, sampler
+from research.errors import UserError
+from research.models.gpt import GPT
+from tests.layers.random_params import random_params
+
+VOCAB, END, PAD, LENGTH = 7, 2, 0, 9
+PROMPT = jnp.array([[3, 4, 5], [6, 4, 0], [3, 3, 3], [5, 6, 0]])
+PROMPT_LENGTH = jnp.array([3, 2, 3, 2])
+
+
+def model_and_params(scan=False):
+    model = GPT(VOCAB, num_layers=2, width=8, num_heads=2, max_length=LENGTH, positions="rotary", scan=scan)
+    return model, random_params(model, PROMPT, deviation=1.0, seed=8)
+
+
+def run(model, params, choose, prefill=1, prompt=PROMPT, prompt_length=PROMPT_LENGTH, max_length=LENGTH):
+    def step(tokens, cache, index):
+        logits, state = model.apply({**params, "cache": cache}, tokens, cache_index=index, mutable=["cache"])
+        return logits, state["cache"]
+
+    @jax.jit
+    def tokens(prompt, prompt_length):
+        cache = init_cache(model, jnp.zeros((len(prompt), LENGTH), jnp.int32))
+        settings = {"max_length": max_length, "end_token": END, "pad_token": PAD, "prefill": prefill}
+        return generate(step, cache, prompt, prompt_length, choose=choose, rng=jax.random.key(5), **settings)
+
+    return tokens(prompt, prompt_length)
+
+
+def naive(model, params, choose, max_length=LENGTH):
+    """One position after another by the whole model, without a cache."""
+    apply = jax.jit(model.apply)
+    rows = [list(map(int, prompt[:length])) for prompt, length in zip(PROMPT, PROMPT_LENGTH, strict=True)]
+    done = [False] * len(rows)
+    for index in range(1, max_length):
+        tokens = jnp.array([(row + [0] * LENGTH)[:LENGTH] for row in rows])
+        chosen = choose(apply(params, tokens)[:, index - 1], jax.random.fold_in(jax.random.key(5), index))
+        for number, row in enumerate(rows):
+            if len(row) <= index:
+                row.append(PAD if done[number] else int(chosen[number]))
+                done[number] |= row[-1] == END
+    return np.array([row[:max_length] for row in rows])
+
+
+@pytest.mark.parametrize(("scan", "prefill"), [(False, 1), (False, 2), (True, 2)])
+@pytest.mark.parametrize("choose", [greedy, sampler(1.0, top_k=5)])
+def test_equals_a_loop_without_a_cache(scan, prefill, choose):
+    model, params = model_and_params(scan)
+    expected = naive(model, params, choose)
+    np.testing.assert_array_equal(run(model, params, choose, prefill), expected)
+    if choose is not greedy and not scan:
+        # Rows of every kind: ended and padded, and filled up.
+        ended = (expected[:, 3:] == END).any(axis=1)
+        assert ended.any() and not ended.all()
+
+
+def count_step(log, tokens, cache, index):
+    """Logits whose largest is the token after the given one; `log` sees each call as it runs."""
+    jax.debug.callback(lambda index: log.append(int(index)), index, ordered=True)
+    return jax.nn.one_hot((tokens + 1) % VOCAB, VOCAB), cache
+
+
+def count_on(log, prompt, lengths, max_length, end_token, prefill=1):
+    tokens = generate(
+        functools.partial(count_step, log),
+        jnp.zeros(len(prompt)),
+        jnp.array(prompt),
+        jnp.array(lengths),
+        max_length=max_length,
+        end_token=end_token,
+        pad_token=-1,
+        choose=greedy,
+        rng=jax.random.key(0),
+        prefill=prefill,
+    )
+    jax.effects_barrier()
+    return tokens.tolist()
+
+
+def test_stops_when_every_row_has_ended():
+    log = []
+    tokens = count_on(log, [[3], [1]], [1, 1], 8, end_token=4)
+    assert tokens == [[3, 4, -1, -1, -1, -1, -1, -1], [1, 2, 3, 4, -1, -1, -1, -1]]
+    assert log == [0, 1, 2]
+
+
+def test_an_end_token_inside_a_prompt_ends_nothing():
+    tokens = count_on([], [[4, 4, 1], [1, 0, 0]], [3, 1], 6, end_token=4)
+    assert tokens == [[4, 4, 1, 2, 3, 4], [1, 2, 3, 4, -1, -1]]
+
+
+def test_a_prompt_as_long_as_the_answer_comes_back():
+    assert count_on([], [[1, 5]], [2], 2, end_token=4) == [[1, 5]]
+    assert count_on([], [[1, 5]], [2], 2, end_token=4, prefill=2) == [[1, 5]]
+
+
+@pytest.mark.parametrize(
+    ("max_length", "prefill", "message"),
+    [
+        (8, 0, "prefill 0 does not fit prompts of 2: use 1 to 2"),
+        (8, 3, "prefill 3 does not fit prompts of 2: use 1 to 2"),
+        (1, 1, "max_length 1 is shorter than the prompt: use at least 2"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_named(max_length, prefill, message):
+    with pytest.raises(UserError, match=message):
+        count_on([], [[1, 5]], [2], max_length, end_token=4, prefill=prefill)

@@ -1,0 +1,172 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.layers.attention import MultiHeadAttention
+from research.layers.feed_forward import FeedForward
+from research.layers.masks import causal_mask, padding_mask
+from research.layers.transformer import TransformerLayer, TransformerStack, drop_branch
+from tests.layers.random_params import random_params
+
+WIDTH = 8
+LAYER = functools.partial(TransformerLayer, num_heads=2, mlp_width=16)
+
+
+def inputs(seed=0, length=5, memory_length=3):
+    first, second = jax.random.split(jax.random.key(seed))
+    return jax.random.normal(first, (2, length, WIDTH)), jax.random.normal(second, (2, memory_length, WIDTH))
+
+
+def layer_norm(x, params, epsilon):
+    x = np.asarray(x, np.float64)
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    return normal * params["scale"] + params["bias"]
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_a_layer_is_residuals_and_norms_around_its_parts(norm):
+    module = LAYER(norm=norm, norm_epsilon=0.1, cross_attention=True, activation="gelu")
+    x, memory = inputs()
+    params = random_params(module, x, memory)["params"]
+    mask, memory_mask = causal_mask(5), padding_mask(jnp.array([[True] * 3, [True, False, False]]))
+    output = module.apply({"params": params}, x, memory, mask=mask, memory_mask=memory_mask)
+
+    def part(module, name, *args, **kwargs):
+        return lambda x: module.apply({"params": params[name]}, jnp.float32(x), *args, **kwargs)
+
+    parts = {
+        "self_attention": part(MultiHeadAttention(2), "self_attention", mask=mask),
+        "cross_attention": part(MultiHeadAttention(2, cross=True), "cross_attention", memory, mask=memory_mask),
+        "feed_forward": part(FeedForward(16, "gelu"), "feed_forward"),
+    }
+    for name, function in parts.items():
+        normalise = functools.partial(layer_norm, params=params[f"{name}_norm"], epsilon=0.1)
+        x = normalise(x + function(x)) if norm == "post" else x + function(normalise(x))
+    np.testing.assert_allclose(output, x, atol=2e-5)
+
+
+def restacked(params, num_layers):
+    """Parameters of an unrolled stack as the scanned one wants them."""
+    params = dict(params)
+    layers = [params.pop(f"layer_{index}") for index in range(num_layers)]
+    return params | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+
+def test_scan_and_remat_change_no_number():
+    layer = functools.partial(LAYER, norm="pre", cross_attention=True)
+    make = functools.partial(TransformerStack, layer, 2, final_norm=True, relative_bias="bidirectional")
+    x, memory = inputs()
+    params = random_params(make(), x, memory)["params"]
+    assert set(params) == {"layer_0", "layer_1", "norm", "relative_bias"}
+
+    def run(stack, params):
+        def loss(params, x, memory):
+            return jnp.sin(stack.apply({"params": params}, x, memory)).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, x, memory)
+
+    value, (gradients, *others) = run(make(), params)
+    for scan, remat in ((False, True), (True, False), (True, True)):
+        given, expected = (restacked(tree, 2) if scan else tree for tree in (params, gradients))
+        stack = make(scan=scan, remat=remat)
+        shapes = jax.eval_shape(stack.init, jax.random.key(0), x, memory)["params"]
+        assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, given)
+        other_value, other = run(stack, given)
+        np.testing.assert_allclose(other_value, value, rtol=1e-5)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), other, (expected, *others))
+
+
+def test_remat_computes_again_with_the_same_dropout():
+    layer = functools.partial(LAYER, dropout=0.2, attention_dropout=0.2, activation_dropout=0.2)
+    x, _ = inputs()
+    params = random_params(TransformerStack(layer, 2), x)["params"]
+
+    def gradients(remat):
+        stack = TransformerStack(layer, 2, stochastic_depth=0.3, remat=remat)
+        rngs = {"dropout": jax.random.key(3)}
+
+        def loss(params):
+            return jnp.sin(stack.apply({"params": params}, x, train=True, rngs=rngs)).sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), gradients(True), gradients(False))
+
+
+def test_remat_keeps_less():
+    x, _ = inputs()
+
+    def kept(remat):
+        stack = TransformerStack(LAYER, 2, remat=remat)
+        _, backward = jax.vjp(lambda params: stack.apply(params, x), random_params(stack, x))
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(True) < 0.7 * kept(False)
+
+
+class Noise(nn.Module):
+    """Stands in for a layer: adds what it is given to see what reaches which layer."""
+
+    @nn.compact
+    def __call__(self, x, memory, *, drop_rate, train, **_):
+        noise = jax.random.uniform(self.make_rng("dropout"), x.shape)
+        self.sow("attention", "noise", noise)
+        return 10 * x + (0 if drop_rate is None else drop_rate)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_every_layer_draws_its_own_noise_and_rates_grow_linearly(scan):
+    stack = TransformerStack(Noise, 3, stochastic_depth=0.4, scan=scan)
+    x, rngs = jnp.zeros((2, 1, 4)), {"dropout": jax.random.key(0)}
+    output, state = stack.apply({}, x, train=True, rngs=rngs, mutable=["attention"])
+    np.testing.assert_allclose(output, (0.0 * 10 + 0.2) * 10 + 0.4, rtol=1e-6)
+    attention = state["attention"]
+    noise = attention["layers"]["noise"][0] if scan else [attention[f"layer_{i}"]["noise"][0] for i in range(3)]
+    assert len({float(layer[0, 0, 0]) for layer in noise}) == 3
+    np.testing.assert_array_equal(stack.apply({}, x, rngs=rngs), 0)
+
+
+def test_stochastic_depth_drops_whole_examples():
+    dropped = drop_branch(jnp.ones((4000, 2, 3)), jnp.float32(0.25), jax.random.key(0))
+    assert set(np.unique(dropped).round(5)) == {0.0, np.float32(4 / 3).round(5)}
+    np.testing.assert_array_equal(dropped.min(axis=(1, 2)), dropped.max(axis=(1, 2)))
+    assert float((dropped == 0).mean()) == pytest.approx(0.25, abs=0.02)
+    assert drop_branch(jnp.ones((4, 2), jnp.bfloat16), jnp.float32(0.5), jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_a_layer_without_its_branches_is_the_identity():
+    module = LAYER(norm="pre")
+    x, _ = inputs()
+    params = random_params(module, x)
+    rngs = {"dropout": jax.random.key(0)}
+    np.testing.assert_array_equal(module.apply(params, x, drop_rate=jnp.float32(1 - 1e-7), train=True, rngs=rngs), x)
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout", "activation_dropout"])
+def test_each_dropout_acts_in_training_only(field):
+    module, plain = LAYER(**{field: 0.5}), LAYER()
+    x, _ = inputs()
+    params = random_params(module, x)
+    trained = module.apply(params, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert not np.allclose(trained, plain.apply(params, x), atol=1e-3)
+    np.testing.assert_array_equal(module.apply(params, x), plain.apply(params, x))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_attention_weights_of_every_layer(scan):
+    stack = TransformerStack(functools.partial(LAYER, cross_attention=True), 2, scan=scan)
+    x, memory = inputs()
+    params = random_params(stack, x, memory)
+    assert set(jax.eval_shape(stack.init, jax.random.key(0), x, memory)) == {"params"}
+    _, state = stack.apply(params, x, memory, mutable=["attention"])
+    shapes = jax.tree.map(jnp.shape, state["attention"])
+    axis = (2,) if scan else ()
+    layer = {
+        "self_attention": {"weights": ((*axis, 2, 2, 5, 5),)},
+        "cross_attention": {"weights": ((*axis, 2, 2, 5, 3),)},
+    }
+    assert shapes == ({"layers": layer} if scan else {"layer_0": layer, "layer_1": layer})

@@ -1,0 +1,159 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+from research.errors import UserError
+from research.training.checkpoints import CheckpointPolicy, Checkpoints
+from research.training.durations import Duration
+from research.training.loggers import MetricsFile, read_metrics
+from research.training.loop import fit
+from tests.training.toy import Regression, make_run
+
+EVERY_FOUR = CheckpointPolicy(every=Duration(steps=4), keep=2)
+
+
+def train(folder, policy=EVERY_FOUR, **options):
+    run = make_run(folder, **options)
+    with Checkpoints(folder / "checkpoints", policy) as checkpoints:
+        state, timing = fit(run, checkpoints)
+    return jax.device_get(state), timing
+
+
+def logged(folder):
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_training_learns_and_logs(tmp_path):
+    state, timing = train(tmp_path, steps=60)
+    np.testing.assert_allclose(state.params["out"]["kernel"][:, 0], [1, -2, 0.5], atol=0.05)
+    rows = logged(tmp_path)
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(3, 61, 3))
+    assert [row["step"] for row in rows if "validation/loss" in row] == list(range(5, 61, 5))
+    assert timing.steps == 59 and timing.shares()["data_wait_percent"] < 100
+
+
+def test_logged_losses_are_means_over_the_steps_between(tmp_path):
+    train(tmp_path / "fine", steps=6, log_every=1)
+    train(tmp_path / "coarse", steps=6, log_every=3)
+    fine = [row["train/loss"] for row in logged(tmp_path / "fine") if "train/loss" in row]
+    coarse = [row["train/loss"] for row in logged(tmp_path / "coarse") if "train/loss" in row]
+    np.testing.assert_allclose(coarse, [np.mean(fine[:3]), np.mean(fine[3:])], rtol=1e-12)
+
+
+@pytest.mark.parametrize("stop", [4, 6, 9])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop):
+    whole, _ = train(tmp_path / "whole", dropout=0.3, ema=0.9)
+
+    class Stop(Exception):
+        pass
+
+    class StopsEarly(Checkpoints):
+        def save(self, state, step, notes, metrics):
+            if step > stop:
+                raise Stop  # later checkpoints never come to be, their log lines do
+            super().save(state, step, notes, metrics)
+
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stop), StopsEarly(folder / "checkpoints", EVERY_FOUR) as checkpoints:
+        fit(make_run(folder, dropout=0.3, ema=0.9), checkpoints)
+    resumed, _ = train(folder, dropout=0.3, ema=0.9)
+    assert_same(whole, resumed)
+    assert logged(tmp_path / "whole") == logged(folder)
+
+
+def test_kill_nine_at_any_moment_changes_nothing(tmp_path):
+    """Kills a training process again and again until it comes through; compares with an undisturbed run."""
+    program = textwrap.dedent("""
+        import sys, pathlib
+        from tests.training.test_loop import train
+        train(pathlib.Path(sys.argv[1]), steps=40, dropout=0.3)
+        print("complete")
+    """)
+
+    def run(folder, seconds):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            return b"complete" in process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            return False
+
+    assert run(tmp_path / "whole", 300)
+    random = np.random.default_rng(0)
+    for _ in range(4):  # the start alone takes about a second: kills fall before, in and after the steps
+        run(tmp_path / "killed", random.uniform(2.0, 5.0))
+    assert run(tmp_path / "killed", 300)
+    assert logged(tmp_path / "whole") == logged(tmp_path / "killed")
+    states = []
+    for name in ("whole", "killed"):
+        with Checkpoints(tmp_path / name / "checkpoints", EVERY_FOUR) as checkpoints:
+            assert checkpoints.steps()[-1] == 40
+            states.append(jax.device_get(checkpoints.restore(make_run(tmp_path, steps=40).abstract_state, 40)[0]))
+    assert_same(*states)
+
+
+def test_a_nan_stops_the_run_and_names_step_examples_and_checkpoint(tmp_path):
+    run = make_run(tmp_path, task=Regression(poison=17))
+    step = next(step for step in range(20) if 17 in run.batches.plan(step).indices)
+    saved = step // 4 * 4 or None
+    expected = f"not finite at step {step} .*{'step ' + str(saved) if saved else 'no checkpoint'}"
+    with (
+        pytest.raises(UserError, match=expected),
+        Checkpoints(tmp_path / "checkpoints", EVERY_FOUR) as checkpoints,
+    ):
+        fit(run, checkpoints)
+    with Checkpoints(tmp_path / "checkpoints", EVERY_FOUR) as checkpoints:
+        assert max(checkpoints.steps(), default=None) == saved
+
+
+def test_the_latest_and_the_best_checkpoints_are_kept(tmp_path):
+    policy = CheckpointPolicy(every=Duration(steps=4), keep=2, best="validation/loss")
+    train(tmp_path, policy=policy, steps=20, batch_size=8)
+    losses = {row["step"]: row["validation/loss"] for row in logged(tmp_path) if "validation/loss" in row}
+    best = min(losses, key=losses.get)
+    with Checkpoints(tmp_path / "checkpoints", policy) as checkpoints:
+        assert set(checkpoints.steps()) >= {best, 20} and len(checkpoints.steps()) <= 3
+        assert checkpoints.best_step() == best
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    train(tmp_path, steps=4)
+    abstract = make_run(tmp_path).abstract_state
+    wider = abstract.replace(params={"out": {**abstract.params["out"], "kernel": jax.ShapeDtypeStruct((5, 1), float)}})
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(UserError, match=r"params/out/kernel is \(3, 1\) there and \(5, 1\) here"),
+    ):
+        checkpoints.restore(wider, 4)
+
+
+def test_metrics_file_drops_lines_beyond_the_step_and_torn_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        "".join(json.dumps({"step": step, "train/loss": 1.0}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "tr'
+    )
+    file = MetricsFile(path, 2)
+    file.write(3, {"train/loss": float("inf")})
+    file.close()
+    assert read_metrics(path) == [
+        {"step": 1, "train/loss": 1.0},
+        {"step": 2, "train/loss": 1.0},
+        {"step": 3, "train/loss": "inf"},
+    ]
