@@ -22,16 +22,20 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     try:
         main(parse(parser, sys.argv[1:]))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(f"error: {error}", 2)
     except OSError as error:
         if error.strerror is None:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; what was saved is intact", file=sys.stderr)
-        sys.exit(2)
+        _stop(f"error: {error.filename or 'a file'}: {error.strerror}; what was saved before is intact", 2)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        _stop("interrupted: the same command goes on from the last checkpoint", 130)
+
+
+def _stop(message: str, code: int) -> None:
+    """Ends the process with one line. Threads that still read, save or log are not waited for: they may have failed."""
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -68,14 +72,14 @@ def _keep_memory() -> None:
     to the kernel only to fault them in again costs a third of a small model's time."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mmap_max, trim_threshold = -4, -1  # names in malloc.h
+        mmap_max, trim_threshold, arena_max = -4, -1, -8  # names in malloc.h
         mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(trim_threshold, -1)
+        mallopt(arena_max, 1)
 
 
 def _quiet() -> None:
     """Libraries log what is wrong, not what they are doing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger().setLevel(logging.ERROR)
-    for name in ("absl", "orbax", "jax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, level in (("", logging.ERROR), ("jax", logging.ERROR), ("absl", logging.CRITICAL)):
+        logging.getLogger(name or None).setLevel(level)

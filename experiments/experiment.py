@@ -25,6 +25,7 @@ from research.data.tfds_source import Tfds
 from research.errors import UserError
 from research.files import write_json
 from research.models.gpt import GPT
+from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
 from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh, replicated
@@ -51,7 +52,7 @@ SOURCES = {
     "tfds": Tfds,
 }
 TASKS = {"classification": Classification, "language_modeling": LanguageModeling, "translation": Translation}
-MODELS = {"gpt": GPT, "seq2seq": Seq2Seq, "vit": ViT}
+MODELS = {"gpt": GPT, "rnn": RNNSeq2Seq, "seq2seq": Seq2Seq, "vit": ViT}
 REQUIRED = ("model", "task", "data", "optimizer", "training")
 SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "seed", "expect")
 
@@ -120,7 +121,8 @@ class Experiment:
             return Shuffled(len(dataset), options.batch_size, self.seed)
         multiple = batch_ways(self.mesh) * options.accumulate
         sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
-        return Bucketed(lengths, make_buckets(lengths, options.buckets, multiple=multiple, **sizes), self.seed)
+        buckets = make_buckets(lengths, options.buckets, multiple=multiple, **sizes)
+        return Bucketed(lengths, dataset.tokens(), buckets, self.seed)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -129,15 +131,22 @@ class Experiment:
         return Evaluator(self._step(None), self.mesh, self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways)
 
     def variables(self, checkpoints: Any) -> tuple[dict[str, Any], int]:
-        """The model's variables at the step to evaluate, and that step. Raises UserError before the first save."""
-        step = checkpoints.best_step()
-        if step is None:
+        """The model's variables to evaluate, and their step (the last of those averaged).
+
+        Raises UserError before the first save.
+        """
+        steps = checkpoints.evaluation_steps()
+        if not steps:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(self.mesh)),
             jax.eval_shape(self._create_state(None)),
         )
-        return checkpoints.restore_variables(abstract, step), step
+        variables = checkpoints.restore_variables(abstract, steps[0])
+        for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
+            newer = checkpoints.restore_variables(abstract, step)
+            variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
+        return variables, steps[-1]
 
     def _step(self, optimizer: Any) -> Step:
         options = self.options
@@ -183,6 +192,8 @@ def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
     if options.batch_size is not None:
         check_batch_size(options.batch_size, mesh, options.accumulate, "training.batch_size")
     checkpoint = build(CheckpointPolicy, config.get("checkpoint", {}), "checkpoint")
+    if options.patience is not None and checkpoint.best is None:
+        raise UserError("training.patience waits for a new best: set checkpoint.best, such as 'validation/loss'")
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, config.data, "data")

@@ -1,40 +1,100 @@
-"""The pictures of a finished run: `learning_curves.png`, and `attention.png` for models that translate."""
+"""Draws a run: `python -m experiments.pictures --workdir=FOLDER ["A sentence to translate."]`.
 
+Into the run's folder: `learning_curves.png`, `schedule.png`, and for models that translate `masks.png`, `positions.png`
+and, while the model translates the sentence, `attention/<layer>.png` for every attention layer and head, with the
+numbers in `attention.json`.
+"""
+
+import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.command import run_command
 from experiments.experiment import Experiment
+from experiments.run_folder import open_run
 from research.analysis.attention import attention_weights
-from research.analysis.pictures import attention_heat_maps, learning_curves
+from research.analysis.pictures import (
+    attention_heat_maps,
+    learning_curves,
+    mask_pictures,
+    position_picture,
+    schedule_picture,
+)
 from research.data.tokenizer import PAD
+from research.errors import UserError
+from research.files import write_json
+from research.layers.masks import causal_mask, padding_mask
+from research.layers.positions import sinusoidal_positions
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints
 from research.training.loggers import read_metrics
 
 
-def draw(experiment: Experiment) -> None:
-    """Draws what applies to the experiment into its folder."""
-    learning_curves(read_metrics(experiment.folder / "metrics.jsonl"), experiment.folder / "learning_curves.png")
-    if isinstance(experiment.task, Translation) and experiment.config.model.name == "seq2seq":
-        with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
-            variables, _ = experiment.variables(checkpoints)
-        draw_cross_attention(experiment, variables, experiment.source.examples("validation")[0])
+def draw(experiment: Experiment, sentence: str | None = None) -> None:
+    """Draws what applies to the experiment; the sentence is the first of the validation split unless given."""
+    folder = experiment.folder
+    learning_curves(read_metrics(folder / "metrics.jsonl"), folder / "learning_curves.png")
+    steps = np.unique(np.linspace(0, len(experiment.run.batches) - 1, 500).astype(int))
+    rates = np.array([float(experiment.run.learning_rate(int(step))) for step in steps])
+    schedule_picture(rates, steps, folder / "schedule.png")
+    if isinstance(experiment.task, Translation):
+        split = "validation" if "validation" in experiment.source.splits else "train"
+        _draw_translation(experiment, sentence or experiment.source.examples(split)[0]["source"])
+    elif sentence is not None:
+        raise UserError("this run does not translate: leave the sentence out")
 
 
-def draw_cross_attention(experiment: Experiment, variables: dict[str, Any], example: dict[str, str]) -> None:
-    """The last decoder layer's cross-attention while it writes its own translation of the example."""
-    task = experiment.task
-    (answer,) = experiment.evaluator.answers(variables, task.questions([example]))
-    pair = task.dataset([{"source": example["source"], "target": answer["text"]}], train=False, seed=0)
+def _draw_translation(experiment: Experiment, sentence: str) -> None:
+    task, folder = experiment.task, experiment.folder
+    with Checkpoints(folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        variables, _ = experiment.variables(checkpoints)
+    (answer,) = experiment.evaluator.answers(variables, task.questions([{"source": sentence}]))
+    pair = task.dataset([{"source": sentence, "target": answer["text"]}], train=False, seed=0)
     batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+    tokens = {
+        side: [task.vocabulary.id_to_token(token) for token in batch[name][0][batch[name][0] != PAD]]
+        for side, name in (("source", "source"), ("input", "target_input"), ("output", "target_output"))
+    }
     weights = attention_weights(experiment.model, variables, *task.model_inputs(batch))
-    layer = [path for path in weights if "cross_attention" in path][-1]
-    source, target = (batch[side][0][batch[side][0] != PAD] for side in ("source", "target_output"))
-    attention_heat_maps(
-        weights[layer][0, :, : len(target), : len(source)],
-        [task.vocabulary.id_to_token(token) for token in source],
-        [task.vocabulary.id_to_token(token) for token in target],
-        f"{layer}: {example['source']!r} -> {answer['text']!r}",
-        experiment.folder / "attention.png",
-    )
+    (folder / "attention").mkdir(exist_ok=True)
+    layers = {}
+    for path, layer in weights.items():
+        # A decoder's query stands where its next token is written; the queries are named by what they write.
+        queries = tokens["source" if path.startswith("encoder") else "output"]
+        keys = tokens["input" if path.startswith("decoder") and "cross" not in path else "source"]
+        heads = layer[0, :, : len(queries), : len(keys)]
+        layers[path] = {"queries": queries, "keys": keys, "weights": np.round(heads, 4).tolist()}
+        file = folder / "attention" / f"{path.replace('/', '_')}.png"
+        attention_heat_maps(heads, keys, queries, f"{path}: {sentence!r} -> {answer['text']!r}", file)
+    write_json(folder / "attention.json", {"source": sentence, "answer": answer["text"], "layers": layers})
+    _draw_masks_and_positions(experiment, batch)
+
+
+def _draw_masks_and_positions(experiment: Experiment, batch: dict[str, Any]) -> None:
+    source, target = batch["source"], batch["target_input"]
+    length = target.shape[1]
+    valid = np.asarray(padding_mask(source != PAD))[0, 0]
+    masks = {
+        "encoder: padding": np.broadcast_to(valid, (source.shape[1], source.shape[1])),
+        "decoder: causal": np.asarray(causal_mask(length))[0, 0],
+        "cross: padding": np.broadcast_to(valid, (length, source.shape[1])),
+    }
+    mask_pictures(masks, experiment.folder / "masks.png")
+    if getattr(experiment.model, "positions", None) == "sinusoidal":
+        table = np.asarray(sinusoidal_positions(max(length, 50), experiment.model.width))
+        position_picture(table, experiment.folder / "positions.png")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    draw(open_run(Path(arguments.workdir)), arguments.sentence)
+    print(f"pictures are in {arguments.workdir}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m experiments.pictures", description=__doc__)
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("sentence", nargs="?", help="the sentence to translate and look at")
+    run_command(main, parser)

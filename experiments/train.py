@@ -8,10 +8,11 @@ import jax
 
 from experiments.command import add_config, run_command
 from experiments.evaluate import evaluate
-from experiments.experiment import build_experiment
+from experiments.experiment import Experiment, build_experiment
 from experiments.pictures import draw
 from experiments.run_folder import claim, write_manifest
 from research.config import load
+from research.data.plans import Bucketed
 from research.files import write_json
 from research.training.checkpoints import Checkpoints
 from research.training.loop import fit
@@ -33,18 +34,27 @@ def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str
     parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.run.abstract_state.params))
     devices = jax.devices()
     print(f"{config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
-    print(f"{len(experiment.run.batches)} steps of {experiment.options.batch_size} examples, into {folder}", flush=True)
+    options = experiment.options
+    batch = f"{options.batch_size} examples" if options.batch_size else f"{options.batch_tokens} tokens"
+    print(f"{len(experiment.run.batches)} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
         _, timing = fit(experiment.run, checkpoints)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
         results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
     if jax.process_index() == 0:
-        write_json(folder / "timing.json", timing.shares())
+        write_json(folder / "timing.json", timing.report())
         draw(experiment)
+        if signatures := experiment.task.signatures():
+            write_json(folder / "signatures.json", signatures)
         write_json(results_path, results)
-    print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.shares().items()))
+    print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))
     _report(results)
     return results
+
+
+def _padding(experiment: Experiment) -> str:
+    plan = experiment.run.batches.plan
+    return f", {plan.padding:.1%} of them padding" if isinstance(plan, Bucketed) else ""
 
 
 def _report(results: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.optimizer = {
         "name": "adamw",
-        "learning_rate": 1e-3,
+        "learning_rate": 1e-3 if gpu else 2e-3,
         "b2": 0.99,
         "weight_decay": 0.1,
         "clip_norm": 1.0,

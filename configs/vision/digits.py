@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/vision/digits.py --workdir=runs/digits --config.seed=0
 
 Not a published result: the last 360 images are the test set, the 180 before them the validation set.
-Hardware: 2 CPU cores, under a minute a seed. Expected: test/accuracy 0.975 or more (mean of 3 seeds).
+Hardware: 2 CPU cores, about 90 seconds a seed. Expected: test/accuracy 0.975 or more (mean of 3 seeds).
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = {
         "name": "classification",
         "label_smoothing": 0.1,
+        "mixup": 0.3,
         "augmentation": {"rotate": 15.0, "shift": 0.1, "zoom": 0.15, "shear": 10.0},
     }
     config.model = {
@@ -29,19 +30,18 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_heads": 4,
         "mlp_width": 128,
         "pool": "mean",
-        "dropout": 0.1,
     }
     config.optimizer = {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"epochs": 5}}
     config.training = {
         "batch_size": 128,
-        "duration": {"epochs": 200},
-        "evaluate_every": {"epochs": 20},
+        "duration": {"epochs": 400},
+        "evaluate_every": {"epochs": 40},
         "log_every": 20,
-        "ema": 0.99,
+        "ema": 0.995,
     }
-    config.checkpoint = {"every": {"epochs": 20}}
-    config.expect = {"metric": "test/accuracy", "value": 0.98, "tolerance": 0.01}
+    config.checkpoint = {"every": {"epochs": 40}}
+    config.expect = {"metric": "test/accuracy", "value": 0.985, "tolerance": 0.01}
     if arg.tiny:
         config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, log_every=2)

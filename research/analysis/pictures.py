@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -37,8 +36,8 @@ def attention_heat_maps(
     heads = len(weights)
     columns = min(4, heads)
     lines = -(-heads // columns)
-    side = 1.4 + 0.22 * max(len(keys), len(queries))
-    figure = Figure(figsize=(side * columns, side * lines), layout="constrained")
+    width, height = 1.2 + 0.24 * len(keys), 1.4 + 0.24 * len(queries)
+    figure = Figure(figsize=(max(6, width * columns), height * lines + 0.5), layout="constrained")
     for head, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
         if head >= heads:
             axes.remove()
@@ -48,9 +47,43 @@ def attention_heat_maps(
         axes.set_yticks(range(len(queries)), queries, fontsize=8)
         axes.set_title(f"head {head + 1}", fontsize=9)
     figure.colorbar(image, ax=figure.axes, shrink=0.6, label="attention weight")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=10, wrap=True)
+    _save(figure, path)
+
+
+def mask_pictures(masks: Mapping[str, np.ndarray], path: Path) -> None:
+    """One panel a mask [queries, keys]: dark where a query may attend to a key."""
+    figure = Figure(figsize=(3.2 * len(masks), 3.4), layout="constrained")
+    for axes, (name, mask) in zip(figure.subplots(1, len(masks), squeeze=False).flat, masks.items(), strict=True):
+        axes.imshow(mask, cmap="Blues", vmin=0, vmax=1.3)
+        axes.set(title=name, xlabel="key", ylabel="query")
+    _save(figure, path)
+
+
+def position_picture(table: np.ndarray, path: Path) -> None:
+    """A table of position encodings [positions, width], and how alike the positions are to each other."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    limit = np.abs(table).max()
+    image = left.imshow(table, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit)
+    left.set(xlabel="dimension", ylabel="position", title="position encodings")
+    figure.colorbar(image, ax=left)
+    norms = np.linalg.norm(table, axis=1)
+    image = right.imshow(table @ table.T / np.maximum(np.outer(norms, norms), 1e-9), cmap="viridis")
+    right.set(xlabel="position", ylabel="position", title="cosine similarity")
+    figure.colorbar(image, ax=right)
+    _save(figure, path)
+
+
+def schedule_picture(rates: np.ndarray, steps: np.ndarray, path: Path) -> None:
+    """The learning rate of each step."""
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, rates)
+    axes.set(xlabel="step", ylabel="learning rate")
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path, dpi=100)

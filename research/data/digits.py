@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from research.data.source import Example, check_split
 
@@ -33,5 +32,7 @@ class Digits:
 @functools.cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [1797, 8, 8, 1], scaled from 0..16 to 0..255, and labels [1797]."""
+    from sklearn.datasets import load_digits  # here, because it takes seconds that only this source should cost
+
     scans = load_digits()
     return np.rint(scans.images * (255 / 16)).astype(np.uint8)[..., None], scans.target

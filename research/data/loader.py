@@ -23,6 +23,9 @@ class Dataset(Protocol):
     def lengths(self) -> np.ndarray | None:
         """Length of each example, int64, where each batch is padded to its own; None where all are equal."""
 
+    def tokens(self) -> np.ndarray | None:
+        """Of each length, how much is not padding; None where `lengths` is."""
+
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> Batch:
         """The named arrays of these examples, each with a leading batch axis.
 

@@ -45,7 +45,7 @@ class Shuffled:
 
     num_examples: int
     batch_size: int
-    seed: int
+    seed: int | tuple[int, ...]
 
     @property
     def steps_per_epoch(self) -> float:
@@ -122,32 +122,75 @@ def make_buckets(
 class Bucketed:
     """Batches of examples of about equal length, padded to the length of their bucket.
 
-    lengths: of every example; those longer than the last bucket are left out. seed: every epoch shuffles the examples
-    of each bucket and then the batches; None reads by ascending length, for evaluation. The last batch of a bucket is
-    filled up with padding, so that an epoch reads every example once.
+    Every bucket is a stream of its own that runs on across the end of an epoch, as in `Shuffled`, so that all batches
+    are full; the order of an epoch's batches is shuffled over the buckets.
+
+    lengths: of every example; those longer than the last bucket are left out. tokens: what an example really holds of
+    its length, where that is the longer of two sequences.
     """
 
     lengths: np.ndarray
+    tokens: np.ndarray
     buckets: tuple[Bucket, ...]
-    seed: int | None
+    seed: int
 
     @functools.cached_property
     def _members(self) -> list[np.ndarray]:
-        """The examples of each bucket, by ascending length."""
-        order = np.argsort(self.lengths, kind="stable")
-        ends = np.searchsorted(self.lengths[order], [bucket.length for bucket in self.buckets], side="right")
-        return np.split(order, ends)[:-1]
+        return _bucket_members(self.lengths, self.buckets)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        pairs = zip(self.buckets, self._members, strict=True)
+        return sum(len(members) / bucket.batch_size for bucket, members in pairs)
+
+    @property
+    def num_examples(self) -> int:
+        return sum(map(len, self._members))
+
+    @property
+    def padding(self) -> float:
+        """The share of padding in the batches."""
+        slots = sum(bucket.length * len(members) for bucket, members in zip(self.buckets, self._members, strict=True))
+        return 1 - sum(float(self.tokens[members].sum()) for members in self._members) / slots
+
+    def _batches_before(self, epoch: int) -> np.ndarray:
+        """Batches of each bucket that are full when so many epochs have been read."""
+        pairs = zip(self.buckets, self._members, strict=True)
+        return np.array([epoch * len(members) // bucket.batch_size for bucket, members in pairs])
+
+    def __call__(self, step: int) -> Selection:
+        epoch = int(step / self.steps_per_epoch)
+        while self._batches_before(epoch + 1).sum() <= step:  # epochs differ by what of a batch they leave to the next
+            epoch += 1
+        while self._batches_before(epoch).sum() > step:
+            epoch -= 1
+        before, after = self._batches_before(epoch), self._batches_before(epoch + 1)
+        position = _permutation(int((after - before).sum()), self.seed, epoch)[step - before.sum()]
+        ends = np.cumsum(after - before)
+        number = int(np.searchsorted(ends, position, side="right"))
+        batch = int(after[number] - (ends[number] - position))
+        bucket, members = self.buckets[number], self._members[number]
+        stream = Shuffled(len(members), bucket.batch_size, (self.seed, number))(batch)
+        return Selection(members[stream.indices], stream.epochs, bucket.length)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByLength:
+    """Each example once, by ascending length, padded to the length of its bucket. For evaluation and prediction."""
+
+    lengths: np.ndarray
+    buckets: tuple[Bucket, ...]
 
     @functools.cached_property
-    def _batches(self) -> np.ndarray:
-        """(bucket, batch within it) of every batch of an epoch, int64 [steps_per_epoch, 2]."""
-        return np.array(
-            [
-                (number, batch)
-                for number, (bucket, members) in enumerate(zip(self.buckets, self._members, strict=True))
-                for batch in range(math.ceil(len(members) / bucket.batch_size))
-            ]
-        )
+    def _batches(self) -> list[Selection]:
+        batches = []
+        for bucket, members in zip(self.buckets, _bucket_members(self.lengths, self.buckets), strict=True):
+            for start in range(0, len(members), bucket.batch_size):
+                indices = np.full(bucket.batch_size, -1, np.int64)
+                chosen = members[start : start + bucket.batch_size]
+                indices[: len(chosen)] = chosen
+                batches.append(Selection(indices, np.zeros_like(indices), bucket.length))
+        return batches
 
     @property
     def steps_per_epoch(self) -> float:
@@ -155,29 +198,21 @@ class Bucketed:
 
     @property
     def num_examples(self) -> int:
-        return sum(map(len, self._members))
-
-    def padding(self, tokens: np.ndarray) -> float:
-        """The share of padding in an epoch's batches, when example i has `tokens[i]` tokens of its bucket's length."""
-        slots = sum(self.buckets[number].length * self.buckets[number].batch_size for number, _ in self._batches)
-        return 1 - sum(tokens[members].sum() for members in self._members) / slots
+        return len(self.lengths)
 
     def __call__(self, step: int) -> Selection:
-        epoch, position = divmod(step, len(self._batches))
-        if self.seed is not None:
-            position = _permutation(len(self._batches), self.seed, epoch)[position]
-        number, batch = self._batches[position]
-        bucket, members = self.buckets[number], self._members[number]
-        if self.seed is not None:
-            # Each bucket has a stream of its own, apart from that of the batches.
-            members = members[_permutation(len(members), self.seed, epoch, int(number) + 1)]
-        chosen = members[batch * bucket.batch_size : (batch + 1) * bucket.batch_size]
-        indices = np.full(bucket.batch_size, -1, np.int64)
-        indices[: len(chosen)] = chosen
-        return Selection(indices, np.full_like(indices, epoch), bucket.length)
+        return self._batches[step]
+
+
+def _bucket_members(lengths: np.ndarray, buckets: tuple[Bucket, ...]) -> list[np.ndarray]:
+    """The examples of each bucket, by ascending length."""
+    order = np.argsort(lengths, kind="stable")
+    ends = np.searchsorted(lengths[order], [bucket.length for bucket in buckets], side="right")
+    return np.split(order, ends)[:-1]
 
 
 @functools.lru_cache(maxsize=64)
-def _permutation(size: int, *key: int) -> np.ndarray:
+def _permutation(size: int, seed: int | tuple[int, ...], epoch: int) -> np.ndarray:
     """The order of one epoch, remembered: consecutive steps ask for the same one."""
-    return np.random.default_rng(key).permutation(size)
+    seeds = seed if isinstance(seed, tuple) else (seed,)
+    return np.random.default_rng((*seeds, epoch)).permutation(size)

@@ -69,6 +69,12 @@ class SentencePairs:
         """The longer side of each pair as the model sees it, cut at `max_length`, int64 [count]."""
         return np.minimum(np.maximum(self.source.lengths(), self.target.lengths() - 1), self.max_length)
 
+    def tokens(self) -> np.ndarray:
+        """The mean of the two sides' tokens, cut likewise: what of `lengths` is not padding, float64 [count]."""
+        sides = self.source.lengths(), self.target.lengths() - 1
+        source, target = (np.minimum(side, self.max_length) for side in sides)
+        return (source + target) / 2
+
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         length = length or self.max_length
         target = self.target.padded(indices, length + 1)

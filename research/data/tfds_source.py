@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import tensorflow_datasets as tfds
+from typing import Any
 
 from research.data.source import Example, check_split
 from research.errors import UserError
@@ -62,7 +61,12 @@ class Tfds:
             ) from error
         return _Examples(source, dict(self.keys))
 
-    def _builder(self) -> tfds.core.DatasetBuilder:
+    def _builder(self) -> Any:
+        # Here, because only this source should cost their start-up time; TFDS finds builders of imported packages only.
+        import tensorflow_datasets as tfds
+        import tensorflow_datasets.text
+        import tensorflow_datasets.translate
+
         try:
             builder = tfds.builder(self.dataset, data_dir=self.data_dir)
         except tfds.core.registered.DatasetNotFoundError:

@@ -1,4 +1,4 @@
-"""Tokenizers: characters, words or byte-pair encoding, trained on the task's own texts and saved with the run.
+"""Tokenizers: characters, words, byte-pair encoding or unigram pieces, trained on the task's texts, kept by the run.
 
 All kinds but "whitespace" are lossless on the text they were trained on: spaces, runs of them, newlines and
 non-breaking spaces are tokens or part of tokens, nothing is normalised, and decoding only joins. Special tokens are
@@ -21,6 +21,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 
 CHARACTERS = Regex(r"[\s\S]")
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
 # As GPT-2, a word or a punctuation mark carries the one space before it; unlike GPT-2, digits and punctuation marks
 # come one by one. No token spans a line break, so a text may be encoded line by line.
 WORDS = Regex(r"[^\S\r\n]?[\p{L}\p{M}]+|\p{N}|[^\S\r\n]?[^\s\p{L}\p{M}\p{N}]|\s")
@@ -50,6 +51,8 @@ class TrainedTokenizer:
         # The byte-level alphabet has one printable character a byte.
         byte_level = isinstance(self._tokenizer.decoder, decoders.ByteLevel)
         lengths = [len(token) if byte_level else len(token.encode()) for token in tokens]
+        if isinstance(self._tokenizer.model, models.Unigram):
+            lengths = [1 if token in BYTES else length for token, length in zip(tokens, lengths, strict=True)]
         return [0] * len(SPECIAL_TOKENS) + lengths[len(SPECIAL_TOKENS) :] if self.specials else lengths
 
     def encode(self, text: str) -> list[int]:
@@ -104,24 +107,25 @@ class Tokenizer:
     """How to make a vocabulary.
 
     kind: "character" (one id per Unicode character, in sorted order), "word" (GPT-2-like splitting, the most frequent
-    first), "whitespace" (what stands between single spaces, for text that is already tokenised) or "bpe" (byte-level:
-    nothing is ever unknown). vocab_size: the number of ids, special tokens included; needed for "bpe", an upper limit
-    for "word" and "whitespace", not for "character". specials: whether ids 0 to 3 are PAD, BOS, EOS and UNK; only a
-    language model over its own text can do without.
+    first), "whitespace" (what stands between single spaces, for text that is already tokenised), "bpe" (byte-level:
+    nothing is ever unknown) or "unigram" (the most probable pieces, Kudo 2018 section 3.2; characters not seen in
+    training become their bytes). vocab_size: the number of ids, special tokens included; needed for "bpe" and
+    "unigram", of which little text fills less, an upper limit for "word" and "whitespace", not for "character".
+    specials: whether ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without.
     """
 
-    kind: Literal["character", "word", "whitespace", "bpe"] = "word"
+    kind: Literal["character", "word", "whitespace", "bpe", "unigram"] = "word"
     vocab_size: int | None = None
     specials: bool = True
 
     def __post_init__(self):
-        if self.kind not in ("character", "word", "whitespace", "bpe"):
-            raise UserError(f"tokenizer kind {self.kind!r} is unknown: use character, word, whitespace or bpe")
+        if self.kind not in ("character", "word", "whitespace", "bpe", "unigram"):
+            raise UserError(f"tokenizer kind {self.kind!r} is unknown: use character, word, whitespace, bpe or unigram")
         if self.kind == "character" and self.vocab_size is not None:
             raise UserError("a character tokenizer keeps every character: set vocab_size to None")
-        smallest = len(self._special_tokens) + (256 if self.kind == "bpe" else 1)
-        if self.kind == "bpe" and self.vocab_size is None:
-            raise UserError(f"a bpe tokenizer needs a vocab_size of at least {smallest}, for example 8000")
+        smallest = len(self._special_tokens) + {"bpe": 256, "unigram": 257}.get(self.kind, 1)
+        if self.kind in ("bpe", "unigram") and self.vocab_size is None:
+            raise UserError(f"a {self.kind} tokenizer needs a vocab_size of at least {smallest}, for example 8000")
         if self.vocab_size is not None and self.vocab_size < smallest:
             raise UserError(f"vocab_size {self.vocab_size} is too small for kind {self.kind}: use at least {smallest}")
 
@@ -131,7 +135,13 @@ class Tokenizer:
 
     def train(self, texts: Iterable[str]) -> TrainedTokenizer:
         """Builds the vocabulary of `texts`; the same texts in the same order give the same ids."""
-        makers = {"character": self._characters, "word": self._words, "whitespace": self._words, "bpe": self._bpe}
+        makers = {
+            "character": self._characters,
+            "word": self._words,
+            "whitespace": self._words,
+            "bpe": self._bpe,
+            "unigram": self._unigram,
+        }
         return TrainedTokenizer(makers[self.kind](texts))
 
     def _characters(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
@@ -162,6 +172,44 @@ class Tokenizer:
         )
         tokenizer.train_from_iterator(texts, trainer)
         return _without_added_tokens(tokenizer)
+
+    def _unigram(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        # Words keep their space, as in the other kinds, instead of SentencePiece's "\u2581", which a text may hold too.
+        tokenizer = _pipeline(models.Unigram(), WORDS)
+        trainer = trainers.UnigramTrainer(
+            vocab_size=self.vocab_size - len(BYTES) - len(self._special_tokens), show_progress=False
+        )
+        try:
+            tokenizer.train_from_iterator(texts, trainer)
+        except Exception as error:  # the library raises nothing more specific
+            if "vocabulary" not in str(error):
+                raise
+            raise UserError(
+                f"vocab_size {self.vocab_size} does not fit the training text ({error}): use a larger one, such as 8000"
+            ) from error
+        pieces = _settled(json.loads(tokenizer.to_str())["model"]["vocab"])
+        # A text never matches these, as WORDS parts brackets from letters.
+        reserved = [(token, 0.0) for token in self._special_tokens + BYTES]
+        # The model asks for an unknown id, but bytes always take its place.
+        tokenizer.model = models.Unigram(reserved + pieces, UNK if self.specials else 0, byte_fallback=True)
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        return tokenizer
+
+
+def _settled(pieces: list[list]) -> list[tuple[str, float]]:
+    """Pieces and log-probabilities in one order, free of what the library leaves to chance.
+
+    It adds the characters that its model had pruned with the lowest score, each 0.0001 above the one before in random
+    order: here all get the lowest. Sums over threads leave noise in the last digits.
+    """
+    lowest = min((score for _, score in pieces), default=0.0)
+
+    def settled(piece: str, score: float) -> float:
+        steps = (score - lowest) * 1e4
+        return lowest if len(piece) == 1 and abs(steps - round(steps)) < 1e-6 else score
+
+    scores = {piece: round(settled(piece, score), 6) for piece, score in pieces}
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _pipeline(model: models.Model, pattern: Regex, byte_level: bool = False) -> tokenizers.Tokenizer:

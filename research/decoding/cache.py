@@ -18,6 +18,9 @@ from research.layers.transformer import SCANNED
 Cache = Any
 """A pytree of arrays."""
 
+SHARED = "cross_attention"
+"""Name of what holds keys and values of a memory: all hypotheses of one source read the same."""
+
 
 def init_cache(
     model: nn.Module, tokens: Int[Array, "batch length"], *inputs: Any, method: Callable | str | None = None
@@ -32,10 +35,18 @@ def init_cache(
 
 
 def gather_cache(cache: Cache, rows: Int[Array, "new_batch"]) -> Cache:
-    """The cache whose row i is row `rows[i]` of the given one; rows may repeat."""
+    """The cache whose row i is row `rows[i]` of the given one; rows may repeat. Shared entries stay as they are."""
+    return _map_rows(lambda leaf, axis: jnp.take(leaf, rows, axis=axis, mode="clip"), cache)
 
-    def gather(path, leaf):
-        axis = 1 if any(entry.key == SCANNED for entry in path) else 0
-        return jnp.take(leaf, rows, axis=axis)
 
-    return jax.tree.map_with_path(gather, cache)
+def repeat_cache(cache: Cache, times: int) -> Cache:
+    """The cache with each row `times` in a row. Shared entries stay as they are: one of their rows serves them all."""
+    return _map_rows(lambda leaf, axis: jnp.repeat(leaf, times, axis=axis), cache)
+
+
+def _map_rows(function: Callable[[Array, int], Array], cache: Cache) -> Cache:
+    def apply(path, leaf):
+        names = {entry.key for entry in path}
+        return leaf if SHARED in names else function(leaf, 1 if SCANNED in names else 0)
+
+    return jax.tree.map_with_path(apply, cache)

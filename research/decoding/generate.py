@@ -28,12 +28,14 @@ def generate(
     choose: Choose,
     rng: jax.Array,
     prefill: int = 1,
+    limit: Int[Array, "batch"] | None = None,
 ) -> Int[Array, "batch {max_length}"]:
     """Prompts and their continuations, up to `end_token` (which is kept) or `max_length` tokens, then `pad_token`.
 
     prompt_length: tokens of each row's prompt, at least `prefill`; what stands behind them is not read.
     prefill: tokens of the prompt that go through the model at once; the others go one by one, as those of a shorter
         row's continuation do at the same time.
+    limit: tokens of each row, prompt included, after which it counts as ended; `max_length` unless given.
     choose: next tokens from logits [batch, vocab] and a random key of its own for each position.
     """
     if not 1 <= prefill <= prompt.shape[1]:
@@ -48,7 +50,8 @@ def generate(
         chosen = choose(logits[:, -1], jax.random.fold_in(rng, index)).astype(tokens.dtype)
         in_prompt = index < prompt_length
         token = jnp.where(in_prompt, forced[:, index], jnp.where(finished, pad_token, chosen))
-        return tokens.at[:, index].set(token), finished | (~in_prompt & (token == end_token))
+        ended = token == end_token if limit is None else (token == end_token) | (index + 1 >= limit)
+        return tokens.at[:, index].set(token), finished | (~in_prompt & ended)
 
     def body(state):
         index, tokens, finished, cache = state

@@ -1,6 +1,6 @@
 """Choices of the next token from its logits: functions `choose(logits, rng) -> tokens`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,11 @@ Choose = Callable[[Float[Array, "batch vocab"], jax.Array], Int[Array, "batch"]]
 def greedy(logits: Float[Array, "batch vocab"], rng: jax.Array) -> Int[Array, "batch"]:
     """The most probable token; the first of equal ones. `rng` is not used."""
     return logits.argmax(axis=-1)
+
+
+def forbid(logits: Float[Array, "*shape vocab"], tokens: Sequence[int]) -> Float[Array, "*shape vocab"]:
+    """Logits with -inf for tokens that no decoder may produce, such as padding and the start marker."""
+    return logits.at[..., jnp.asarray(tokens, jnp.int32)].set(-jnp.inf)
 
 
 def sampler(temperature: float, top_k: int | None = None, top_p: float | None = None) -> Choose:

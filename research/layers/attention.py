@@ -118,7 +118,8 @@ class MultiHeadAttention(nn.Module):
         cache_index: where the first token of x stands, None without a cache. Self-attention stores its keys and values
             from there on and attends to all positions up to each token's own (`mask` then spans the cache);
             cross-attention stores those of the memory, or reads the stored ones when there is no memory. A cache that
-            does not exist is created with the length of x (or of the memory).
+            does not exist is created with the length of x (or of the memory). A stored memory may have fewer rows than
+            x: each serves equally many consecutive rows of x, such as the beams of one source.
         """
         if self.cross and self.position != "none":
             raise ValueError(f"position {self.position!r} relates tokens of one sequence: cross-attention takes none")
@@ -145,7 +146,11 @@ class MultiHeadAttention(nn.Module):
                 past = (jnp.arange(key.shape[1]) <= query_positions[:, None])[None, None]
                 mask = past if mask is None else past & mask
 
-        attended = self._attend(query, key, value, query_positions, mask, bias, train)
+        # Rows that share a memory become more queries of one row: the memory is not copied.
+        mask, bias = (array if array is None else _fold(array, query, len(key)) for array in (mask, bias))
+        folded = query.reshape(len(key), -1, *query.shape[2:])
+        attended = self._attend(folded, key, value, query_positions, mask, bias, train)
+        attended = attended.reshape(*x.shape[:2], self.num_heads, value_size)
         return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.use_bias, kernel_init=self.out_init, name="out")(
             attended
         )
@@ -228,6 +233,15 @@ def _dropout(weights: Array, rate: float, rng: Array | None) -> Array:
         return weights
     keep = jax.random.bernoulli(rng, 1 - rate, weights.shape)
     return jnp.where(keep, weights / (1 - rate), 0)
+
+
+def _fold(mask: Array, query: Array, rows: int) -> Array:
+    """A mask or bias for the queries of `rows` groups of consecutive rows, each group made one row."""
+    if len(query) == rows:
+        return mask
+    heads, keys = mask.shape[1], mask.shape[3]
+    mask = jnp.broadcast_to(mask, (len(query), heads, query.shape[1], keys))
+    return mask.reshape(rows, -1, heads, query.shape[1], keys).swapaxes(1, 2).reshape(rows, heads, -1, keys)
 
 
 def _divisors(number: int) -> str:

@@ -21,11 +21,15 @@ from research.tasks.task import Apply, Metrics
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """One label an image. Pixels enter the model as (pixel / 255 - mean) / deviation."""
+    """One label an image. Pixels enter the model as (pixel / 255 - mean) / deviation.
+
+    mixup: trains on mixtures of two images and their labels, with shares from Beta(mixup, mixup) (Zhang et al. 2018).
+    """
 
     label_smoothing: float = 0.0
     mean: float = 0.5
     deviation: float = 0.5
+    mixup: float = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     class_names: tuple[str, ...] = ()
 
@@ -45,7 +49,9 @@ class Classification:
         return {"num_classes": len(self.class_names)}
 
     def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
-        return LabelledImages(examples, self.augmentation if train else None, seed)
+        if not train:
+            return LabelledImages(examples, None, seed)
+        return LabelledImages(examples, self.augmentation, seed, self.mixup)
 
     def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
         return LabelledImages([{"label": 0, **example} for example in examples], None, 0)
@@ -54,9 +60,15 @@ class Classification:
         return ((batch["image"].astype(jnp.float32) / 255 - self.mean) / self.deviation,)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
-        logits, updates = apply(*self.model_inputs(batch))
-        labels, weights = batch["label"], batch["weight"]
+        (images,), labels, weights = self.model_inputs(batch), batch["label"], batch["weight"]
+        if "mix" in batch:
+            share = batch["mix"][:, None, None, None]
+            images = share * images + (1 - share) * jnp.roll(images, 1, axis=0)
+        logits, updates = apply(images)
         smoothed, _ = cross_entropy(logits, labels, self.label_smoothing)
+        if "mix" in batch:
+            others, _ = cross_entropy(logits, jnp.roll(labels, 1), self.label_smoothing)
+            smoothed = batch["mix"] * smoothed + (1 - batch["mix"]) * others
         metrics = {
             "loss": weighted(smoothed, weights),
             "accuracy": weighted(in_top(logits, labels, 1).astype(jnp.float32), weights),
@@ -73,6 +85,9 @@ class Classification:
         return {"label": self.class_names[best], "probability": float(raw[best])}
 
     def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {}
+
+    def signatures(self) -> dict[str, str]:
         return {}
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:

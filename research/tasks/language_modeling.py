@@ -110,5 +110,8 @@ class LanguageModeling:
     def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return {}
 
+    def signatures(self) -> dict[str, str]:
+        return {}
+
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], -1)}"

@@ -30,6 +30,12 @@ def in_top(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"],
     return (ahead.sum(axis=-1) < count) & jnp.isfinite(label_logits[..., 0])
 
 
+def is_best(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
+    """Whether no class scores higher than the label. Over a large vocabulary argmax, which says the same but for equal
+    scores, takes the CPU as long as all the rest of the loss."""
+    return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] >= logits.max(axis=-1)
+
+
 def weighted(
     values: Float[Array, "*batch"], weights: Float[Array, "*batch"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

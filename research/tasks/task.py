@@ -67,5 +67,8 @@ class Task(Protocol):
     def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Metrics of whole answers against raw references, computed on the host."""
 
+    def signatures(self) -> dict[str, str]:
+        """What exactly some metrics of `score` are, as a published number has to say; {} where names say it all."""
+
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         """One row of a batch as the model sees it, readable: tokens beside their text."""

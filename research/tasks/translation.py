@@ -9,34 +9,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sacrebleu
 
 from research.data.loader import Dataset
 from research.data.text import SentencePairs
 from research.data.tokenizer import BOS, EOS, PAD, Tokenizer, TrainedTokenizer
+from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
-from research.decoding.sampling import greedy
+from research.decoding.sampling import forbid, greedy
 from research.errors import UserError
-from research.tasks.losses import cross_entropy, weighted
+from research.tasks.losses import cross_entropy, is_best, weighted
+from research.tasks.scores import remove_bpe, score, signature
 from research.tasks.task import Apply, Metrics
 from research.tasks.vocabulary import show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """Source text to target text with one joint vocabulary; teacher-forced training, greedy decoding.
+    """Source text to target text with one joint vocabulary; teacher-forced training, beam search or greedy decoding.
 
     max_length: tokens of either side with its end marker; longer training pairs are left out.
+    beam_size: hypotheses of beam search; 1 decodes greedily.
+    length_penalty: alpha of the beams' scores (see `beam_search`).
+    extra_length: tokens by which a translation may be longer than its source (Vaswani et al. 2017, section 6.1).
+    scores: names of `research.tasks.scores`. target_language: a code such as "de", for those that tokenise by language.
+    join_bpe: joins "ka@@ ra@@ te" before scoring, for files that come split by subword-nmt.
     """
 
     tokenizer: Tokenizer
     max_length: int = 128
     label_smoothing: float = 0.1
+    beam_size: int = 1
+    length_penalty: float = 0.6
+    extra_length: int = 50
+    scores: tuple[str, ...] = ("exact_match", "bleu")
+    target_language: str | None = None
+    join_bpe: bool = False
     vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = PAD
     scored: ClassVar[bool] = True
+
+    def __post_init__(self):
+        self.signatures()  # an unknown score is an error now, not after training
 
     def prepare(self, source: Any, folder: Path) -> "Translation":
         def texts():
@@ -84,7 +99,7 @@ class Translation:
         labels = batch["target_output"]
         smoothed, likelihood = cross_entropy(logits, labels, self.label_smoothing)
         weights = (labels != PAD) * batch["weight"][:, None]
-        right = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
+        right = is_best(logits, labels).astype(jnp.float32)
         metrics = {
             "loss": weighted(smoothed, weights),
             "nats_per_token": weighted(likelihood, weights),
@@ -93,47 +108,54 @@ class Translation:
         return metrics, updates
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Greedy translations, int32 [batch, max_length + 1]: BOS, tokens, EOS, then PAD."""
-        source, length = batch["source"], self.max_length + 1
-        valid = source != PAD
+        """Translations, int32 [batch, source length + extra_length + 1]: BOS, tokens, EOS, then PAD.
 
-        def decode(tokens, cache, index, memory=None):
+        A row's own source decides how long its translation may be; a model with learned positions ends at its last one.
+        """
+        source = batch["source"]
+        valid, max_length = source != PAD, source.shape[1] + self.extra_length + 1
+        if getattr(model, "positions", None) == "learned":
+            max_length = min(max_length, model.max_length)
+
+        def step(tokens, cache, index, memory=None):
             logits, updates = model.apply(
                 {**variables, "cache": cache},
                 tokens,
                 memory,
-                valid,
+                jnp.repeat(valid, len(tokens) // len(valid), axis=0),
                 cache_index=index,
                 method="decode",
                 mutable=["cache"],
             )
-            return logits, updates["cache"]
+            never = [PAD, BOS, *range(self.vocabulary.vocab_size, logits.shape[-1])]
+            return forbid(logits, never), updates["cache"]
 
         memory = model.apply(variables, source, valid, method="encode")
         prompt = jnp.full((len(source), 1), BOS, jnp.int32)
-        full = jnp.zeros((len(source), length), jnp.int32)
+        full = jnp.zeros((len(source), max_length), jnp.int32)
         cache = init_cache(model, full, memory, valid, method="decode")
         # The encoder's keys and values are projected once, into the cache.
-        _, cache = decode(prompt, cache, jnp.int32(0), memory)
-        return generate(
-            decode,
-            cache,
-            prompt,
-            jnp.ones(len(source), jnp.int32),
-            max_length=length,
-            end_token=EOS,
-            pad_token=PAD,
-            choose=greedy,
-            rng=jax.random.key(0),
-        )
+        _, cache = step(prompt, cache, jnp.int32(0), memory)
+        limit = valid.sum(axis=1) + self.extra_length + 1
+        shared = {"max_length": max_length, "limit": limit, "end_token": EOS, "pad_token": PAD}
+        if self.beam_size == 1:
+            lengths, rng = jnp.ones(len(source), jnp.int32), jax.random.key(0)
+            return generate(step, cache, prompt, lengths, choose=greedy, rng=rng, **shared)
+        beams = {"beam_size": self.beam_size, "length_penalty": self.length_penalty}
+        tokens, _ = beam_search(step, cache, prompt, **beams, **shared)
+        return tokens[:, 0]
 
     def answer(self, raw: np.ndarray) -> dict[str, Any]:
         return {"text": self.vocabulary.decode(raw[1:])}
 
     def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         texts, references = [answer["text"] for answer in answers], [example["target"] for example in examples]
-        exact = np.mean([text == reference for text, reference in zip(texts, references, strict=True)])
-        return {"exact_match": float(exact), "bleu": sacrebleu.corpus_bleu(texts, [references]).score}
+        if self.join_bpe:
+            texts, references = list(map(remove_bpe, texts)), list(map(remove_bpe, references))
+        return score(self.scores, texts, references, self.target_language)
+
+    def signatures(self) -> dict[str, str]:
+        return signature(self.scores, self.target_language)
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(

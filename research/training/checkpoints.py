@@ -1,7 +1,8 @@
 """Checkpoints: Orbax's atomic, asynchronous saves, what is kept of them, and clear words when one does not fit."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,23 @@ class CheckpointPolicy:
     every: how often to save; the last step is always saved. keep: how many of the latest to keep.
     best: a validation metric such as "validation/loss" whose best checkpoint is kept too, and which the final
     evaluation reads. mode: whether the best is the lowest or the highest.
+    average: the final evaluation reads the mean of so many of the latest checkpoints instead (Vaswani et al. 2017,
+    section 6.1).
     """
 
     every: Duration | None = None
     keep: int = 2
     best: str | None = None
     mode: str = "min"
+    average: int = 1
 
     def __post_init__(self):
         if self.keep < 1:
             raise UserError(f"checkpoint.keep is {self.keep}: use 1 or more")
+        if not 1 <= self.average <= self.keep:
+            raise UserError(
+                f"checkpoint.average is {self.average} and checkpoint.keep {self.keep}: keep at least as many"
+            )
         if self.mode not in ("min", "max"):
             raise UserError(f'checkpoint.mode {self.mode!r} is unknown: use "min" or "max"')
 
@@ -58,32 +66,62 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type | None, *exception: Any) -> None:
+        try:
+            with self._explained():
+                self._checkpointer.close()
+        except UserError:
+            if kind is None:  # otherwise what went wrong first is the better message
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns a failed write into a UserError. Orbax reports one of the background at the next call."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            full = "No space left" in str(error)
+            if not full and not isinstance(error, OSError):
+                raise
+            saved = self.steps()
+            raise UserError(
+                f"a checkpoint cannot be written to {self._checkpointer.directory} "
+                f"({'no space left on the disk' if full else error}); "
+                + (f"the last good one is step {saved[-1]}" if saved else "none was saved before")
+                + ": make room and run the same command again"
+            ) from error
 
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
-    def best_step(self) -> int | None:
-        """The step to evaluate: the best by `policy.best`, or the latest."""
+    def evaluation_steps(self) -> list[int]:
+        """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest."""
+        if self.policy.average > 1:
+            return self.steps()[-self.policy.average :]
         scored = {
             checkpoint.step: checkpoint.metrics[self.policy.best]
             for checkpoint in self._checkpointer.checkpoints
             if self.policy.best and checkpoint.metrics and self.policy.best in checkpoint.metrics
         }
         if not scored:
-            return max(self.steps(), default=None)
-        return (min if self.policy.mode == "min" else max)(scored, key=lambda step: (scored[step], -step))
+            return self.steps()[-1:]
+        best = min(scored.values()) if self.policy.mode == "min" else max(scored.values())
+        return [max(step for step, value in scored.items() if value == best)]
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a validation result is better than the best before it."""
+        return best is None or (value < best if self.policy.mode == "min" else value > best)
 
     def save(self, state: TrainState, step: int, notes: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Starts saving and returns once the state is copied; the files are complete later, or not visible at all.
 
         notes: JSON kept beside the arrays. metrics: validation metrics of this step, if it was evaluated.
         """
-        self._checkpointer.save_async(
-            step, state, force=True, overwrite=False, metrics=dict(metrics) or None, custom_metadata=dict(notes)
-        )
+        with self._explained():
+            self._checkpointer.save_async(
+                step, state, force=True, overwrite=False, metrics=dict(metrics) or None, custom_metadata=dict(notes)
+            )
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state at `step`, laid out as `abstract` (shapes, dtypes and shardings) says, and its notes."""

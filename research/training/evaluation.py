@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from research.data.loader import Batches, Dataset, load
-from research.data.plans import Bucketed, InOrder, Plan, make_buckets
+from research.data.plans import ByLength, InOrder, Plan, make_buckets
 from research.parallel.mesh import place_batch
 from research.training.step import Step
 
@@ -60,7 +60,7 @@ class Evaluator:
         lengths = dataset.lengths()
         if lengths is None:
             return InOrder(len(dataset), self.batch_size)
-        return Bucketed(lengths, make_buckets(lengths, NUM_BUCKETS, batch_size=self.batch_size), None)
+        return ByLength(lengths, make_buckets(lengths, NUM_BUCKETS, batch_size=self.batch_size))
 
     def _load(self, dataset: Dataset, plan: Plan) -> Iterator[dict[str, jax.Array]]:
         batches = Batches(dataset, plan, int(plan.steps_per_epoch))

@@ -1,5 +1,6 @@
 """Where metrics go: `metrics.jsonl`, TensorBoard and the console."""
 
+import contextlib
 import json
 import math
 import sys
@@ -60,9 +61,11 @@ class Loggers:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        for logger in (self._file, self._board, self._bar):
+        for logger in (self._bar, self._file, self._board):
             if logger:
-                logger.close()
+                # On a full disk closing fails as well: what stopped the run is the better message.
+                with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                    logger.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""

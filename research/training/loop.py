@@ -32,6 +32,7 @@ class TrainingOptions:
     duration: the length of the run.
     evaluate_every: how often the validation split is measured; the end always is.
     log_every: steps whose metrics are averaged into one line of `metrics.jsonl`.
+    patience: stop after so many evaluations in a row without a new best of `checkpoint.best`.
     accumulate: micro-batches of one update. ema: decay of an average of the parameters that evaluation then uses.
     precision: dtypes of parameters and computation. workers: processes that read data (0: a thread).
     """
@@ -41,6 +42,7 @@ class TrainingOptions:
     batch_tokens: int | None = None
     buckets: int = 4
     evaluate_every: Duration | None = None
+    patience: int | None = None
     log_every: int = 50
     accumulate: int = 1
     ema: float | None = None
@@ -50,7 +52,7 @@ class TrainingOptions:
     def __post_init__(self):
         if (self.batch_size is None) == (self.batch_tokens is None):
             raise UserError("training needs one of batch_size and batch_tokens: give exactly one")
-        for name in ("batch_size", "batch_tokens", "buckets", "log_every", "accumulate"):
+        for name in ("batch_size", "batch_tokens", "buckets", "patience", "log_every", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"training.{name} is {value}: use 1 or more")
@@ -78,23 +80,28 @@ class Run:
 
 @dataclasses.dataclass
 class Timing:
-    """Seconds the loop spent, by what it waited for. `host` is Python and dispatch, most of it hidden by the device."""
+    """Where a run's seconds went. Reading data and Python's own work cost time only while the device has nothing to
+    do: `data` and `host` count just these moments."""
 
     steps: int = 0
+    seconds: float = 0.0
     data: float = 0.0
-    device: float = 0.0
     host: float = 0.0
     evaluation: float = 0.0
     checkpoint: float = 0.0
     compilation: float = 0.0
 
-    def shares(self) -> dict[str, float]:
-        """Figures for the end of a run: waits in percent of the steps' time, host time in milliseconds a step."""
-        stepping = max(self.data + self.device + self.host, 1e-9)
+    @property
+    def stepping(self) -> float:
+        """Seconds of the steps themselves."""
+        return max(self.seconds - self.evaluation - self.checkpoint - self.compilation, 1e-9)
+
+    def report(self) -> dict[str, float]:
+        """Figures for the end of a run."""
         return {
-            "seconds": stepping + self.evaluation + self.checkpoint + self.compilation,
-            "steps_per_second": self.steps / stepping,
-            "data_wait_percent": 100 * self.data / stepping,
+            "seconds": self.seconds,
+            "steps_per_second": self.steps / self.stepping,
+            "data_wait_percent": 100 * self.data / self.stepping,
             "host_milliseconds_per_step": 1000 * self.host / max(self.steps, 1),
             "evaluation_seconds": self.evaluation,
             "checkpoint_seconds": self.checkpoint,
@@ -112,17 +119,21 @@ def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
     start, total = latest or 0, len(run.batches)
     main_process = jax.process_index() == 0
     with Loggers(run.folder if main_process else None, start, total) as loggers:
-        loop = _Loop(run, checkpoints, loggers, notes.get("sums", {}))
+        loop = _Loop(run, checkpoints, loggers, notes)
         return loop.run(state, start), loop.timing
 
 
 class _Loop:
-    """The mutable side of `fit`: the step in flight, sums since the last log line, clocks."""
+    """The mutable side of `fit`: the step in flight, sums since the last log line, the best result so far, clocks."""
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, loggers: Loggers, sums: Mapping[str, Sequence[float]]):
+    def __init__(self, run: Run, checkpoints: Checkpoints, loggers: Loggers, notes: Mapping[str, Any]):
         self.task_run, self.checkpoints, self.loggers = run, checkpoints, loggers
-        self.sums = {name: np.array(pair) for name, pair in sums.items()}
+        self.sums = {name: np.array(pair) for name, pair in notes.get("sums", {}).items()}
+        self.best, self.stale = notes.get("best"), notes.get("stale", 0)
         self.timing = Timing()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract_state)
+        self.train_step = jax.jit(run.step.train, donate_argnums=0, out_shardings=(shardings, None))
+        self.train_steps: dict[tuple, Callable] = {}
         self.logged = (time.perf_counter(), 0)
         options, clock, total = run.options, run.clock, len(run.batches)
         self.evaluate_every = clock.steps(options.evaluate_every) if options.evaluate_every else total
@@ -133,25 +144,21 @@ class _Loop:
 
     def run(self, state: TrainState, start: int) -> TrainState:
         """Dispatches a step, then reads the metrics of the one before: the device never waits for the host."""
-        run, total = self.task_run, len(self.task_run.batches)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract_state)
-        train_step = jax.jit(run.step.train, donate_argnums=0, out_shardings=(shardings, None))
-        loader = load(run.batches, start, functools.partial(place_batch, mesh=run.mesh), workers=run.options.workers)
+        run, timing = self.task_run, self.timing
+        place = functools.partial(place_batch, mesh=run.mesh)
+        loader = load(run.batches, start, place, workers=run.options.workers)
         pending: tuple[int, Metrics] | None = None
-        for step in range(start, total):
-            began = time.perf_counter()
+        started = time.perf_counter()
+        for step in range(start, len(run.batches)):
+            if self._out_of_patience():
+                break
+            idle, began = _is_done(pending), time.perf_counter()
             batch = next(loader)
-            loaded = time.perf_counter()
+            timing.data += (time.perf_counter() - began) * idle
+            train_step = self._compiled(state, batch)
+            began = time.perf_counter()
             state, metrics = train_step(state, batch)
-            dispatched = time.perf_counter()
-            if step == start:
-                jax.block_until_ready(metrics)
-                self.timing.compilation += time.perf_counter() - began
-                self.logged = (time.perf_counter(), 0)
-            else:
-                self.timing.data += loaded - began
-                self.timing.host += dispatched - loaded
-                self.timing.steps += 1
+            timing.host += (time.perf_counter() - began) * _is_done(pending)
             if pending:
                 self._read(*pending)
             pending = (step, metrics)
@@ -159,24 +166,31 @@ class _Loop:
                 self._read(*pending)
                 pending = None
                 self._at_boundary(state, step + 1)
+            timing.steps += 1
+            timing.seconds = time.perf_counter() - started
             self.loggers.advance(step + 1)
         return state
+
+    def _compiled(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Callable:
+        """The train step for a batch of this shape, compiled when its first batch comes."""
+        shape = tuple((name, array.shape) for name, array in batch.items())
+        if shape not in self.train_steps:
+            began = time.perf_counter()
+            lowered = self.train_step.lower(state, batch)
+            self.train_steps[shape] = lowered.compile()
+            self._pause("compilation", began)
+        return self.train_steps[shape]
 
     def _boundary(self, step: int) -> bool:
         every = (self.task_run.options.log_every, self.evaluate_every, self.save_every)
         return step == len(self.task_run.batches) or any(step % interval == 0 for interval in every)
 
     def _read(self, step: int, metrics: Metrics) -> None:
-        began = time.perf_counter()
-        jax.block_until_ready(metrics)
-        ready = time.perf_counter()
         for name, pair in jax.device_get(metrics).items():
             pair = np.asarray(pair, np.float64)
             if not np.isfinite(pair).all():
                 raise UserError(self._diverged(step, name))
             self.sums[name] = self.sums.get(name, 0) + pair
-        self.timing.device += ready - began
-        self.timing.host += time.perf_counter() - ready
 
     def _diverged(self, step: int, name: str) -> str:
         indices = self.task_run.batches.plan(step).indices
@@ -198,12 +212,29 @@ class _Loop:
             values = self.evaluator.metrics(state.variables(), self.validation)
             measured = {f"validation/{name}": value for name, value in values.items()}
             self.loggers.write(step, measured)
+            self._compare(measured)
             self._pause("evaluation", began)
         if step % self.save_every == 0 or last or (measured and self.checkpoints.policy.best):
             began = time.perf_counter()
             sums = {name: pair.tolist() for name, pair in self.sums.items()}
-            self.checkpoints.save(state, step, {"sums": sums}, measured)
+            notes = {"sums": sums, "best": self.best, "stale": self.stale}
+            self.checkpoints.save(state, step, notes, measured)
             self._pause("checkpoint", began)
+
+    def _compare(self, measured: Mapping[str, float]) -> None:
+        name = self.checkpoints.policy.best
+        if name is None:
+            return
+        if name not in measured:
+            raise UserError(f"checkpoint.best {name!r} is not measured: use one of {', '.join(measured)}")
+        if self.checkpoints.improves(measured[name], self.best):
+            self.best, self.stale = measured[name], 0
+        else:
+            self.stale += 1
+
+    def _out_of_patience(self) -> bool:
+        patience = self.task_run.options.patience
+        return patience is not None and self.stale >= patience
 
     def _log(self, step: int) -> None:
         means = {f"train/{name}": float(total / max(weight, 1e-12)) for name, (total, weight) in self.sums.items()}
@@ -221,3 +252,8 @@ class _Loop:
         elapsed = time.perf_counter() - began
         setattr(self.timing, name, getattr(self.timing, name) + elapsed)
         self.logged = (self.logged[0] + elapsed, self.logged[1])
+
+
+def _is_done(pending: tuple[int, Metrics] | None) -> bool:
+    """Whether the device has nothing to do: no step in flight, or one that is finished."""
+    return pending is None or all(leaf.is_ready() for leaf in jax.tree.leaves(pending[1]))

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from research.data.plans import Bucket, Bucketed, InOrder, Shuffled, make_buckets
+from research.data.plans import Bucket, Bucketed, ByLength, InOrder, Shuffled, make_buckets
 
 
 def test_shuffled_reads_every_example_once_an_epoch_across_batch_borders():
@@ -63,31 +63,42 @@ def test_buckets_hold_about_as_many_tokens():
     assert [(bucket.length, bucket.batch_size) for bucket in buckets] == [(5, 40), (10, 20), (20, 8), (40, 4)]
 
 
-def test_bucketed_reads_every_example_once_an_epoch():
+def test_bucketed_reads_every_example_once_an_epoch_in_full_batches():
     lengths = np.random.default_rng(0).integers(1, 30, 101)
-    plan = Bucketed(lengths, make_buckets(lengths, 3, batch_size=8), seed=1)
-    steps = int(plan.steps_per_epoch)
-    epochs = [[plan(step) for step in range(epoch * steps, (epoch + 1) * steps)] for epoch in range(2)]
-    orders = []
-    for epoch in epochs:
-        indices = np.concatenate([selection.indices for selection in epoch])
-        orders.append(indices[indices >= 0].tolist())
-        assert sorted(orders[-1]) == list(range(101))
-        for selection in epoch:
-            assert lengths[selection.indices[selection.indices >= 0]].max() <= selection.length
-    assert orders[0] != orders[1] and plan.num_examples == 101
-    assert [selection.length for selection in epochs[0]] != sorted(selection.length for selection in epochs[0])
-    used = sum(len(s.indices) * s.length for s in epochs[0])
-    assert plan.padding(lengths) == pytest.approx(1 - lengths.sum() / used)
+    plan = Bucketed(lengths, lengths, make_buckets(lengths, 3, batch_size=8), seed=1)
+    selections = [plan(step) for step in range(int(40 * plan.steps_per_epoch))]
+    counts = np.zeros((41, 101), int)
+    for selection in selections:
+        assert selection.indices.min() >= 0 and lengths[selection.indices].max() <= selection.length
+        np.add.at(counts, (selection.epochs, selection.indices), 1)
+    assert (counts[:39] == 1).all() and counts[39:].max() == 1
+    assert plan.num_examples == 101 and plan.steps_per_epoch == pytest.approx(101 / 8)
+    order = [selection.length for selection in selections[:12]]
+    assert order != sorted(order) and len(set(order)) == 3
+    used = sum(len(s.indices) * s.length for s in selections)
+    read = sum(lengths[s.indices].sum() for s in selections)
+    assert plan.padding == pytest.approx(1 - read / used, abs=0.005)
 
 
-def test_bucketed_evaluation_goes_by_length():
-    lengths = np.array([5, 1, 9, 3])
-    plan = Bucketed(lengths, make_buckets(lengths, 2, batch_size=2), None)
-    read = np.concatenate([plan(step).indices for step in range(int(plan.steps_per_epoch))])
-    assert read[read >= 0].tolist() == [1, 3, 0, 2]
+def test_bucketed_is_a_function_of_seed_and_step_alone():
+    lengths = np.random.default_rng(0).integers(1, 30, 101)
+    buckets = make_buckets(lengths, 3, batch_tokens=64)
+    forward = [Bucketed(lengths, lengths, buckets, 5)(step).indices.tolist() for step in range(60)]
+    backward = [Bucketed(lengths, lengths, buckets, 5)(step).indices.tolist() for step in reversed(range(60))][::-1]
+    assert forward == backward
+    assert Bucketed(lengths, lengths, buckets, 6)(0).indices.tolist() != forward[0]
+
+
+def test_evaluation_goes_by_length():
+    lengths = np.array([5, 1, 9, 3, 9])
+    plan = ByLength(lengths, make_buckets(lengths, 2, batch_size=2))
+    selections = [plan(step) for step in range(int(plan.steps_per_epoch))]
+    read = np.concatenate([selection.indices for selection in selections])
+    assert lengths[read[read >= 0]].tolist() == [1, 3, 5, 9, 9] and sorted(read[read >= 0]) == list(range(5))
+    assert all(lengths[s.indices[s.indices >= 0]].max() <= s.length for s in selections)
 
 
 def test_examples_longer_than_the_last_bucket_are_left_out():
-    plan = Bucketed(np.array([5, 50, 7]), (Bucket(8, 2),), seed=0)
+    lengths = np.array([5, 50, 7])
+    plan = Bucketed(lengths, lengths, (Bucket(8, 2),), seed=0)
     assert plan.num_examples == 2 and sorted(plan(0).indices) == [0, 2]

@@ -14,7 +14,7 @@ TEXTS = [
     "5,00\u00a0€ le 12 mai 2031 \u2014 l\u2019été\u202f: ça va?!",
     "日本語 हिन्दी e\u0301 👍🏽 </s> <pad> x_1 y^2",
 ]
-KINDS = [Tokenizer("character"), Tokenizer("word"), Tokenizer("bpe", 300)]
+KINDS = [Tokenizer("character"), Tokenizer("word"), Tokenizer("bpe", 300), Tokenizer("unigram", 400)]
 identify = pytest.mark.parametrize("config", KINDS, ids=lambda config: config.kind)
 
 
@@ -85,6 +85,50 @@ def test_bpe_knows_every_text_and_merges():
     assert Tokenizer("bpe", 260).train(["aa aa"]).vocab_size == 260
 
 
+def segmentations(word: str) -> list[list[str]]:
+    """Every way to cut a word."""
+    return [[word]] + [[word[:end], *rest] for end in range(1, len(word)) for rest in segmentations(word[end:])]
+
+
+def test_unigram_takes_the_most_probable_pieces(tmp_path: Path):
+    text = "the theatre there then other others another leather"
+    trained = Tokenizer("unigram", 300).train([text] * 3)
+    trained.save(tmp_path / "tokenizer.json")
+    scores = dict(json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"])
+    for word in ("another", "leather", "theother", "heather"):
+        possible = [pieces for pieces in segmentations(word) if set(pieces) <= set(scores)]
+        best = max(sum(scores[piece] for piece in pieces) for pieces in possible)
+        chosen = [trained.id_to_token(token) for token in trained.encode(word)]
+        assert len(possible) > 3 and chosen in possible
+        assert sum(scores[piece] for piece in chosen) == pytest.approx(best, abs=1e-9)
+    assert any(len(piece) > 4 for piece in set(scores) - set(SPECIAL_TOKENS) if not piece.startswith("<0x"))
+
+
+@pytest.mark.parametrize("specials", [True, False])
+def test_unigram_spells_what_it_has_not_seen_in_bytes(specials: bool):
+    trained = Tokenizer("unigram", 300, specials).train(["the theatre there then"] * 3)
+    text = "the ζ\u2581新 \x00\n<0x41> </s>"
+    ids = trained.encode(text)
+    assert trained.decode(ids) == text
+    assert sum(trained.token_bytes[token] for token in ids) == len(text.encode())
+    assert [trained.id_to_token(token) for token in trained.encode("ζ")] == ["<0xCE>", "<0xB6>"]
+    assert not specials or min(ids) > UNK
+
+
+def test_unigram_vocabulary_does_not_depend_on_chance():
+    # Far more characters than pieces worth keeping: the library gives these their scores in random order.
+    texts = ["".join(map(chr, range(start, start + 40))) + " ab abc abcd" * 5 for start in range(0x4E00, 0x4F00, 40)]
+    first, *others = [Tokenizer("unigram", 560).train(texts) for _ in range(4)]
+    for other in others:
+        assert [other.id_to_token(i) for i in range(560)] == [first.id_to_token(i) for i in range(560)]
+        assert other.encode_batch(texts) == first.encode_batch(texts)
+
+
+def test_unigram_needs_room_for_every_character():
+    with pytest.raises(UserError, match=r"vocab_size 264 does not fit the training text .* use a larger one"):
+        Tokenizer("unigram", 264).train(["abcdefgh"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -111,10 +155,12 @@ def test_damaged_or_foreign_file_is_named(tmp_path: Path, content: str | bytes |
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "wordpiece"}, "use character, word, whitespace or bpe"),
+        ({"kind": "wordpiece"}, "use character, word, whitespace, bpe or unigram"),
         ({"kind": "character", "vocab_size": 100}, "set vocab_size to None"),
         ({"kind": "bpe"}, "at least 260"),
         ({"kind": "bpe", "vocab_size": 259}, "at least 260"),
+        ({"kind": "unigram"}, "at least 261"),
+        ({"kind": "unigram", "vocab_size": 260}, "at least 261"),
         ({"kind": "word", "vocab_size": 3}, "at least 5"),
     ],
 )

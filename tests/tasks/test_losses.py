@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from research.tasks.losses import cross_entropy, in_top, weighted
+from research.tasks.losses import cross_entropy, in_top, is_best, weighted
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
@@ -26,6 +26,12 @@ def test_in_top_counts_better_classes():
     logits = np.array([[0.1, 0.5, 0.3], [2.0, 2.0, 1.0], [2.0, 2.0, 1.0], [np.nan] * 3], np.float32)
     assert in_top(logits, np.array([2, 0, 1, 0]), 1).tolist() == [False, True, False, False]
     assert in_top(logits, np.array([2, 0, 1, 0]), 2).tolist() == [True, True, True, False]
+
+
+def test_is_best():
+    logits = np.array([[0.1, 0.5, 0.3], [2.0, 2.0, 1.0], [np.nan, 1.0, 0.0]], np.float32)
+    assert is_best(logits, np.array([2, 1, 0])).tolist() == [False, True, False]
+    assert is_best(logits, np.array([1, 0, 1])).tolist() == [True, True, False]
 
 
 def test_weighted_ignores_weight_zero():

@@ -43,7 +43,7 @@ def test_training_learns_and_logs(tmp_path):
     rows = logged(tmp_path)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(3, 61, 3))
     assert [row["step"] for row in rows if "validation/loss" in row] == list(range(5, 61, 5))
-    assert timing.steps == 59 and timing.shares()["data_wait_percent"] < 100
+    assert timing.steps == 60 and timing.report()["data_wait_percent"] < 100
 
 
 def test_logged_losses_are_means_over_the_steps_between(tmp_path):
@@ -130,7 +130,7 @@ def test_the_latest_and_the_best_checkpoints_are_kept(tmp_path):
     best = min(losses, key=losses.get)
     with Checkpoints(tmp_path / "checkpoints", policy) as checkpoints:
         assert set(checkpoints.steps()) >= {best, 20} and len(checkpoints.steps()) <= 3
-        assert checkpoints.best_step() == best
+        assert checkpoints.evaluation_steps() == [best]
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -157,3 +157,45 @@ def test_metrics_file_drops_lines_beyond_the_step_and_torn_lines(tmp_path):
         {"step": 2, "train/loss": 1.0},
         {"step": 3, "train/loss": "inf"},
     ]
+
+
+def test_patience_stops_after_evaluations_without_a_new_best(tmp_path):
+    """At learning rate 0 nothing improves after the first evaluation; a resumed run stops at the same step."""
+    policy = CheckpointPolicy(keep=2, best="validation/loss")
+
+    def train_frozen(folder, stop_at=None):
+        run = make_run(folder, steps=60, patience=3, learning_rate=0.0)
+
+        class Stop(Exception):
+            pass
+
+        class StopsEarly(Checkpoints):
+            def save(self, state, step, notes, metrics):
+                super().save(state, step, notes, metrics)
+                if step == stop_at:
+                    self._checkpointer.wait()
+                    raise Stop
+
+        try:
+            with StopsEarly(folder / "checkpoints", policy) as checkpoints:
+                fit(run, checkpoints)
+        except Stop:
+            return None
+        return [row["step"] for row in logged(folder) if "validation/loss" in row]
+
+    assert train_frozen(tmp_path / "whole") == [5, 10, 15, 20]
+    assert train_frozen(tmp_path / "stopped", stop_at=10) is None
+    assert train_frozen(tmp_path / "stopped") == [5, 10, 15, 20]
+    assert train_frozen(tmp_path / "stopped") == [5, 10, 15, 20]  # nothing left to do
+
+
+def test_what_is_best_must_be_measured(tmp_path):
+    with pytest.raises(
+        UserError, match=r"checkpoint\.best 'validation/bleu' is not measured: use one of validation/loss"
+    ):
+        train(tmp_path, policy=CheckpointPolicy(best="validation/bleu"))
+
+
+def test_averaging_needs_as_many_checkpoints():
+    with pytest.raises(UserError, match=r"checkpoint\.average is 5 and checkpoint\.keep 2"):
+        CheckpointPolicy(average=5)

@@ -64,14 +64,14 @@ class Points:
         return {"x": x, "y": (x @ [1.0, -2.0, 0.5] + 3).astype(np.float32), "index": indices.astype(np.int32)}
 
 
-def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, **options) -> Run:
+def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, learning_rate=0.05, **options) -> Run:
     """A run of the regression on all devices."""
     task, model = task or Regression(), Linear(dropout)
     options = TrainingOptions(
         **{"batch_size": 8, "duration": Duration(steps=steps), "log_every": 3, "evaluate_every": Duration(steps=5)}
         | options
     )
-    optimizer = build_optimizer(SGD(0.05, momentum=0.5), lambda step: 1.0)
+    optimizer = build_optimizer(SGD(learning_rate, momentum=0.5), lambda step: 1.0)
     mesh = make_mesh(MeshShape())
 
     def create():

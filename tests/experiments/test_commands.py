@@ -1,0 +1,159 @@
+"""The commands as a person uses them, from the text they print to the files they leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.predict import predict
+from experiments.run_folder import open_run
+from research.training.checkpoints import Checkpoints
+from research.training.loggers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+PHRASEBOOK, DIGITS = "configs/translation/phrasebook.py:tiny", "configs/vision/digits.py:tiny"
+SHAKESPEARE = "configs/language/shakespeare.py:tiny"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text("To be, or not to be, that is the question:\n" * 40)
+    return path
+
+
+@pytest.fixture(scope="module")
+def phrasebook_run(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phrasebook") / "run"
+    code, stdout, stderr = run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}")
+    assert code == 0, stderr
+    return folder, stdout
+
+
+def test_training_prints_five_translations_and_draws_attention(phrasebook_run):
+    folder, stdout = phrasebook_run
+    assert stdout.count("\n  -> ") == 5
+    maps = sorted(path.name for path in (folder / "attention").iterdir())
+    assert "decoder_layer_0_cross_attention.png" in maps and len(maps) == 3
+    assert all(Image.open(folder / "attention" / name).size[0] > 300 for name in maps)
+    layer = json.loads((folder / "attention.json").read_text())["layers"]["decoder/layer_0/cross_attention"]
+    weights = np.array(layer["weights"])
+    assert weights.shape == (2, len(layer["queries"]), len(layer["keys"]))
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=2e-3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["data"]["test"]["examples"] == 20 and "jax" in manifest["starts"][0]["packages"]
+    assert "experiments.train" in manifest["starts"][0]["command"]
+
+
+def test_predict_from_arguments_standard_input_and_python(phrasebook_run, run):
+    folder, _ = phrasebook_run
+    answers = predict(folder, ["5 days", "January 5, 2024"])
+    printed = run("predict", f"--workdir={folder}", "--format=jsonl", "5 days", "January 5, 2024")
+    assert [json.loads(line) for line in printed.stdout.splitlines()] == answers
+    piped = subprocess.run(
+        [sys.executable, "-m", "experiments.predict", f"--workdir={folder}"],
+        cwd=ROOT, input="5 days\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert piped.stdout == answers[0]["text"] + "\n"
+
+
+def test_predict_images(run, tmp_path):
+    assert run("train", f"--config={DIGITS}", f"--workdir={tmp_path / 'run'}").code == 0
+    Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "grey.png")
+    printed = run("predict", f"--workdir={tmp_path / 'run'}", "--format=jsonl", str(tmp_path / "grey.png"))
+    answer = json.loads(printed.stdout)
+    assert answer["label"] in "0123456789" and 0.1 <= answer["probability"] <= 1
+    (array_answer,) = predict(tmp_path / "run", [np.full((8, 8, 1), 200, np.uint8)])
+    assert array_answer["label"] == answer["label"]
+
+
+def test_predict_continues_a_text(run, tmp_path, text):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert run("train", f"--config={SHAKESPEARE}", workdir, f"--config.data.path={text}").code == 0
+    printed = run("predict", workdir, "To be")
+    assert printed.stdout.startswith("To be") and len(printed.stdout.strip("\n")) > 5
+
+
+@pytest.mark.parametrize(("config", "shown"), [(PHRASEBOOK, "'source'"), (DIGITS, "'label'"), (SHAKESPEARE, "'text'")])
+def test_inspect_shows_examples_and_a_batch(config, shown, run, text):
+    extra = [f"--config.data.path={text}"] if config == SHAKESPEARE else []
+    code, stdout, stderr = run("inspect", f"--config={config}", *extra)
+    assert code == 0, stderr
+    assert shown in stdout and "weight: float32 [8]" in stdout
+
+
+def test_inspect_lists_all_examples_as_jsonl(run):
+    printed = run("inspect", f"--config={PHRASEBOOK}", "--split=test", "--format=jsonl")
+    rows = [json.loads(line) for line in printed.stdout.splitlines()]
+    assert len(rows) == 20 and set(rows[0]) == {"source", "target"}
+
+
+def logged(folder):
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def final_state(folder):
+    experiment = open_run(folder)
+    with Checkpoints(folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        step = checkpoints.steps()[-1]
+        return step, jax.device_get(checkpoints.restore(experiment.run.abstract_state, step)[0])
+
+
+@pytest.mark.parametrize("config", [PHRASEBOOK, DIGITS, SHAKESPEARE])
+def test_kill_nine_and_the_same_command_give_the_same_bits(config, run, tmp_path, text):
+    """The process is killed once steps are being logged, with saves every two steps in flight, then run again."""
+    extra = [
+        "--config.checkpoint.every.steps=2",
+        "--config.training.duration.steps=60",
+        "--config.training.log_every=1",
+    ]
+    extra += [f"--config.data.path={text}"] if config == SHAKESPEARE else []
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run("train", f"--config={config}", f"--workdir={whole}", *extra).code == 0
+    command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={killed}", *extra]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stop_after = int(np.random.default_rng(len(config)).integers(5, 50))
+    while process.poll() is None and len(read_metrics(killed / "metrics.jsonl")) < stop_after:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "results.json").exists()
+    assert run("train", f"--config={config}", f"--workdir={killed}", *extra).code == 0
+    assert logged(whole) == logged(killed)
+    assert (whole / "results.json").read_text() == (killed / "results.json").read_text()
+    (step, one), (other_step, other) = final_state(whole), final_state(killed)
+    assert step == other_step == 60
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_eight_devices_train_the_same_model(run, tmp_path):
+    """The losses of 8 devices equal those of one, within what another order of summation explains."""
+    eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    assert run("train", f"--config={DIGITS}", f"--workdir={tmp_path / 'one'}").code == 0
+    done = run("train", f"--config={DIGITS}", f"--workdir={tmp_path / 'eight'}", **eight)
+    assert done.code == 0 and "on 8 x" in done.stdout
+    for one, other in zip(logged(tmp_path / "one"), logged(tmp_path / "eight"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_the_mean_of_the_last_checkpoints_is_evaluated(run, tmp_path):
+    folder = tmp_path / "run"
+    extra = ["--config.checkpoint.average=2", "--config.checkpoint.every.steps=2"]
+    assert run("train", f"--config={DIGITS}", f"--workdir={folder}", *extra).code == 0
+    experiment = open_run(folder)
+    with Checkpoints(folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        variables, step = experiment.variables(checkpoints)
+        states = [checkpoints.restore(experiment.run.abstract_state, saved)[0] for saved in (4, 6)]
+    assert step == 6
+    kernels = [np.float64(state.ema["head"]["kernel"]) for state in states]
+    assert (kernels[0] != kernels[1]).any()
+    np.testing.assert_allclose(variables["params"]["head"]["kernel"], np.mean(kernels, axis=0), atol=1e-7)

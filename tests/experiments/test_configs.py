@@ -1,0 +1,119 @@
+"""Every config is launched as `:tiny`: trained, completed, resumed, evaluated."""
+
+import gzip
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.experiment import SOURCES, build_experiment
+from research.config import choose, load
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
+LINES = {
+    "en": [f"a man with {n} dogs sits in the small green ho@@ use ." for n in range(40)],
+    "de": [f"ein mann mit {n} hunden sitzt im kleinen grünen ha@@ us ." for n in range(40)],
+}
+WMT14 = """
+import sys
+import tensorflow_datasets as tfds
+class Wmt14Translate(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="de-en")]
+    def _info(self):
+        features = tfds.features.Translation(languages=("de", "en"))
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("de", "en"))
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "validation", "test")}
+    def _generate_examples(self):
+        for n in range(60):
+            yield n, {"de": f"Guten Morgen, {n} schöne Hunde!", "en": f"Good morning, {n} fine dogs!"}
+Wmt14Translate(config="de-en", data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Small stand-ins for the files that configs read."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text.txt").write_text("To be, or not to be, that is the question:\n" * 40)
+    for split in ("train", "valid", "test.2016"):
+        for language, lines in LINES.items():
+            (folder / f"{split}.{language}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    subprocess.run([sys.executable, "-c", WMT14, str(folder / "tfds")], check=True, capture_output=True)
+    return folder
+
+
+def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
+    """The config with its data: a spec that may take more arguments, and overrides."""
+    if config in ("configs/translation/multi30k.py", "configs/theory/attention_ablation.py"):
+        return f"{config}:folder={data},", {}
+    if config == "configs/translation/wmt14.py":
+        return f"{config}:data_dir={data / 'tfds'},", {}
+    paths = {"configs/language/shakespeare.py": {"data.path": f"{data}/text.txt"}}
+    return f"{config}:", paths.get(config, {})
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_tiny_trains_to_the_end_and_says_so(config, data, tmp_path, run):
+    spec, overrides = spec_and_overrides(config, data)
+    arguments = [f"--config={spec}tiny", f"--workdir={tmp_path / 'run'}"]
+    arguments += [f"--config.{path}={value}" for path, value in overrides.items()]
+    code, stdout, stderr = run("train", *arguments)
+    assert code == 0, stderr
+    folder = tmp_path / "run"
+    results = json.loads((folder / "results.json").read_text())
+    assert results and all(math.isfinite(value) for value in results.values())
+    assert all(name.split("/")[0] in ("validation", "test") for name in results)
+    files = ["config.json", "manifest.json", "metrics.jsonl", "learning_curves.png", "checkpoints", "tensorboard"]
+    assert all((folder / name).exists() for name in files)
+    for figure in ("data_wait_percent", "host_milliseconds_per_step"):
+        assert figure in stdout
+    again = run("train", *arguments)
+    assert again.code == 0 and "complete" in again.stdout
+    evaluated = run("evaluate", f"--workdir={folder}")
+    assert evaluated.code == 0, evaluated.stderr
+    for name, value in results.items():
+        assert f"{name} {value:.4f}" in evaluated.stdout
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_full_size_builds_every_section(config, data, tmp_path):
+    spec, overrides = spec_and_overrides(config, data)
+    if "wmt14" in config:
+        overrides = {"task.tokenizer.vocab_size": "300", "training.batch_tokens": "256"}  # what 60 pairs can fill
+    experiment = build_experiment(load(spec.rstrip(",:"), overrides), tmp_path)
+    assert experiment.run.abstract_state.params and len(experiment.run.batches) > 100
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_docstring_states_command_hardware_and_expectation(config):
+    text = (ROOT / config).read_text()
+    assert f"--config={config}" in text and ("ardware" in text or "CPU" in text)
+
+
+def test_wmt14_translates_in_the_direction_of_its_name(data):
+    """The builder's own order is (de, en), whose default direction is German to English."""
+    import tensorflow_datasets.translate
+
+    order = tensorflow_datasets.translate.Wmt14Translate.builder_configs["de-en"].language_pair
+    assert order == ("de", "en")
+    for direction, source, target in (("en-de", "Good", "Guten"), ("de-en", "Guten", "Good")):
+        config = load(f"configs/translation/wmt14.py:direction={direction},data_dir={data / 'tfds'}")
+        example = choose(SOURCES, config.data, "data").examples("train")[0]
+        assert example["source"].startswith(source) and example["target"].startswith(target)
+
+
+def test_recurrent_baseline_and_raw_text_run(data, tmp_path, run):
+    for split, name in (("valid", "val"), ("test.2016", "test_2016_flickr")):
+        for language in ("en", "de"):
+            (data / f"{name}.{language}.gz").write_bytes((data / f"{split}.{language}.gz").read_bytes())
+    spec = f"configs/translation/multi30k.py:folder={data},model=rnn,data=raw,tiny"
+    done = run("train", f"--config={spec}", f"--workdir={tmp_path / 'run'}", "--config.task.tokenizer.vocab_size=300",
+               "--config.task.max_length=64")  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert "test/chrf" in done.stdout

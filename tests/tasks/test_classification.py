@@ -1,0 +1,48 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.data.digits import Digits
+from research.data.images import Augmentation
+from research.tasks.classification import Classification
+
+
+def test_mixup_mixes_images_and_losses_with_the_neighbour():
+    random = np.random.default_rng(0)
+    task = Classification(mixup=0.5, mean=0.0, deviation=1.0)
+    batch = {
+        "image": random.integers(0, 256, (4, 2, 2, 1), np.uint8),
+        "label": np.array([0, 3, 1, 2], np.int32),
+        "mix": np.array([1.0, 0.7, 0.2, 0.5], np.float32),
+        "weight": np.array([1, 1, 1, 0], np.float32),
+    }
+
+    def apply(images):  # the "model" is linear: its logits are the pixels
+        return images.reshape(4, 4) * 5, {}
+
+    metrics, _ = task.loss(apply, batch)
+    pixels, share = np.float64(batch["image"]).reshape(4, 4) / 255, np.float64(batch["mix"])[:, None]
+    logits = (share * pixels + (1 - share) * np.roll(pixels, 1, axis=0)) * 5
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows = np.arange(4)
+    own, other = -log_probabilities[rows, batch["label"]], -log_probabilities[rows, np.roll(batch["label"], 1)]
+    losses = share[:, 0] * own + (1 - share[:, 0]) * other
+    assert float(metrics["loss"][0]) == pytest.approx(losses[:3].sum(), rel=1e-5)
+    assert float(metrics["loss"][1]) == 3
+
+
+def test_mixup_and_augmentation_are_for_training_only():
+    examples = Digits().examples("train")[:8]
+    task = Classification(mixup=0.3, augmentation=Augmentation(shift=0.2))
+    rows = np.arange(8), np.zeros(8, np.int64)
+    train = task.dataset(examples, train=True, seed=0).batch(*rows, None)
+    evaluation = task.dataset(examples, train=False, seed=0).batch(*rows, None)
+    assert (train["mix"] >= 0).all() and (train["mix"] <= 1).all() and "mix" not in evaluation
+    assert (evaluation["image"] == np.stack([example["image"] for example in examples])).all()
+    assert (train["image"] != evaluation["image"]).any()
+
+
+def test_predictions_are_probabilities_with_names():
+    task = Classification(class_names=("cat", "dog"))
+    assert task.answer(np.array([0.2, 0.8])) == {"label": "dog", "probability": 0.8}
+    assert task.model_inputs({"image": jnp.full((1, 1, 1, 1), 255, jnp.uint8)})[0].item() == 1.0
