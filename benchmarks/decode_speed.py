@@ -6,7 +6,7 @@
 Both sides have the shape of the multi30k-tiny Transformer with random weights, the same sources, beam 5 and batch 64,
 float32, all cores, and an end marker too improbable to end anything: every sentence becomes 30 tokens. Each is warmed
 up, then they take turns, so that what else the machine does falls on both. Ours is `Translation.predict` as evaluation
-runs it, compiled; theirs is `generate`. PyTorch lives in an environment of its own, which needs nothing of this project.
+runs it, compiled; theirs is `generate`. PyTorch lives in an environment of its own.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Beam search with GNMT's length penalty (Wu et al. 2016, section 7), in one compiled loop."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -7,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from research.decoding.cache import Cache, gather_cache, repeat_cache
+from research.decoding.cache import Cache, gather_cache, map_rows, resize_cache
 from research.decoding.generate import Step
 from research.errors import UserError
+
+_CACHE_LENGTHS = (16, 32, 64, 128, 256, 512)
+"""Each compiles the step once more."""
 
 
 class _Beams(NamedTuple):
@@ -44,9 +48,8 @@ def beam_search(
     log p / ((5 + length) / 6)^length_penalty, where length counts the tokens after the prompt, the end token included
     (Wu et al. 2016, equation 14). A row stops when no live hypothesis can still outscore its n_best ended ones.
 
-    step: as for `generate`; called with `batch` rows of prompts, then with the `beam_size` hypotheses of each row in
-        consecutive rows. A token whose logit is -inf is never produced.
-    cache: of `batch` rows; entries that beams share keep so many (see `repeat_cache`).
+    step: as for `generate`; it sees one hypothesis of each row at a time. A token with logit -inf is never produced.
+    cache: of `batch` rows, as for `generate`. Its shared entries (a memory's keys and values) are not copied for beams.
     limit: tokens of each row, prompt included, at most `max_length`, which it is unless given.
     """
     _check(prompt.shape[1], beam_size, max_length, length_penalty, n_best)
@@ -63,26 +66,51 @@ def beam_search(
     def extend(index, beams, logits):
         return _extend(beams, logits, index, start, limit, end_token, length_penalty)
 
+    def rows(origin):
+        return (origin.T * batch + jnp.arange(batch)).reshape(-1)
+
     def body(state):
         index, beams, cache = state
-        logits, cache = step(beams.tokens[:, :, index - 1].reshape(-1, 1), cache, index - 1)
-        beams, origin = extend(index, beams, logits[:, -1].reshape(batch, beam_size, -1))
-        rows = origin + beam_size * jnp.arange(batch)[:, None]
-        return index + 1, beams, gather_cache(cache, rows.reshape(-1))
-
-    def running(state):
-        return (state[1].scores[:, 0] > -jnp.inf).any()
+        logits, cache = _step_beams(step, beams.tokens[:, :, index - 1].T[..., None], cache, index - 1)
+        beams, origin = extend(index, beams, logits[:, :, -1])
+        return index + 1, beams, gather_cache(cache, rows(origin))
 
     logits, cache = step(prompt, cache, jnp.int32(0))
-    beams, _ = extend(jnp.int32(start), beams, jnp.repeat(logits[:, -1:], beam_size, axis=1))
-    state = (jnp.int32(start + 1), beams, repeat_cache(cache, beam_size))
-    beams = jax.lax.while_loop(running, body, state)[1]
+    beams, origin = extend(jnp.int32(start), beams, jnp.repeat(logits[None, :, -1], beam_size, axis=0))
+    state = (jnp.int32(start + 1), beams, gather_cache(cache, rows(jnp.zeros_like(origin))))
+    # Short hypotheses need no long cache: what a step costs grows with its length.
+    for length in (*(size for size in _CACHE_LENGTHS if start < size and 3 * size <= 2 * max_length), max_length):
+
+        def running(state, length=length):
+            return (state[0] <= length) & (state[1].scores[:, 0] > -jnp.inf).any()
+
+        state = jax.lax.while_loop(running, body, (*state[:2], resize_cache(state[2], length)))
+    beams = state[1]
     return beams.ended_tokens, beams.ended_scores
+
+
+def _step_beams(
+    step: Step, tokens: Int[Array, "beams batch 1"], cache: Cache, index: Int[Array, ""]
+) -> tuple[Float[Array, "beams batch 1 vocab"], Cache]:
+    """A step of all beams, mapped, so that shared entries of the cache serve them all.
+
+    The other entries have beams * batch rows: row i of beam k is row k * batch + i.
+    """
+
+    def split(leaf, axis):
+        return leaf.reshape(*leaf.shape[:axis], len(tokens), -1, *leaf.shape[axis + 1 :])
+
+    def join(leaf, axis):
+        return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+    axes = map_rows(lambda leaf, axis: axis, cache, shared=lambda leaf: None)
+    logits, cache = jax.vmap(step, (0, axes, None), (0, axes))(tokens, map_rows(split, cache), index)
+    return logits, map_rows(join, cache)
 
 
 def _extend(
     beams: _Beams,
-    logits: Float[Array, "batch beams vocab"],
+    logits: Float[Array, "beams batch vocab"],
     index: Int[Array, ""],
     start: int,
     limit: Int[Array, "batch"],
@@ -90,11 +118,13 @@ def _extend(
     length_penalty: float,
 ) -> tuple[_Beams, Int32[Array, "batch beams"]]:
     """Hypotheses with their token at `index`, and the beam that each live one comes from."""
-    beam_size, vocab_size = logits.shape[1:]
-    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
-    ending = _without_nan(beams.scores + logits[..., end_token] - log_normaliser)
+    beam_size, _, vocab_size = logits.shape
     # Of a beam's beam_size + 1 best tokens at most one is the end token.
     values, tokens = _top_tokens(logits, min(beam_size + 1, vocab_size))
+    largest = values.max(axis=-1, keepdims=True)  # a slice of values would have XLA sort in place of its top-k
+    log_normaliser = (largest[..., 0] + jnp.log(jnp.exp(logits - largest).sum(axis=-1))).T
+    ending = _without_nan(beams.scores + logits[..., end_token].T - log_normaliser)
+    values, tokens = values.swapaxes(0, 1), tokens.swapaxes(0, 1)
     scores = _without_nan(beams.scores[..., None] + values - log_normaliser[..., None])
     scores, chosen = _top(jnp.where(tokens == end_token, -jnp.inf, scores), beam_size)
     origin = chosen // tokens.shape[-1]
@@ -118,17 +148,20 @@ def _extend(
     return _Beams(live_tokens, scores, ended_tokens, ended_scores), origin
 
 
-def _top_tokens(logits: Float[Array, "batch beams vocab"], count: int) -> tuple[Array, Array]:
+def _top_tokens(logits: Float[Array, "beams batch vocab"], count: int) -> tuple[Array, Array]:
     """`jax.lax.top_k` in two stages, since on a CPU it is slow on a whole vocabulary.
 
-    The largest logits lie in the `count` groups with the largest maxima; both stages look at about as many numbers.
+    The `count` largest logits are in the `count` groups with the largest maxima; both stages look at about as many.
     """
     vocab_size = logits.shape[-1]
     size = math.isqrt(vocab_size // count) + 1
-    padding = [(0, 0), (0, 0), (0, -vocab_size % size)]
-    maxima = jnp.pad(logits, padding, constant_values=-jnp.inf).reshape(*logits.shape[:2], -1, size).max(axis=-1)
-    _, groups = jax.lax.top_k(maxima, min(count, maxima.shape[-1]))
-    tokens = (jnp.sort(groups)[..., None] * size + jnp.arange(size)).reshape(*logits.shape[:2], -1)
+    num_groups = -(-vocab_size // size)
+    # Group i holds token i of each piece. Maxima of slices read the logits once; those of a reshaped array, twice.
+    *pieces, last = (logits[..., start : start + num_groups] for start in range(0, vocab_size, num_groups))
+    last = jnp.pad(last, [(0, 0), (0, 0), (0, num_groups - last.shape[-1])], constant_values=-jnp.inf)
+    _, groups = jax.lax.top_k(functools.reduce(jnp.maximum, pieces, last), min(count, num_groups))
+    tokens = groups[..., None] + num_groups * jnp.arange(len(pieces) + 1)
+    tokens = tokens.reshape(*groups.shape[:2], -1)
     values = jnp.take_along_axis(logits, tokens, axis=-1, mode="fill", fill_value=-jnp.inf)
     values, chosen = jax.lax.top_k(values, count)
     return values, jnp.minimum(jnp.take_along_axis(tokens, chosen, axis=-1), vocab_size - 1)

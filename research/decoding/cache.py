@@ -36,17 +36,31 @@ def init_cache(
 
 def gather_cache(cache: Cache, rows: Int[Array, "new_batch"]) -> Cache:
     """The cache whose row i is row `rows[i]` of the given one; rows may repeat. Shared entries stay as they are."""
-    return _map_rows(lambda leaf, axis: jnp.take(leaf, rows, axis=axis, mode="clip"), cache)
+    return map_rows(lambda leaf, axis: jnp.take(leaf, rows, axis=axis, mode="clip"), cache)
 
 
-def repeat_cache(cache: Cache, times: int) -> Cache:
-    """The cache with each row `times` in a row. Shared entries stay as they are: one of their rows serves them all."""
-    return _map_rows(lambda leaf, axis: jnp.repeat(leaf, times, axis=axis), cache)
+def resize_cache(cache: Cache, length: int) -> Cache:
+    """The cache cut to `length` tokens, or with zeros up to there. Shared entries and states have no such length."""
+
+    def resize(path, leaf):
+        names = {entry.key for entry in path}
+        if SHARED in names or not names & {"cached_key", "cached_value"}:
+            return leaf
+        axis = 2 if SCANNED in names else 1
+        leaf = jax.lax.slice_in_dim(leaf, 0, min(length, leaf.shape[axis]), axis=axis)
+        missing = [(0, length - leaf.shape[axis] if each == axis else 0) for each in range(leaf.ndim)]
+        return jnp.pad(leaf, missing)
+
+    return jax.tree.map_with_path(resize, cache)
 
 
-def _map_rows(function: Callable[[Array, int], Array], cache: Cache) -> Cache:
+def map_rows(
+    function: Callable[[Array, int], Any], cache: Cache, shared: Callable[[Array], Any] = lambda leaf: leaf
+) -> Any:
+    """The pytree of `function(leaf, batch axis)`, and of `shared(leaf)` for shared entries."""
+
     def apply(path, leaf):
         names = {entry.key for entry in path}
-        return leaf if SHARED in names else function(leaf, 1 if SCANNED in names else 0)
+        return shared(leaf) if SHARED in names else function(leaf, 1 if SCANNED in names else 0)
 
     return jax.tree.map_with_path(apply, cache)

@@ -31,7 +31,11 @@ def attention_weights(
     batch, queries, heads, head_size = query.shape
     keys, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_size)
-    logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32)
+    if queries == 1:
+        # A product of matrices would copy all keys into another order first; this reads them as they lie.
+        logits = (grouped.astype(jnp.float32) * key[:, :, :, None]).sum(axis=-1).transpose(0, 2, 3, 1)
+    else:
+        logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32)
     logits = logits.reshape(batch, heads, queries, keys) * head_size**-0.5
     if bias is not None:
         logits += bias
@@ -47,6 +51,8 @@ def weighted_values(
     batch, heads, queries, keys = weights.shape
     kv_heads = value.shape[2]
     grouped = weights.astype(value.dtype).reshape(batch, kv_heads, heads // kv_heads, queries, keys)
+    if queries == 1:
+        return (grouped.transpose(0, 4, 1, 2, 3) * value[:, :, :, None]).sum(axis=1).reshape(batch, queries, heads, -1)
     return jnp.einsum("bhgqk,bkhd->bqhgd", grouped, value).reshape(batch, queries, heads, -1)
 
 
@@ -118,8 +124,7 @@ class MultiHeadAttention(nn.Module):
         cache_index: where the first token of x stands, None without a cache. Self-attention stores its keys and values
             from there on and attends to all positions up to each token's own (`mask` then spans the cache);
             cross-attention stores those of the memory, or reads the stored ones when there is no memory. A cache that
-            does not exist is created with the length of x (or of the memory). A stored memory may have fewer rows than
-            x: each serves equally many consecutive rows of x, such as the beams of one source.
+            does not exist is created with the length of x (or of the memory).
         """
         if self.cross and self.position != "none":
             raise ValueError(f"position {self.position!r} relates tokens of one sequence: cross-attention takes none")
@@ -146,11 +151,7 @@ class MultiHeadAttention(nn.Module):
                 past = (jnp.arange(key.shape[1]) <= query_positions[:, None])[None, None]
                 mask = past if mask is None else past & mask
 
-        # Rows that share a memory become more queries of one row: the memory is not copied.
-        mask, bias = (array if array is None else _fold(array, query, len(key)) for array in (mask, bias))
-        folded = query.reshape(len(key), -1, *query.shape[2:])
-        attended = self._attend(folded, key, value, query_positions, mask, bias, train)
-        attended = attended.reshape(*x.shape[:2], self.num_heads, value_size)
+        attended = self._attend(query, key, value, query_positions, mask, bias, train)
         return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.use_bias, kernel_init=self.out_init, name="out")(
             attended
         )
@@ -233,15 +234,6 @@ def _dropout(weights: Array, rate: float, rng: Array | None) -> Array:
         return weights
     keep = jax.random.bernoulli(rng, 1 - rate, weights.shape)
     return jnp.where(keep, weights / (1 - rate), 0)
-
-
-def _fold(mask: Array, query: Array, rows: int) -> Array:
-    """A mask or bias for the queries of `rows` groups of consecutive rows, each group made one row."""
-    if len(query) == rows:
-        return mask
-    heads, keys = mask.shape[1], mask.shape[3]
-    mask = jnp.broadcast_to(mask, (len(query), heads, query.shape[1], keys))
-    return mask.reshape(rows, -1, heads, query.shape[1], keys).swapaxes(1, 2).reshape(rows, heads, -1, keys)
 
 
 def _divisors(number: int) -> str:

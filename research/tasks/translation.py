@@ -122,7 +122,7 @@ class Translation:
                 {**variables, "cache": cache},
                 tokens,
                 memory,
-                jnp.repeat(valid, len(tokens) // len(valid), axis=0),
+                valid,
                 cache_index=index,
                 method="decode",
                 mutable=["cache"],

@@ -79,14 +79,12 @@ class Checkpoints:
         """Turns a failed write into a UserError. Orbax reports one of the background at the next call."""
         try:
             yield
-        except (ValueError, OSError) as error:
-            full = "No space left" in str(error)
-            if not full and not isinstance(error, OSError):
-                raise
+        except (ValueError, OSError, RuntimeError) as error:  # TensorStore has no error class of its own
+            words = " ".join(str(error).split())
+            reason = "no space left on the disk" if "No space left" in words else words.partition("; ")[0][:200]
             saved = self.steps()
             raise UserError(
-                f"a checkpoint cannot be written to {self._checkpointer.directory} "
-                f"({'no space left on the disk' if full else error}); "
+                f"a checkpoint cannot be written to {self._checkpointer.directory} ({reason}); "
                 + (f"the last good one is step {saved[-1]}" if saved else "none was saved before")
                 + ": make room and run the same command again"
             ) from error

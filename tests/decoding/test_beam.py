@@ -12,7 +12,7 @@ from tests.decoding.beam_reference import final_score, reference_beam_search
 
 VOCAB, BOS, END, PAD = 4, 0, 2, -1
 LENGTH = 6  # with BOS
-ALPHAS = [0.0, 0.6, 1.0, 2.0]
+ALPHAS = [0.0, 0.6, 1.5]
 
 
 def make_tables(seed, batch=3):
@@ -40,9 +40,7 @@ def search(tables, *, prompt=None, forbidden=(), spoil=None, log=None, **options
         if log is not None:
             jax.debug.callback(lambda index: log.append(int(index)), index, ordered=True)
         prefix = jax.lax.dynamic_update_slice_in_dim(cache["self"], tokens, index, axis=1)
-        beams = len(tokens) // batch
-        table = jnp.repeat(cache["cross_attention"], beams, axis=0)
-        picked = jnp.take_along_axis(table, prefix[:, :, None, None], axis=2)[:, :, 0]
+        picked = jnp.take_along_axis(cache["cross_attention"], prefix[:, :, None, None], axis=2)[:, :, 0]
         written = jnp.arange(LENGTH) < index + tokens.shape[1]
         logits = jnp.where(written[None, :, None], picked, 0.0).sum(axis=1)[:, None]
         if spoil is not None:
@@ -82,34 +80,30 @@ def exhaustive(table, limit, length_penalty):
 
 
 @pytest.mark.parametrize("length_penalty", ALPHAS)
-@pytest.mark.parametrize("seed", range(4))
-def test_a_beam_of_all_sequences_finds_what_exhaustive_search_finds(seed, length_penalty):
-    tables, limit = make_tables(seed), np.array([5, 4, 2])
+def test_a_beam_of_all_sequences_finds_what_exhaustive_search_finds(length_penalty):
+    tables, limit = make_tables(0, batch=15), np.tile([5, 4, 2], 5)
     options = {"length_penalty": length_penalty, "limit": limit}
     expected = [exhaustive(*row, length_penalty) for row in zip(tables, limit, strict=True)]
     for n_best in (1, 12):
         tokens, scores = search(tables, beam_size=VOCAB**4, n_best=n_best, **options)
         for row in range(len(tables)):
             assert_equal(tokens[row], scores[row], expected[row])
-    # The limit of row 2 leaves room for one token, so that it has only as many hypotheses as there are tokens.
-    assert np.isfinite(scores).sum(axis=1).tolist() == [12, 12, VOCAB]
-    for beam_size in (1, 2, 3):
-        scores = search(tables, beam_size=beam_size, **options)[1]
-        assert (scores[:, 0] <= np.array([row[0][0] for row in expected]) + 1e-5).all()
+    # A limit of 2 leaves room for one token, so that there are only as many hypotheses as there are tokens.
+    assert np.isfinite(scores).sum(axis=1).tolist() == [12, 12, VOCAB] * 5
+    scores = search(tables, beam_size=2, **options)[1]
+    assert (scores[:, 0] <= np.array([row[0][0] for row in expected]) + 1e-5).all()
 
 
 @pytest.mark.parametrize("length_penalty", ALPHAS)
-@pytest.mark.parametrize("beam_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("n_best", [1, 4])
-def test_small_beams_equal_the_reference_that_never_stops_early(beam_size, length_penalty, n_best):
-    for seed in range(5):
-        tables, limit = make_tables(10 + seed), np.array([6, 5, 3])
-        options = {"beam_size": beam_size, "length_penalty": length_penalty}
-        tokens, scores = search(tables, n_best=n_best, limit=limit, **options)
-        for row, table in enumerate(tables):
-            follow = next_log_probabilities(table)
-            expected = reference_beam_search(follow, [BOS], limit=int(limit[row]), end_token=END, **options)
-            assert_equal(tokens[row], scores[row], expected)
+@pytest.mark.parametrize(("beam_size", "n_best"), [(1, 1), (2, 1), (2, 4), (5, 1), (5, 4)])
+def test_small_beams_equal_the_reference_that_never_stops_early(beam_size, n_best, length_penalty):
+    tables, limit = make_tables(1, batch=30), np.tile([6, 5, 3], 10)
+    options = {"beam_size": beam_size, "length_penalty": length_penalty}
+    tokens, scores = search(tables, n_best=n_best, limit=limit, **options)
+    for row, table in enumerate(tables):
+        follow = next_log_probabilities(table)
+        expected = reference_beam_search(follow, [BOS], limit=int(limit[row]), end_token=END, **options)
+        assert_equal(tokens[row], scores[row], expected)
 
 
 def test_a_prompt_of_several_tokens_is_kept_and_its_length_not_counted():
@@ -163,22 +157,23 @@ def test_a_hypothesis_that_turns_the_model_to_nan_spoils_no_other():
 
 def test_stops_as_soon_as_no_live_hypothesis_can_win():
     tables, log = np.zeros((2, LENGTH, VOCAB, VOCAB)), []
-    tables[:, 0, :, END] = 10.0  # the first step all but ends; later ones are even
+    tables[:, 0, :, END] = 10.0  # every hypothesis all but surely ends at once
     search(tables, log=log)
     assert log == [0]
     log.clear()
     search(tables, log=log, n_best=9)
-    assert log == [0, 1, 2]
+    # 1 + 3 + 3 + 3 hypotheses have ended by then, and the limit would be one step later.
+    assert log == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("vocab_size", [2, 5, 97, 100, 101])
+@pytest.mark.parametrize("vocab_size", [2, 97, 101])
 @pytest.mark.parametrize("beam_size", [1, 4, 30])
 def test_the_best_tokens_of_vocabularies_of_any_size_are_found(vocab_size, beam_size):
     """One step of distinct scores: the cut hypotheses are the best tokens of the whole vocabulary."""
     logits = np.random.default_rng(vocab_size).permutation(vocab_size)[None] / 10
 
     def step(tokens, cache, index):
-        return jnp.float32(logits)[:, None], cache
+        return jnp.repeat(jnp.float32(logits)[:, None], len(tokens), axis=0), cache
 
     found, scores = beam_search(
         step,

@@ -69,7 +69,7 @@ def count_step(log, tokens, cache, index):
     return jax.nn.one_hot((tokens + 1) % VOCAB, VOCAB), cache
 
 
-def count_on(log, prompt, lengths, max_length, end_token, prefill=1):
+def count_on(log, prompt, lengths, max_length, end_token, prefill=1, limit=None):
     tokens = generate(
         functools.partial(count_step, log),
         jnp.zeros(len(prompt)),
@@ -81,6 +81,7 @@ def count_on(log, prompt, lengths, max_length, end_token, prefill=1):
         choose=greedy,
         rng=jax.random.key(0),
         prefill=prefill,
+        limit=None if limit is None else jnp.array(limit),
     )
     jax.effects_barrier()
     return tokens.tolist()
@@ -90,6 +91,13 @@ def test_stops_when_every_row_has_ended():
     log = []
     tokens = count_on(log, [[3], [1]], [1, 1], 8, end_token=4)
     assert tokens == [[3, 4, -1, -1, -1, -1, -1, -1], [1, 2, 3, 4, -1, -1, -1, -1]]
+    assert log == [0, 1, 2]
+
+
+def test_a_row_ends_at_its_limit():
+    log = []
+    tokens = count_on(log, [[3, 0], [1, 2]], [1, 2], 8, end_token=6, limit=[3, 4])
+    assert tokens == [[3, 4, 5, -1, -1, -1, -1, -1], [1, 2, 3, 4, -1, -1, -1, -1]]
     assert log == [0, 1, 2]
 
 

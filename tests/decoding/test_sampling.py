@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.decoding.sampling import greedy, sampler, truncate
+from research.decoding.sampling import forbid, greedy, sampler, truncate
 from research.errors import UserError
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 7)) * 2
@@ -45,6 +45,12 @@ def test_frequencies_are_the_softmax_of_what_is_kept(temperature, top_k, top_p):
     expected = np.zeros(len(logits))
     expected[kept] = np.exp(logits[kept] / temperature) / np.exp(logits[kept] / temperature).sum()
     np.testing.assert_allclose(np.bincount(tokens, minlength=len(logits)) / draws, expected, atol=0.015)
+
+
+def test_forbidden_tokens_have_no_probability_and_the_others_keep_their_logits():
+    forbidden = forbid(jnp.float32(LOGITS), [0, 5])
+    assert (forbidden[:, [0, 5]] == -jnp.inf).all()
+    np.testing.assert_array_equal(np.delete(forbidden, [0, 5], axis=1), np.delete(np.float32(LOGITS), [0, 5], axis=1))
 
 
 def test_greedy_takes_the_largest():
