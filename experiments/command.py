@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from research.config import suggestion
@@ -81,5 +82,8 @@ def _keep_memory() -> None:
 def _quiet() -> None:
     """Libraries log what is wrong, not what they are doing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for name, level in (("", logging.ERROR), ("jax", logging.ERROR), ("absl", logging.CRITICAL)):
+    levels = {"": logging.ERROR, "jax": logging.ERROR, "absl": logging.CRITICAL, "asyncio": logging.CRITICAL}
+    for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
+    # What fails in a thread of Orbax or Grain is raised again in the main thread, where it becomes one sentence.
+    threading.excepthook = lambda arguments: None
