@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from research.models.gpt import GPT
 from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
 from research.models.vit import ViT
-from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh, replicated
+from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
+from research.parallel.sharding import with_shardings
 from research.tasks.classification import Classification
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.task import Task
@@ -69,6 +70,7 @@ class Experiment:
     source: Any
     task: Task
     model: Any
+    mesh_shape: MeshShape
     mesh: Mesh
     options: TrainingOptions
     checkpoint: CheckpointPolicy
@@ -94,10 +96,7 @@ class Experiment:
         optimizer_config = choose(OPTIMIZERS, self.config.optimizer, "optimizer")
         optimizer = build_optimizer(optimizer_config, factor)
         create = self._create_state(optimizer)
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(self.mesh)),
-            jax.eval_shape(create),
-        )
+        abstract = self._abstract_state(create)
         check_patterns(optimizer_config, abstract.params)
         return Run(
             folder=self.folder,
@@ -105,12 +104,12 @@ class Experiment:
             step=self._step(optimizer),
             mesh=self.mesh,
             clock=clock,
-            batches=Batches(dataset, plan, total),
+            batches=Batches.on_mesh(dataset, plan, total, self.mesh, options.accumulate),
             validation=self.source.examples("validation") if "validation" in self.source.splits else None,
             evaluator=self.evaluator,
             learning_rate=jax.jit(lambda step: optimizer_config.learning_rate * factor(step)),
             abstract_state=abstract,
-            create_state=jax.jit(create, out_shardings=replicated(self.mesh)),
+            create_state=jax.jit(create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract)),
         )
 
     def _plan(self, dataset: Dataset) -> Plan:
@@ -119,9 +118,8 @@ class Experiment:
             if options.batch_size is None:
                 raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
             return Shuffled(len(dataset), options.batch_size, self.seed)
-        multiple = batch_ways(self.mesh) * options.accumulate
         sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
-        buckets = make_buckets(lengths, options.buckets, multiple=multiple, **sizes)
+        buckets = make_buckets(lengths, options.buckets, **sizes)
         return Bucketed(lengths, dataset.tokens(), buckets, self.seed)
 
     @functools.cached_property
@@ -138,10 +136,7 @@ class Experiment:
         steps = checkpoints.evaluation_steps()
         if not steps:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(self.mesh)),
-            jax.eval_shape(self._create_state(None)),
-        )
+        abstract = self._abstract_state(self._create_state(None))
         variables = checkpoints.restore_variables(abstract, steps[0])
         for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
             newer = checkpoints.restore_variables(abstract, step)
@@ -160,6 +155,10 @@ class Experiment:
             return create_state(self.model, inputs, optimizer or optax.identity(), seed=self.seed, ema=ema)
 
         return create
+
+    def _abstract_state(self, create: Callable[[], TrainState]) -> TrainState:
+        state = jax.eval_shape(create)
+        return with_shardings(state, state.params, self.mesh, self.mesh_shape.rules)
 
     @functools.cached_property
     def sample_batch(self) -> Mapping[str, np.ndarray]:
@@ -188,7 +187,8 @@ def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
         raise UserError(f"seed is {config.seed!r}: use a whole number")
     options = build(TrainingOptions, config.training, "training")
     Precision.parse(options.precision)
-    mesh = make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
+    mesh_shape = build(MeshShape, config.get("mesh", {}), "mesh")
+    mesh = make_mesh(mesh_shape)
     if options.batch_size is not None:
         check_batch_size(options.batch_size, mesh, options.accumulate, "training.batch_size")
     checkpoint = build(CheckpointPolicy, config.get("checkpoint", {}), "checkpoint")
@@ -199,4 +199,4 @@ def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
     source = choose(SOURCES, config.data, "data")
     task = choose(TASKS, config.task, "task").prepare(source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
-    return Experiment(config, folder, source, task, model, mesh, options, checkpoint)
+    return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint)

@@ -8,8 +8,10 @@ import absl.flags
 import grain.python as grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from research.data.plans import Plan
+from research.parallel.mesh import batch_share, batch_ways
 
 Batch = dict[str, np.ndarray]
 
@@ -37,7 +39,9 @@ class Dataset(Protocol):
 class Batches:
     """Random access to this process's rows of the batch of every step: a sequence of `num_steps` dicts of arrays.
 
-    share: (index, count) of the processes that read a batch together.
+    share: (index, count) of the parts that processes read of a batch together. multiple, length_multiple: batches are
+    filled up with padding to a number of rows, and to a length, that devices can share. Plans know nothing of devices,
+    so that a run can go on with any number of them.
 
     To the dataset's arrays it adds `weight` (float32 [batch]): 1 for an example, 0 for padding.
     """
@@ -45,19 +49,31 @@ class Batches:
     dataset: Dataset
     plan: Plan
     num_steps: int
-    share: tuple[int, int] = dataclasses.field(default_factory=lambda: (jax.process_index(), jax.process_count()))
+    share: tuple[int, int] = (0, 1)
+    multiple: int = 1
+    length_multiple: int = 1
+
+    @classmethod
+    def on_mesh(cls, dataset: Dataset, plan: Plan, num_steps: int, mesh: Mesh, accumulate: int = 1) -> "Batches":
+        """The batches as a mesh needs them, cut into `accumulate` micro-batches."""
+        multiple = batch_ways(mesh) * accumulate
+        return cls(dataset, plan, num_steps, batch_share(mesh), multiple, mesh.shape["sequence"])
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Batch:
         selection = self.plan(step)
-        process, num_processes = self.share
-        count = len(selection.indices) // num_processes
+        missing = -len(selection.indices) % self.multiple
+        indices = np.pad(selection.indices, (0, missing), constant_values=-1)
+        epochs = np.pad(selection.epochs, (0, missing))
+        process, num_parts = self.share
+        count = len(indices) // num_parts
         rows = slice(count * process, count * (process + 1))
-        indices = selection.indices[rows]
+        indices, epochs = indices[rows], epochs[rows]
+        length = selection.length and -(-selection.length // self.length_multiple) * self.length_multiple
         # Padding rows read some existing example; their weight makes it count for nothing.
-        arrays = self.dataset.batch(np.maximum(indices, 0), selection.epochs[rows], selection.length)
+        arrays = self.dataset.batch(np.maximum(indices, 0), epochs, length)
         return {**arrays, "weight": (indices >= 0).astype(np.float32)}
 
 

@@ -92,11 +92,10 @@ def make_buckets(
     *,
     batch_size: int | None = None,
     batch_tokens: int | None = None,
-    multiple: int = 1,
 ) -> tuple[Bucket, ...]:
     """At most `count` buckets whose lengths waste the fewest padding tokens on examples of these lengths.
 
-    Batches have `batch_size` examples, or about `batch_tokens` tokens, padding included; a multiple of `multiple`.
+    Batches have `batch_size` examples, or about `batch_tokens` tokens, padding included.
     """
     candidates, counts = np.unique(lengths, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
@@ -114,7 +113,7 @@ def make_buckets(
             break
         ends.append(int(candidates[end - 1]))
         end = cut[end - 1]
-    sizes = [batch_size or max(batch_tokens // length // multiple, 1) * multiple for length in ends]
+    sizes = [batch_size or max(batch_tokens // length, 1) for length in ends]
     return tuple(Bucket(length, size) for length, size in sorted(zip(ends, sizes, strict=True)))
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from research.layers.transformer import SCANNED
+from research.parallel.sharding import SCANNED
 
 Cache = Any
 """A pytree of arrays."""

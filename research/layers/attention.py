@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.errors import UserError
 from research.layers.positions import rotary
+from research.layers.ring import ring_attention
+from research.parallel.mesh import ways
 
 Mask = Bool[Array, "#batch #heads #queries #keys"]
 Bias = Float[Array, "#batch #heads #queries #keys"]
@@ -69,8 +71,13 @@ def dot_product_attention(
     """softmax(query · key / sqrt(head_size) + bias) · value (equation 1), softmax in float32.
 
     Accelerators use `jax.nn.dot_product_attention` (cuDNN's flash attention where it applies); the CPU, dropout on the
-    weights and values of another size than the keys use the formula as it stands.
+    weights and values of another size than the keys use the formula as it stands. Under a mesh that splits sequences
+    it is ring attention.
     """
+    if ways("sequence") > 1:
+        shape = (len(query), query.shape[2], query.shape[1], key.shape[1])
+        factors = _dropout(jnp.ones(shape), dropout, dropout_rng) if dropout else None
+        return ring_attention(query, key, value, mask=mask, bias=bias, weight_factors=factors)
     if jax.default_backend() == "cpu" or dropout or value.shape[-1] != key.shape[-1]:
         weights = _dropout(attention_weights(query, key, mask=mask, bias=bias), dropout, dropout_rng)
         return weighted_values(weights, value)

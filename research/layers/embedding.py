@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from research.errors import UserError
+from research.parallel.mesh import whole_rows
 
 float32_dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 """For a `nn.Dense` that makes logits: float32 results whatever the inputs' dtype."""
@@ -26,12 +27,15 @@ class TokenEmbedding(nn.Module):
 
     def __call__(self, tokens: Int[Array, "*lengths"]) -> Float[Array, "*lengths width"]:
         """Vectors of the tokens; a token from `vocab_size` on gives NaN."""
-        x = jnp.take(self.embedding, tokens, axis=0)
+        x = jnp.take(whole_rows(self.embedding), tokens, axis=0)
         return x * self.width**0.5 if self.scale else x
 
-    def attend(self, x: Float[Array, "*lengths width"]) -> Float32[Array, "*lengths vocab"]:
-        """Logits of the tokens: the table is the output projection too."""
-        return jnp.einsum("...d,vd->...v", x, self.embedding, preferred_element_type=jnp.float32)
+
+def vocabulary_logits(
+    x: Float[Array, "*lengths width"], table: Float[Array, "vocab width"]
+) -> Float32[Array, "*lengths vocab"]:
+    """Logits of the tokens: the table of an embedding, as a projection (Press & Wolf 2017)."""
+    return jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
 
 
 class PatchEmbedding(nn.Module):

@@ -12,9 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 from research.layers.attention import MultiHeadAttention
 from research.layers.feed_forward import Activation, FeedForward
 from research.layers.positions import RelativeBias
+from research.parallel.mesh import shard_activations
+from research.parallel.sharding import SCANNED
 
-SCANNED = "layers"
-"""Name of the scanned layers: a variable below it has a leading layer axis."""
+REMAT = {"none": None, "full": None, "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+"""What of a layer's activations is kept for the backward pass: all; its input alone; what its weights were applied to
+as well, so that only attention and element-wise functions are computed again."""
 
 
 class TransformerLayer(nn.Module):
@@ -111,7 +114,7 @@ class TransformerStack(nn.Module):
         layer: makes one layer: a functools.partial of TransformerLayer.
         stochastic_depth: probability of leaving out a sub-layer of the last layer, growing linearly from 0 in the
             first (Huang et al. 2016).
-        remat: compute activations again in the backward pass instead of keeping them.
+        remat: which activations the backward pass computes again instead of keeping them, a name in `REMAT`.
         scan: one compiled layer for all: compile time no longer grows with depth.
         final_norm: LayerNorm after the last layer, which pre-LN needs.
         relative_bias: T5's relative bias on self-attention, one table for all layers; "causal" has buckets for the
@@ -121,7 +124,7 @@ class TransformerStack(nn.Module):
     layer: Callable[..., TransformerLayer]
     num_layers: int
     stochastic_depth: float = 0.0
-    remat: bool = False
+    remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
     final_norm: bool = False
     relative_bias: Literal["none", "bidirectional", "causal"] = "none"
@@ -156,11 +159,12 @@ class TransformerStack(nn.Module):
                 drop_rate=drop_rate,
                 train=train,
             )
-            return x, None
+            return shard_activations(x), None
 
-        if self.remat:
+        x = shard_activations(x)
+        if self.remat != "none":
             # Inside a scan the compiler cannot merge the second computation with the first anyway.
-            run = nn.remat(run, prevent_cse=not self.scan)
+            run = nn.remat(run, prevent_cse=not self.scan, policy=REMAT[self.remat])
         drop = train and self.stochastic_depth > 0
         drop_rates = jnp.linspace(0.0, self.stochastic_depth, self.num_layers) if drop else None
         if self.scan:

@@ -5,9 +5,9 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float, Float32, Int
 
-from research.layers.embedding import TokenEmbedding
+from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
 from research.layers.masks import causal_mask, segment_mask
 from research.layers.positions import LearnedPositions, segment_positions
@@ -35,10 +35,9 @@ class GPT(nn.Module):
     num_kv_heads: int | None = None
     activation: Activation = "gelu_tanh"
     positions: Literal["learned", "rotary"] = "learned"
-    remat: bool = False
+    remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 
-    @nn.compact
     def __call__(
         self,
         tokens: Int[Array, "batch length"],
@@ -54,6 +53,20 @@ class GPT(nn.Module):
             calls without a cache.
         cache_index: where the first token stands in the collection "cache", None without a cache.
         """
+        x, table = self.features(tokens, segments=segments, positions=positions, cache_index=cache_index, train=train)
+        return vocabulary_logits(x, table)
+
+    @nn.compact
+    def features(
+        self,
+        tokens: Int[Array, "batch length"],
+        *,
+        segments: Int[Array, "batch length"] | None = None,
+        positions: Int[Array, "... length"] | None = None,
+        cache_index: int | Int[Array, ""] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
+        """What the logits of `__call__` are the product of: a state for each token, and the output table."""
         length = tokens.shape[1]
         if positions is None and segments is not None:
             positions = segment_positions(segments)
@@ -88,4 +101,4 @@ class GPT(nn.Module):
             layer, self.num_layers, remat=self.remat, scan=self.scan, final_norm=True, name="decoder"
         )
         x = stack(x, mask=mask, positions=positions, cache_index=cache_index, train=train)
-        return embedding.attend(x)
+        return x, embedding.embedding

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.errors import UserError
 from research.layers.attention import attention_weights, weighted_values
-from research.layers.embedding import TokenEmbedding, float32_dot_general
+from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.masks import padding_mask
 
 State = dict[str, Array]
@@ -45,8 +45,7 @@ class RNNSeq2Seq(nn.Module):
         if self.share_embeddings:
             self.embedding = embedding()
         else:
-            self.source_embedding, self.target_embedding = embedding(), embedding()
-            self.head = nn.Dense(self.vocab_size, use_bias=False, dot_general=float32_dot_general)
+            self.source_embedding, self.target_embedding, self.output_embedding = embedding(), embedding(), embedding()
         self.embedding_dropout, self.output_dropout = nn.Dropout(self.dropout), nn.Dropout(self.dropout)
         self.encoder = LSTMEncoder(self.num_layers, self.dropout)
         self.decoder = LSTMDecoder(self.num_layers, self.dropout)
@@ -60,8 +59,19 @@ class RNNSeq2Seq(nn.Module):
         train: bool = False,
     ) -> Float32[Array, "batch target vocab"]:
         """Logits of the token that follows each token of the target (which starts with the start marker)."""
+        return vocabulary_logits(*self.features(source, target, source_valid, train=train))
+
+    def features(
+        self,
+        source: Int[Array, "batch source"],
+        target: Int[Array, "batch target"],
+        source_valid: Bool[Array, "batch source"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch target width"], Float[Array, "vocab width"]]:
+        """What the logits of `__call__` are the product of: a state for each token, and the output table."""
         memory = self.encode(source, source_valid, train=train)
-        return self.decode(target, memory, source_valid, train=train)
+        return self._decode(target, memory, source_valid, train=train), self._output_table()
 
     def encode(
         self, source: Int[Array, "batch source"], source_valid: Bool[Array, "batch source"], *, train: bool = False
@@ -88,11 +98,17 @@ class RNNSeq2Seq(nn.Module):
         cache_index: where the first token of `target` stands; None without a cache. 0 starts anew, any other
             continues from where the last call ended.
         """
+        x = self._decode(target, memory, source_valid, cache_index, train)
+        return vocabulary_logits(x, self._output_table())
+
+    def _decode(self, target, memory, source_valid, cache_index=None, train=False):
         x = (self.embedding if self.share_embeddings else self.target_embedding)(target)
         x = self.embedding_dropout(x, deterministic=not train)
         x = self.decoder(x, memory, source_valid, cache_index=cache_index, train=train)
-        x = self.output_dropout(x, deterministic=not train)
-        return self.embedding.attend(x) if self.share_embeddings else self.head(x)
+        return self.output_dropout(x, deterministic=not train)
+
+    def _output_table(self):
+        return (self.embedding if self.share_embeddings else self.output_embedding).embedding
 
 
 class LSTMEncoder(nn.Module):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from research.layers.embedding import TokenEmbedding, float32_dot_general
+from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
 from research.layers.masks import causal_mask, padding_mask
 from research.layers.positions import LearnedPositions, sinusoidal
@@ -48,7 +48,7 @@ class Seq2Seq(nn.Module):
     positions: Literal["sinusoidal", "learned", "rotary", "shaw", "relative_bias"] = "sinusoidal"
     max_length: int = 1024
     share_embeddings: bool = True
-    remat: bool = False
+    remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 
     def setup(self):
@@ -56,13 +56,7 @@ class Seq2Seq(nn.Module):
         if self.share_embeddings:
             self.embedding = embedding()
         else:
-            self.source_embedding, self.target_embedding = embedding(), embedding()
-            self.head = nn.Dense(
-                self.vocab_size,
-                use_bias=False,
-                kernel_init=nn.initializers.xavier_uniform(),
-                dot_general=float32_dot_general,
-            )
+            self.source_embedding, self.target_embedding, self.output_embedding = embedding(), embedding(), embedding()
         if self.positions == "learned":
             self.source_positions = LearnedPositions(self.max_length, self.width)
             self.target_positions = LearnedPositions(self.max_length, self.width)
@@ -107,8 +101,19 @@ class Seq2Seq(nn.Module):
 
         Padding of the target comes last, so that the causal mask hides it.
         """
+        return vocabulary_logits(*self.features(source, target, source_valid, train=train))
+
+    def features(
+        self,
+        source: Int[Array, "batch source"],
+        target: Int[Array, "batch target"],
+        source_valid: Bool[Array, "batch source"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch target width"], Float[Array, "vocab width"]]:
+        """What the logits of `__call__` are the product of: a state for each token, and the output table."""
         memory = self.encode(source, source_valid, train=train)
-        return self.decode(target, memory, source_valid, train=train)
+        return self._decode(target, memory, source_valid, train=train), self._output_table()
 
     def encode(
         self, source: Int[Array, "batch source"], source_valid: Bool[Array, "batch source"], *, train: bool = False
@@ -134,11 +139,15 @@ class Seq2Seq(nn.Module):
         cache_index: where the first token of `target` stands in the collection "cache" (None without a cache). The
             memory may be None once a call with it has filled the cache.
         """
+        x = self._decode(target, memory, source_valid, positions, cache_index, train)
+        return vocabulary_logits(x, self._output_table())
+
+    def _decode(self, target, memory, source_valid, positions=None, cache_index=None, train=False):
         if positions is None:
             positions = jnp.arange(target.shape[1]) + (0 if cache_index is None else cache_index)
         table = self.embedding if self.share_embeddings else self.target_embedding
         learned = self.target_positions if self.positions == "learned" else None
-        x = self.decoder(
+        return self.decoder(
             self._embed(table, learned, target, positions, train),
             memory,
             mask=causal_mask(target.shape[1]) if cache_index is None else None,
@@ -147,7 +156,9 @@ class Seq2Seq(nn.Module):
             cache_index=cache_index,
             train=train,
         )
-        return self.embedding.attend(x) if self.share_embeddings else self.head(x)
+
+    def _output_table(self):
+        return (self.embedding if self.share_embeddings else self.output_embedding).embedding
 
     def _embed(self, table, learned, tokens, positions, train):
         x = table(tokens)

@@ -50,7 +50,7 @@ class ViT(nn.Module):
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     norm_epsilon: float = 1e-6
-    remat: bool = False
+    remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 
     @nn.compact

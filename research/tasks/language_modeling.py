@@ -19,7 +19,7 @@ from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import sampler
 from research.errors import UserError
-from research.tasks.losses import cross_entropy, weighted
+from research.tasks.losses import vocabulary_loss
 from research.tasks.task import Apply, Metrics
 from research.tasks.vocabulary import show_tokens, vocabulary_of_run
 
@@ -74,15 +74,13 @@ class LanguageModeling:
         return (jnp.maximum(batch["tokens"][:, :-1], 0),)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
-        logits, updates = apply(*self.model_inputs(batch))
+        (states, table), updates = apply(*self.model_inputs(batch), method="features")
         labels = batch["tokens"][:, 1:]
         weights = (labels >= 0) * batch["weight"][:, None]
         labels = jnp.maximum(labels, 0)
-        _, likelihood = cross_entropy(logits, labels)
-        token_bytes = jnp.asarray(self.vocabulary.token_bytes, jnp.float32)
-        nats, count = weighted(likelihood, weights)
-        num_bytes = (token_bytes[labels] * weights).sum()
-        return {"loss": (nats, count), "bits_per_byte": (nats / math.log(2), num_bytes)}, updates
+        nats, _, _ = vocabulary_loss(states, table, labels, weights)
+        num_bytes = (jnp.asarray(self.vocabulary.token_bytes, jnp.float32)[labels] * weights).sum()
+        return {"loss": (nats, weights.sum()), "bits_per_byte": (nats / math.log(2), num_bytes)}, updates
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Prompts and their sampled continuations, int32 [batch, length]."""

@@ -1,8 +1,13 @@
 """Losses and counts shared by tasks: per-position values, float32, reduced by the caller with its weights."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from research.layers.embedding import vocabulary_logits
+from research.parallel.mesh import BATCH_AXES, ways
 
 
 def cross_entropy(
@@ -30,10 +35,78 @@ def in_top(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"],
     return (ahead.sum(axis=-1) < count) & jnp.isfinite(label_logits[..., 0])
 
 
-def is_best(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
-    """Whether no class scores higher than the label. Over a large vocabulary argmax, which says the same but for equal
-    scores, takes the CPU as long as all the rest of the loss."""
-    return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] >= logits.max(axis=-1)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def vocabulary_loss(
+    states: Float[Array, "batch length width"],
+    table: Float[Array, "vocab width"],
+    labels: Int[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+    smoothing: float = 0.0,
+) -> tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]:
+    """Weighted sums over all positions of the smoothed loss and the negative log-likelihood, as in `cross_entropy`, and
+    of right answers (no token scores higher than the label), for the logits states · table.
+
+    The logits of a few positions exist at a time, and where a gradient is wanted it is computed along with them: memory
+    is that of the states. Only the first result has a gradient, with respect to states and table.
+    """
+    return _over_chunks(states, table, labels, weights, smoothing, gradients=False)[0]
+
+
+def _loss_and_gradients(states, table, labels, weights, smoothing):
+    return _over_chunks(states, table, labels, weights, smoothing, gradients=True)
+
+
+def _scale_gradients(smoothing, gradients, cotangents):
+    by_states, by_table = (gradient * cotangents[0].astype(gradient.dtype) for gradient in gradients)
+    return by_states, by_table, None, None
+
+
+vocabulary_loss.defvjp(_loss_and_gradients, _scale_gradients)
+
+CHUNK = 1024
+"""Positions on each device whose logits exist at a time."""
+
+
+def _over_chunks(states, table, labels, weights, smoothing, *, gradients):
+    """The sums and, with `gradients`, those of the smoothed loss, as (by states, by table)."""
+    batch, length, _ = states.shape
+    count = min(-(-batch * length // (CHUNK * ways(*BATCH_AXES, "sequence"))), length)
+    missing = -length % (count * ways("sequence"))
+
+    def chunks(array):
+        # Every n-th position, not n stretches: each device then finds its part of every chunk at home.
+        array = jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
+        return jnp.moveaxis(array.reshape(batch, -1, count, *array.shape[2:]), 2, 0)
+
+    def chunk(carry, inputs):
+        states, labels, weights = inputs
+        sums, by_table = carry
+        logits = vocabulary_logits(states, table)
+        highest = logits.max(axis=-1)
+        exponentials = jnp.exp(logits - highest[..., None])
+        partition = exponentials.sum(axis=-1)
+        log_partition = highest + jnp.log(partition)
+        label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        likelihood = log_partition - label_logits
+        smoothed = (1 - smoothing) * likelihood + smoothing * (log_partition - logits.mean(axis=-1))
+        right = (label_logits >= highest).astype(jnp.float32)
+        sums = jax.tree.map(lambda total, new: total + (new * weights).sum(), sums, (smoothed, likelihood, right))
+        if not gradients:
+            return (sums, by_table), None
+        targets = (1 - smoothing) * (jnp.arange(len(table)) == labels[..., None]) + smoothing / len(table)
+        by_logits = exponentials * (weights / partition)[..., None] - targets * weights[..., None]
+        by_logits = by_logits.astype(table.dtype)
+        by_table += jnp.einsum("blv,bld->vd", by_logits, states, preferred_element_type=jnp.float32)
+        return (sums, by_table), jnp.einsum("blv,vd->bld", by_logits, table)
+
+    zero = jnp.float32(0)
+    by_table = jnp.zeros(table.shape, jnp.float32) if gradients else None
+    inputs = tuple(map(chunks, (states, labels, weights)))
+    (sums, by_table), by_states = jax.lax.scan(chunk, ((zero, zero, zero), by_table), inputs)
+    if not gradients:
+        return sums, None
+    by_states = jnp.moveaxis(by_states, 0, 2).reshape(batch, length + missing, -1)[:, :length]
+    return sums, (by_states, by_table.astype(table.dtype))
 
 
 def weighted(

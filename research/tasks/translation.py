@@ -18,7 +18,7 @@ from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import forbid, greedy
 from research.errors import UserError
-from research.tasks.losses import cross_entropy, is_best, weighted
+from research.tasks.losses import vocabulary_loss
 from research.tasks.scores import remove_bpe, score, signature
 from research.tasks.task import Apply, Metrics
 from research.tasks.vocabulary import show_tokens, vocabulary_of_run
@@ -95,17 +95,12 @@ class Translation:
         return batch["source"], batch["target_input"], batch["source"] != PAD
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
-        logits, updates = apply(*self.model_inputs(batch))
+        (states, table), updates = apply(*self.model_inputs(batch), method="features")
         labels = batch["target_output"]
-        smoothed, likelihood = cross_entropy(logits, labels, self.label_smoothing)
         weights = (labels != PAD) * batch["weight"][:, None]
-        right = is_best(logits, labels).astype(jnp.float32)
-        metrics = {
-            "loss": weighted(smoothed, weights),
-            "nats_per_token": weighted(likelihood, weights),
-            "token_accuracy": weighted(right, weights),
-        }
-        return metrics, updates
+        sums = vocabulary_loss(states, table, labels, weights, self.label_smoothing)
+        names = ("loss", "nats_per_token", "token_accuracy")
+        return {name: (total, weights.sum()) for name, total in zip(names, sums, strict=True)}, updates
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Translations, int32 [batch, source length + extra_length + 1]: BOS, tokens, EOS, then PAD.

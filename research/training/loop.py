@@ -176,7 +176,8 @@ class _Loop:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.train_steps:
             began = time.perf_counter()
-            lowered = self.train_step.lower(state, batch)
+            with jax.set_mesh(self.task_run.mesh):
+                lowered = self.train_step.lower(state, batch)
             self.train_steps[shape] = lowered.compile()
             self._pause("compilation", began)
         return self.train_steps[shape]

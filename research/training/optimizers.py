@@ -13,6 +13,7 @@ import jax
 import optax
 
 from research.errors import UserError
+from research.parallel.sharding import path_names
 from research.training.schedules import Factor
 
 KERNELS_AND_TABLES = r"(kernel|embedding)$"
@@ -96,13 +97,6 @@ def build_optimizer(config: Adam | AdamW | SGD | Adafactor, factor: Factor) -> o
         config.rule(),
         _scale_by_path(config.multipliers),
         optax.scale_by_schedule(lambda step: -config.learning_rate * factor(step)),
-    )
-
-
-def path_names(tree: Any) -> Any:
-    """The tree with every leaf replaced by its path."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path), tree
     )
 
 

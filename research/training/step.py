@@ -92,10 +92,10 @@ class Step:
         """The gradient of the summed loss, the metrics and the model's new state."""
 
         def summed_loss(params):
-            def apply(*inputs):
+            def apply(*inputs, method=None):
                 variables = {"params": self.precision.cast(params), **model_state}
                 return self.model.apply(
-                    variables, *inputs, train=True, rngs={"dropout": rng}, mutable=list(model_state)
+                    variables, *inputs, train=True, method=method, rngs={"dropout": rng}, mutable=list(model_state)
                 )
 
             metrics, updates = self.task.loss(apply, batch)
@@ -107,8 +107,8 @@ class Step:
     def evaluate(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Metrics:
         """The task's metrics of a batch without dropout."""
 
-        def apply(*inputs):
-            return self.model.apply(self._cast(variables), *inputs, train=False), {}
+        def apply(*inputs, method=None):
+            return self.model.apply(self._cast(variables), *inputs, train=False, method=method), {}
 
         return self.task.loss(apply, batch)[0]
 

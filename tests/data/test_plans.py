@@ -59,8 +59,8 @@ def test_bucket_lengths_waste_the_least(count):
 
 
 def test_buckets_hold_about_as_many_tokens():
-    buckets = make_buckets(np.array([5, 10, 20, 40]), 4, batch_tokens=200, multiple=4)
-    assert [(bucket.length, bucket.batch_size) for bucket in buckets] == [(5, 40), (10, 20), (20, 8), (40, 4)]
+    buckets = make_buckets(np.array([5, 10, 20, 40]), 4, batch_tokens=200)
+    assert [(bucket.length, bucket.batch_size) for bucket in buckets] == [(5, 40), (10, 20), (20, 10), (40, 5)]
 
 
 def test_bucketed_reads_every_example_once_an_epoch_in_full_batches():

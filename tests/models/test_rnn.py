@@ -158,7 +158,7 @@ def test_a_decoder_without_memory_is_refused():
 def test_half_precision_parameters_make_half_precision_hidden_states(share_embeddings):
     model = tiny(share_embeddings=share_embeddings)
     params = random_params(model, SOURCE, TARGET, VALID)
-    tables = {"embedding"} if share_embeddings else {"source_embedding", "target_embedding", "head"}
+    tables = {"embedding"} if share_embeddings else {"source_embedding", "target_embedding", "output_embedding"}
     assert set(params["params"]) == {"encoder", "decoder", *tables}
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     logits, state = model.apply(half, SOURCE, TARGET, VALID, capture_intermediates=True)

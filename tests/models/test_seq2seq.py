@@ -127,7 +127,8 @@ def test_names_of_parameters():
     pre = names(norm="pre", num_decoder_layers=1, scan=True)
     assert "norm" in pre["encoder"] and "norm" in pre["decoder"]
     assert pre["decoder"]["layers"]["feed_forward"]["up"]["kernel"].shape == (1, 8, 16)
-    assert set(names(share_embeddings=False)) == {"source_embedding", "target_embedding", "head", "encoder", "decoder"}
+    untied = {"source_embedding", "target_embedding", "output_embedding", "encoder", "decoder"}
+    assert set(names(share_embeddings=False)) == untied
     assert set(names(positions="relative_bias")["decoder"]) == {"layer_0", "layer_1", "relative_bias"}
 
 

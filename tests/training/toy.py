@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from research.data.loader import Batches
 from research.data.plans import Shuffled
-from research.parallel.mesh import MeshShape, make_mesh, replicated
+from research.parallel.mesh import MeshShape, make_mesh
 from research.training.durations import Clock, Duration
 from research.training.evaluation import Evaluator
 from research.training.loop import Run, TrainingOptions
@@ -73,12 +74,13 @@ def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, learning
     )
     optimizer = build_optimizer(SGD(learning_rate, momentum=0.5), lambda step: 1.0)
     mesh = make_mesh(MeshShape())
+    replicated = NamedSharding(mesh, PartitionSpec())
 
     def create():
         return create_state(model, (jnp.zeros((1, 3)),), optimizer, seed=0, ema=options.ema is not None)
 
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), jax.eval_shape(create)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), jax.eval_shape(create)
     )
     step = Step(model, task, optimizer, FLOAT32, 0, options.accumulate, options.ema)
     return Run(
@@ -92,5 +94,5 @@ def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, learning
         evaluator=Evaluator(step, mesh, options.batch_size),
         learning_rate=lambda step: jnp.float32(0.05),
         abstract_state=abstract,
-        create_state=jax.jit(create, out_shardings=replicated(mesh)),
+        create_state=jax.jit(create, out_shardings=replicated),
     )

@@ -1,0 +1,95 @@
+"""Loss and gradients of one training batch on several meshes: `python -m tests.parallel.mesh_parity MODEL`.
+
+Prints, for each mesh, the relative deviations from a single device as JSON. Needs 8 devices.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.experiment import build_experiment
+from research.config import load
+from research.parallel.mesh import place_batch
+from research.training.loop import Run
+
+MESHES = {
+    "8 x dp": {"data": 8},
+    "8 x fsdp": {"data": 1, "fsdp": 8},
+    "2x4 fsdp_tensor": {"data": 1, "fsdp": 2, "tensor": 4},
+    "sequence 4": {"data": 2, "sequence": 4},
+    "all axes": {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2},
+}
+TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
+CASES = {
+    "gpt": ("configs/language/shakespeare.py:tiny", {**TRANSFORMER, "num_kv_heads": 4, "scan": True}),
+    "rnn": ("configs/translation/phrasebook.py:tiny", None),
+    "seq2seq": ("configs/translation/phrasebook.py:tiny", {**TRANSFORMER, "attention_dropout": 0.1, "remat": "full"}),
+    "vit": ("configs/vision/digits.py:tiny", {**TRANSFORMER, "num_layers": 2}),
+}
+"""Every model by its name in `experiments.experiment.MODELS`: a config, and fields of the model."""
+
+
+def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
+    """The model's run on this mesh."""
+    spec, fields = CASES[model]
+    text = folder / "text.txt"
+    text.write_text("To be, or not to be, that is the question:\n" * 40)
+    config = load(spec, {"data.path": str(text)} if "shakespeare" in spec else {})
+    if fields is None:
+        config.model = {"name": model, "num_layers": 1, "width": 64}
+    else:
+        config.model.update(fields)
+    config.mesh = mesh
+    return build_experiment(config, folder).run
+
+
+def compute(run: Run, params: dict, batch: dict) -> tuple[float, dict]:
+    """The loss of a batch and its gradients, with dropout."""
+
+    def loss(params):
+        def apply(*inputs, method=None):
+            rngs = {"dropout": jax.random.key(1)}
+            return run.step.model.apply({"params": params}, *inputs, train=True, method=method, rngs=rngs), {}
+
+        total, weight = run.step.task.loss(apply, batch)[0]["loss"]
+        return total / weight
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    return float(value), jax.device_get(gradients)
+
+
+def deviation(gradients: dict, expected: dict) -> float:
+    """The largest distance of any parameter's gradient, relative to the norm of the expected one.
+
+    Where that is a thousandth of the whole gradient's or less (biases of keys, whose gradient is zero but for
+    rounding), relative to such a thousandth.
+    """
+    norms = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(expected)]
+    distances = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(jax.tree.map(np.subtract, gradients, expected))]
+    least = 1e-3 * np.linalg.norm(norms)
+    return float(max(distance / max(norm, least) for distance, norm in zip(distances, norms, strict=True)))
+
+
+def main(model: str) -> None:
+    """Prints the deviations of every mesh."""
+    deviations, expected = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, mesh in MESHES.items():
+            run = build(model, mesh, Path(folder))
+            params, batch = run.create_state().params, run.batches[0]
+            shapes = tuple(array.shape for array in batch.values())
+            if shapes not in expected:  # no mesh, one device; meshes may pad batches
+                expected[shapes] = compute(run, jax.device_get(params), batch)
+            with jax.set_mesh(run.mesh):
+                value, gradients = compute(run, params, place_batch(batch, run.mesh))
+            loss, reference = expected[shapes]
+            deviations[name] = [abs(value / loss - 1), deviation(gradients, reference)]
+    print(json.dumps(deviations))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
