@@ -1,5 +1,7 @@
 """A run's folder: whose it is, what it was made with, and opening it again."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -7,43 +9,85 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from experiments.experiment import Experiment, build_experiment
-from research.config import ABSENT, diff, from_json, to_json
+from research.config import ABSENT, build, diff, from_json, to_json
 from research.errors import UserError
 from research.files import write_json, write_text
+from research.parallel.mesh import MeshShape, make_mesh
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 
-def claim(folder: Path, config: ConfigDict) -> None:
-    """Makes the folder this config's, or checks that it already is. Raises UserError for another experiment's folder.
+LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
+"""Parts of a config that do not change what is learnt: a run may go on with others."""
 
-    Sections that do not change what is learnt (`expect`) may differ; the folder then keeps the new ones.
+
+@contextlib.contextmanager
+def claim(folder: Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the folder this config's, or checks that it already is, and keeps other commands from writing to it.
+
+    What is `LAUNCH_ONLY` may differ from the last start; the folder then keeps the new values.
+
+    Raises UserError for another experiment's folder, or one that a living process writes to.
     """
-    stored = folder / "config.json"
+    if jax.process_index() > 0:  # process 0 looks after the folder, the others wait until it has
+        multihost_utils.sync_global_devices("claimed")
+        yield
+        return
+    with _locked(folder):
+        _claim(folder, config)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("claimed")
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the system takes back when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not stored.exists() and any(folder.iterdir()):
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{folder} is being written by another process ({file.read().strip() or 'just started'}): "
+                "wait for it to end, stop it, or use another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def _claim(folder: Path, config: ConfigDict) -> None:
+    stored = folder / "config.json"
+    try:
+        if not stored.exists() and any(path.name != ".lock" for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files and no run: give --workdir a new or empty folder")
         if stored.exists():
             _check_same(folder, from_json(stored.read_text()), config)
-        if jax.process_index() == 0:
-            write_text(stored, to_json(config) + "\n")
+        write_text(stored, to_json(config) + "\n")
     except OSError as error:
         raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
 
 
 def _check_same(folder: Path, stored: ConfigDict, config: ConfigDict) -> None:
-    changes = [change for change in diff(stored, config) if not change[0].startswith("expect")]
+    changes = [change for change in diff(stored, config) if not change[0].startswith(LAUNCH_ONLY)]
     if changes:
         listed = "; ".join(f"{path} is {_short(old)} there and {_short(new)} here" for path, old, new in changes[:4])
         more = f" and {len(changes) - 4} more" if len(changes) > 4 else ""
@@ -57,11 +101,16 @@ def _short(value: Any) -> str:
 
 
 def open_run(folder: Path) -> Experiment:
-    """The experiment of a finished or half-finished run."""
+    """The experiment of a finished or half-finished run, on its mesh if that fits the devices here."""
     stored = folder / "config.json"
     if not stored.exists():
         raise UserError(f"{folder} holds no run: give --workdir the folder of one that was trained")
-    return build_experiment(from_json(stored.read_text()), folder)
+    config = from_json(stored.read_text())
+    try:
+        make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
+    except UserError:
+        config.mesh = {}
+    return build_experiment(config, folder)
 
 
 def write_manifest(experiment: Experiment) -> None:

@@ -1,10 +1,13 @@
 """Trains an experiment, or goes on with one: `python -m experiments.train --config=FILE.py --workdir=FOLDER`."""
 
 import argparse
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from experiments.command import add_config, run_command
 from experiments.evaluate import evaluate
@@ -14,6 +17,7 @@ from experiments.run_folder import claim, write_manifest
 from research.config import load
 from research.data.plans import Bucketed
 from research.files import write_json
+from research.parallel.processes import start_processes
 from research.training.checkpoints import Checkpoints
 from research.training.loop import fit
 
@@ -21,8 +25,12 @@ from research.training.loop import fit
 def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
     """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`."""
     config = load(config_spec, overrides)
+    with claim(folder, config):
+        return _train(config, folder)
+
+
+def _train(config: ConfigDict, folder: Path) -> dict[str, float]:
     results_path = folder / "results.json"
-    claim(folder, config)
     if results_path.exists():
         results = json.loads(results_path.read_text())
         print(f"this run is complete: {folder}")
@@ -43,7 +51,8 @@ def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str
         results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
     if jax.process_index() == 0:
         write_json(folder / "timing.json", timing.report())
-        draw(experiment)
+        if jax.process_count() == 1:  # pictures need the whole model in one process; experiments.pictures draws later
+            draw(experiment)
         if signatures := experiment.task.signatures():
             write_json(folder / "signatures.json", signatures)
         write_json(results_path, results)
@@ -64,7 +73,10 @@ def _report(results: dict[str, float]) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    train(arguments.config, Path(arguments.workdir), arguments.overrides)
+    start_processes()
+    quiet = contextlib.redirect_stdout(io.StringIO()) if jax.process_index() else contextlib.nullcontext()
+    with quiet:  # process 0 speaks for all
+        train(arguments.config, Path(arguments.workdir), arguments.overrides)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,16 @@ def suggestion(word: str, options: Iterable[str], noun: str = "valid") -> str:
     return f"did you mean {near[0]}? {listed}" if near else f"use one of the valid names {listed}"
 
 
+OPTIONAL = ("mesh", "checkpoint")
+"""Sections whose every value has a default."""
+
+
 def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The config of `spec` ("path.py", or "path.py:argument" for `get_config(argument)`) with overrides applied.
 
     `overrides` maps dotted paths ("optimizer.learning_rate") to values; text is read as a Python literal where it is
-    one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise. A path may add a key to a section but no section.
+    one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise. A path may add a key to a section, but no section
+    other than those of `OPTIONAL`.
     Raises `UserError` for a missing or failing file, an unknown section, and values that JSON cannot hold.
     """
     file, separator, arg = spec.partition(".py:")
@@ -59,6 +64,8 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
         if not isinstance(config := get_config(arg), ConfigDict):
             raise UserError(f"get_config of {path} returned a {type(config).__name__}: return a ConfigDict")
         for key, value in (overrides or {}).items():
+            if (section := key.partition(".")[0]) in OPTIONAL and section not in config:
+                config[section] = ConfigDict()
             _override(config, key, _literal(value) if isinstance(value, str) else value)
         return from_json(to_json(config))
     except UserError:

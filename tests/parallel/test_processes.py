@@ -1,0 +1,97 @@
+"""Two processes with four devices each, against one with eight."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from research.errors import UserError
+from research.parallel.processes import BY_HAND, in_cluster, start_processes
+from research.training.loggers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(processes: int, devices: int, arguments: list[str]) -> list[str]:
+    """Runs experiments.train as so many processes; returns what each printed."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    address = f"127.0.0.1:{free_port()}"
+    started = []
+    for index in range(processes):
+        job = dict(zip(BY_HAND, (address, str(processes), str(index)), strict=True)) if processes > 1 else {}
+        command = [sys.executable, "-m", "experiments.train", *arguments]
+        environment = os.environ | flags | job
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+    printed = [process.communicate(timeout=400) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, printed
+    return [stdout for stdout, _ in printed]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("config", "mesh"),
+    [
+        ("configs/vision/digits.py:tiny", {}),
+        ("configs/translation/phrasebook.py:tiny", {"data": 1, "fsdp": 4, "tensor": 2}),
+    ],
+)
+def test_two_processes_train_as_one(config, mesh, tmp_path):
+    """Same losses, hence the same examples in each global batch; files written once; process 0 alone speaks."""
+    arguments = [f"--config={config}", *(f"--config.mesh.{axis}={size}" for axis, size in mesh.items())]
+    arguments += ["--config.model.width=64"]
+    launch(1, 8, [*arguments, f"--workdir={tmp_path / 'one'}"])
+    first, second = launch(2, 4, [*arguments, f"--workdir={tmp_path / 'two'}"])
+    assert "on 8 x" in first and "steps of" not in second
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) > 3
+    for row, other in zip(one, two, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+    assert json.loads((tmp_path / "two" / "manifest.json").read_text())["starts"][0]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n[1-2]"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n1"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # in the batch script, not under srun
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ],
+)
+def test_jobs_of_several_processes_are_recognised(environment, expected):
+    assert in_cluster(environment) is expected
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (("host:1", "2", None), "JAX_NUM_PROCESSES is set but JAX_PROCESS_ID is not: set all three or none"),
+        (("host:1", "2", "2"), "JAX_PROCESS_ID 2 and JAX_NUM_PROCESSES 2 are no place in a job"),
+    ],
+)
+def test_a_contradictory_environment_is_refused(values, sentence, monkeypatch):
+    for name, value in zip(BY_HAND, values, strict=True):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=sentence):
+        start_processes()
