@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.command import run_command
-from experiments.experiment import Experiment
-from experiments.run_folder import open_run
+from experiments.experiment import Experiment, open_run
 from research.errors import UserError
 from research.training.checkpoints import Checkpoints
 
@@ -41,7 +40,8 @@ def _show(experiment: Experiment, variables: dict, split: str, count: int) -> No
             mark = "=" if text == example["target"] else "x"
             print(f"{mark} {example['source']!r}\n  -> {text!r}" + ("" if mark == "=" else f" ({example['target']!r})"))
         elif "label" in example:
-            print(f"{experiment.task.class_names[example['label']]!r} -> {text!r}")
+            names = getattr(experiment.task, "class_names", None)  # tasks that make their own labels have none
+            print(f"{names[example['label']]!r} -> {text!r}" if names else repr(text))
         else:
             print(f"{example['text']!r} -> {text!r}")
 

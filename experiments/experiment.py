@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, suggestion
+from research.config import build, choose, from_json, suggestion
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches, Dataset
@@ -29,12 +29,13 @@ from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
 from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
-from research.parallel.sharding import with_shardings
+from research.parallel.sharding import by_path, with_shardings
 from research.tasks.classification import Classification
 from research.tasks.language_modeling import LanguageModeling
+from research.tasks.pretext import Pretext
 from research.tasks.task import Task
 from research.tasks.translation import Translation
-from research.training.checkpoints import CheckpointPolicy
+from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
 from research.training.loop import Run, TrainingOptions
@@ -42,6 +43,7 @@ from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patt
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Precision, Step
+from research.training.transfer import Transfer, read_weights, transferred, with_given
 
 SOURCES = {
     "digits": Digits,
@@ -52,10 +54,15 @@ SOURCES = {
     "text_file": TextFile,
     "tfds": Tfds,
 }
-TASKS = {"classification": Classification, "language_modeling": LanguageModeling, "translation": Translation}
+TASKS = {
+    "classification": Classification,
+    "language_modeling": LanguageModeling,
+    "pretext": Pretext,
+    "translation": Translation,
+}
 MODELS = {"gpt": GPT, "rnn": RNNSeq2Seq, "seq2seq": Seq2Seq, "vit": ViT}
 REQUIRED = ("model", "task", "data", "optimizer", "training")
-SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "seed", "expect")
+SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "seed", "expect")
 
 EVALUATION_BATCH = 64
 """Examples of an evaluation batch where training counts its batches in tokens."""
@@ -74,6 +81,7 @@ class Experiment:
     mesh: Mesh
     options: TrainingOptions
     checkpoint: CheckpointPolicy
+    transfer: Transfer | None
 
     @property
     def seed(self) -> int:
@@ -109,7 +117,7 @@ class Experiment:
             evaluator=self.evaluator,
             learning_rate=jax.jit(lambda step: optimizer_config.learning_rate * factor(step)),
             abstract_state=abstract,
-            create_state=jax.jit(create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract)),
+            create_state=functools.partial(self._new_state, create, abstract),
         )
 
     def _plan(self, dataset: Dataset) -> Plan:
@@ -149,15 +157,26 @@ class Experiment:
         return Step(self.model, self.task, optimizer, precision, self.seed, options.accumulate, options.ema)
 
     def _create_state(self, optimizer: Any) -> Any:
-        def create() -> TrainState:
+        def create(given: Mapping[str, jax.Array]) -> TrainState:
             inputs = self.task.model_inputs(jax.tree.map(jax.numpy.asarray, self.sample_batch))
             ema = self.options.ema is not None
-            return create_state(self.model, inputs, optimizer or optax.identity(), seed=self.seed, ema=ema)
+            state = create_state(self.model, inputs, optimizer or optax.identity(), seed=self.seed, ema=ema)
+            params, model_state = (with_given(tree, given) for tree in (state.params, state.model_state))
+            return state.replace(
+                params=params, model_state=model_state, ema=jax.tree.map(jax.numpy.copy, params) if ema else None
+            )
 
         return create
 
-    def _abstract_state(self, create: Callable[[], TrainState]) -> TrainState:
-        state = jax.eval_shape(create)
+    def _new_state(self, create: Any, abstract: TrainState) -> TrainState:
+        """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over."""
+        given: Mapping[str, jax.Array] = {}
+        if self.transfer:
+            given = transferred(self.transfer, _weights(Path(self.transfer.source)), abstract.params)
+        return jax.jit(create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(given)
+
+    def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
+        state = jax.eval_shape(create, {})
         return with_shardings(state, state.params, self.mesh, self.mesh_shape.rules)
 
     @functools.cached_property
@@ -194,9 +213,33 @@ def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
     checkpoint = build(CheckpointPolicy, config.get("checkpoint", {}), "checkpoint")
     if options.patience is not None and checkpoint.best is None:
         raise UserError("training.patience waits for a new best: set checkpoint.best, such as 'validation/loss'")
+    transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, config.data, "data")
     task = choose(TASKS, config.task, "task").prepare(source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
-    return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint)
+    return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
+
+
+def open_run(folder: Path) -> Experiment:
+    """The experiment of a finished or half-finished run, on its mesh if that fits the devices here."""
+    stored = folder / "config.json"
+    if not stored.exists():
+        raise UserError(f"{folder} holds no run: give --workdir the folder of one that was trained")
+    config = from_json(stored.read_text())
+    try:
+        make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
+    except UserError:
+        config.mesh = {}
+    return build_experiment(config, folder)
+
+
+def _weights(source: Path) -> dict[str, Any]:
+    """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths."""
+    if not source.is_dir():
+        return read_weights(source)
+    run = open_run(source)
+    with Checkpoints(run.folder / "checkpoints", run.checkpoint, write=False) as checkpoints:
+        variables, _ = run.variables(checkpoints)
+    return {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.command import run_command
-from experiments.experiment import Experiment
-from experiments.run_folder import open_run
+from experiments.experiment import Experiment, open_run
 from research.analysis.attention import attention_weights
 from research.analysis.pictures import (
     attention_heat_maps,

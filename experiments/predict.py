@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import run_command
-from experiments.run_folder import open_run
+from experiments.experiment import open_run
 from research.data.images import decode_image
 from research.errors import UserError
 from research.tasks.classification import Classification

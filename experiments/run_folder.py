@@ -19,11 +19,10 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from experiments.experiment import Experiment, build_experiment
-from research.config import ABSENT, build, diff, from_json, to_json
+from experiments.experiment import Experiment
+from research.config import ABSENT, diff, from_json, to_json
 from research.errors import UserError
 from research.files import write_json, write_text
-from research.parallel.mesh import MeshShape, make_mesh
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -98,19 +97,6 @@ def _check_same(folder: Path, stored: ConfigDict, config: ConfigDict) -> None:
 
 def _short(value: Any) -> str:
     return "absent" if value == ABSENT else repr(value)
-
-
-def open_run(folder: Path) -> Experiment:
-    """The experiment of a finished or half-finished run, on its mesh if that fits the devices here."""
-    stored = folder / "config.json"
-    if not stored.exists():
-        raise UserError(f"{folder} holds no run: give --workdir the folder of one that was trained")
-    config = from_json(stored.read_text())
-    try:
-        make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
-    except UserError:
-        config.mesh = {}
-    return build_experiment(config, folder)
 
 
 def write_manifest(experiment: Experiment) -> None:

@@ -17,7 +17,10 @@ class Digits:
     """{"image": uint8 [8, 8, 1], "label": int}, in the order of the file.
 
     The last 360 scans are the test split, the 180 before them validation: other writers than those trained on.
+    train_size: training scans used, the first of the file; all 1,257 unless given.
     """
+
+    train_size: int | None = None
 
     splits: ClassVar[tuple[str, ...]] = tuple(RANGES)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
@@ -26,7 +29,8 @@ class Digits:
         check_split(split, self.splits)
         images, labels = _scans()
         pairs = zip(images[RANGES[split]], labels[RANGES[split]], strict=True)
-        return [{"image": image, "label": int(label)} for image, label in pairs]
+        examples = [{"image": image, "label": int(label)} for image, label in pairs]
+        return examples[: self.train_size] if split == "train" else examples
 
 
 @functools.cache

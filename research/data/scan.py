@@ -30,11 +30,13 @@ class Scan:
     test, the primitive alone is repeated to a tenth of the training set: 14,670 / 7,706 and 21,890 / 1,208).
     The validation split is one in 50 of the training commands, the repeated primitive excepted. hold_out takes it out
     of the training split; without, training is the full published set and validation only tells how it is fitted.
+    size: examples kept of each split, for quick trials; all unless given.
     """
 
     split: Literal["simple", "length", "addprim_jump", "addprim_turn_left"] = "simple"
     seed: int = 0
     hold_out: bool = True
+    size: int | None = None
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
@@ -53,7 +55,7 @@ class Scan:
         if self.hold_out:
             held_out = set(validation)
             train = [command for command in train if command not in held_out]
-        commands = {"train": train, "validation": validation, "test": test}[split]
+        commands = {"train": train, "validation": validation, "test": test}[split][: self.size]
         actions = scan_commands()
         return [{"source": command, "target": " ".join(actions[command])} for command in commands]
 

@@ -61,6 +61,11 @@ def path_names(tree: Any) -> Any:
     )
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths."""
+    return dict(zip(jax.tree.leaves(path_names(tree)), jax.tree.leaves(tree), strict=True))
+
+
 def partition_specs(params: Any, mesh: Mesh, rules: Mapping[str, Axes]) -> dict[str, PartitionSpec]:
     """The spec of every parameter by its path.
 
@@ -70,7 +75,7 @@ def partition_specs(params: Any, mesh: Mesh, rules: Mapping[str, Axes]) -> dict[
     axis does not divide its dimension, and where too much would stay replicated on an fsdp mesh.
     """
     own = tuple(Rule(pattern, pattern, tuple(axes)) for pattern, axes in rules.items())
-    shapes = dict(zip(jax.tree.leaves(path_names(params)), jax.tree.leaves(params), strict=True))
+    shapes = by_path(params)
     _check_rules(own, list(shapes))
     chosen = {path: _rule(path, own) for path in shapes}
     _check_divisible(chosen, shapes, mesh)
@@ -156,7 +161,7 @@ def with_shardings(state: Any, params: Any, mesh: Mesh, rules: Mapping[str, Axes
     What has the path and the shape of a parameter (moments, averages) is split like it; everything else is whole.
     """
     specs = partition_specs(params, mesh, rules)
-    shapes = dict(zip(jax.tree.leaves(path_names(params)), jax.tree.leaves(params), strict=True))
+    shapes = by_path(params)
 
     def place(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
         names = path.split("/")

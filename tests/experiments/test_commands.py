@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.experiment import open_run
 from experiments.predict import predict
-from experiments.run_folder import open_run
 from research.training.checkpoints import Checkpoints
 from research.training.loggers import read_metrics
 
@@ -157,3 +157,33 @@ def test_the_mean_of_the_last_checkpoints_is_evaluated(run, tmp_path):
     kernels = [np.float64(state.ema["head"]["kernel"]) for state in states]
     assert (kernels[0] != kernels[1]).any()
     np.testing.assert_allclose(variables["params"]["head"]["kernel"], np.mean(kernels, axis=0), atol=1e-7)
+
+
+def test_pretraining_without_labels_then_a_probe_and_fine_tuning(run, tmp_path):
+    workdir = f"--workdir={tmp_path / 'rotation'}"
+    assert run("train", "--config=configs/vision/rotation.py:tiny", workdir).code == 0
+    for extra, name in (["--labels=0.5"], "probe"), (["--random"], "probe_random"):
+        done = run("probe", workdir, *extra)
+        assert done.code == 0, done.stderr
+        stored = json.loads((tmp_path / "rotation" / f"{name}.json").read_text())
+        assert {"linear", "neighbours", "5-shot"} < set(stored) and f"linear {stored['linear']:.4f}" in done.stdout
+    spec = f"configs/vision/finetune.py:source={tmp_path / 'rotation'},labels=40,tiny"
+    done = run("train", f"--config={spec}", f"--workdir={tmp_path / 'tuned'}", "--config.optimizer.learning_rate=0.0")
+    assert done.code == 0, done.stderr
+    (_, before), (_, after) = final_state(tmp_path / "rotation"), final_state(tmp_path / "tuned")
+    jax.tree.map(np.testing.assert_array_equal, before.ema["encoder"], after.params["encoder"])
+    assert before.params["head"]["kernel"].shape == (16, 4) and after.params["head"]["kernel"].shape == (16, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--labels=0"], "--labels 0.0 is no share"),
+        (["--labels=0.001"], "leaves 1 images of one class: use a larger share"),
+    ],
+)
+def test_probes_that_make_no_sense(arguments, sentence, run, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert run("train", f"--config={DIGITS}", workdir).code == 0
+    done = run("probe", workdir, *arguments)
+    assert done.code == 2 and sentence in done.stderr

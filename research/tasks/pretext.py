@@ -1,0 +1,162 @@
+"""Self-supervision: a label that is made from the image itself."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data.images import Augmentation, LabelledImages
+from research.data.loader import Dataset
+from research.errors import UserError
+from research.tasks.losses import cross_entropy, in_top, weighted
+from research.tasks.task import Apply, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretext:
+    """Recognising what was done to an image; the labels of the data are not read.
+
+    change: "rotation" shows every image at 0, 90, 180 and 270 degrees (Gidaris et al. 2018); "jigsaw" cuts it into
+    grid x grid tiles and puts them back in one of `permutations` orders (Noroozi & Favaro 2016, section 3), a number
+    of the most different ones; grid² factorial of them, at most.
+    mean, deviation: pixels enter the model as (pixel / 255 - mean) / deviation.
+    """
+
+    change: Literal["rotation", "jigsaw"] = "rotation"
+    grid: int = 2
+    permutations: int = 24
+    mean: float = 0.5
+    deviation: float = 0.5
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    pad: ClassVar[int | None] = None
+    scored: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if self.change not in ("rotation", "jigsaw"):
+            raise UserError(f"task.change {self.change!r} is unknown: use rotation or jigsaw")
+        if self.grid < 2 or self.permutations < 2:
+            raise UserError(f"task.grid {self.grid} and task.permutations {self.permutations}: use 2 or more of each")
+
+    def prepare(self, source: Any, folder: Path) -> "Pretext":
+        return self
+
+    def model_fields(self) -> dict[str, Any]:
+        return {"num_classes": 4 if self.change == "rotation" else len(self._orders)}
+
+    @property
+    def _orders(self) -> np.ndarray:
+        return distant_permutations(self.grid**2, self.permutations)
+
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+        unlabelled = [{**example, "label": 0} for example in examples] if len(examples) else []
+        return ChangedImages(
+            LabelledImages(unlabelled, self.augmentation if train else None, seed), len(self._orders), seed
+        )
+
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+        return LabelledImages([{"label": 0, **example} for example in examples], None, 0)
+
+    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+        return ((batch["image"].astype(jnp.float32) / 255 - self.mean) / self.deviation,)
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+        (images,), weights = self.model_inputs(batch), batch["weight"]
+        if self.change == "rotation":
+            images, labels = rotated(images)
+            weights = jnp.tile(weights, 4)
+        else:
+            labels = batch["order"]
+            images = shuffled_tiles(images, jnp.asarray(self._orders)[labels], self.grid)
+        logits, updates = apply(images)
+        loss, _ = cross_entropy(logits, labels)
+        right = in_top(logits, labels, 1).astype(jnp.float32)
+        return {"loss": weighted(loss, weights), "accuracy": weighted(right, weights)}, updates
+
+    def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Probabilities of what was done to the images as they are, float32 [batch, classes]."""
+        return jax.nn.softmax(model.apply(variables, *self.model_inputs(batch)))
+
+    def answer(self, raw: np.ndarray) -> dict[str, Any]:
+        best = int(np.argmax(raw))
+        label = f"{90 * best} degrees" if self.change == "rotation" else str(self._orders[best].tolist())
+        return {"label": label, "probability": float(raw[best])}
+
+    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {}
+
+    def signatures(self) -> dict[str, str]:
+        return {}
+
+    def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        image = batch["image"][row]
+        order = f", order {self._orders[batch['order'][row]].tolist()}" if self.change == "jigsaw" else ""
+        return f"image {image.shape}, pixels {image.min()}-{image.max()}{order}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangedImages:
+    """`LabelledImages` with `order` in place of labels, int32 [batch]: a permutation, drawn anew in every epoch."""
+
+    images: LabelledImages
+    num_orders: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def lengths(self) -> None:
+        return None
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+        keys = zip(epochs, indices, strict=True)
+        draws = [np.random.default_rng((self.seed, int(epoch), int(index), 1)) for epoch, index in keys]
+        order = np.array([draw.integers(self.num_orders) for draw in draws], np.int32)
+        return {"image": self.images.batch(indices, epochs, length)["image"], "order": order}
+
+
+def rotated(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """All images [batch, size, size, channels] at 0, 90, 180 and 270 degrees, and the number of quarter turns."""
+    if images.shape[1] != images.shape[2]:
+        raise UserError(f"images of {images.shape[1]} x {images.shape[2]} pixels cannot be turned: use square ones")
+    turns = [jnp.rot90(images, quarter, axes=(1, 2)) for quarter in range(4)]
+    return jnp.concatenate(turns), jnp.repeat(jnp.arange(4), len(images))
+
+
+def shuffled_tiles(images: jax.Array, orders: jax.Array, grid: int) -> jax.Array:
+    """Images [batch, height, width, channels] whose tile i, row by row, is tile `orders[:, i]` of the given ones."""
+    batch, height, width, channels = images.shape
+    if height % grid or width % grid:
+        raise UserError(f"images of {height} x {width} pixels make no {grid} x {grid} tiles: use another grid")
+    tiles = images.reshape(batch, grid, height // grid, grid, width // grid, channels).swapaxes(2, 3)
+    tiles = tiles.reshape(batch, grid * grid, height // grid, width // grid, channels)
+    tiles = jnp.take_along_axis(tiles, orders[:, :, None, None, None], axis=1)
+    tiles = tiles.reshape(batch, grid, grid, height // grid, width // grid, channels).swapaxes(2, 3)
+    return tiles.reshape(images.shape)
+
+
+def distant_permutations(length: int, count: int) -> np.ndarray:
+    """At most `count` permutations of `length` things, int32 [count, length], each far from all those before it.
+
+    Noroozi & Favaro 2016, algorithm 1, among 10,000 random ones where there are more.
+    """
+    if length <= 7:
+        candidates = np.array(list(itertools.permutations(range(length))), np.int32)
+    else:
+        random = np.random.default_rng(0)
+        candidates = np.stack([random.permutation(length) for _ in range(10_000)]).astype(np.int32)
+    chosen = [0]
+    distance = np.zeros(len(candidates), np.int64)
+    taken = np.zeros(len(candidates), bool)
+    taken[0] = True
+    for _ in range(min(count, len(candidates)) - 1):
+        distance += (candidates != candidates[chosen[-1]]).sum(axis=1)
+        chosen.append(int(np.where(taken, -1, distance).argmax()))
+        taken[chosen[-1]] = True
+    return candidates[chosen]
