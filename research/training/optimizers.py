@@ -36,7 +36,11 @@ class Adam:
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """Loshchilov & Hutter 2019: Adam with weight decay apart from the gradient, on parameters matching `decay_on`."""
+    """Loshchilov & Hutter 2019: Adam with weight decay apart from the gradient, on parameters matching `decay_on`.
+
+    layer_decay: the learning rate of every layer is that of the one above it times this, for fine-tuning (Clark et al.
+    2020, section 3.2): the head's is the full one, that of what comes before the first layer the smallest.
+    """
 
     learning_rate: float
     b1: float = 0.9
@@ -44,6 +48,7 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 1e-2
     decay_on: str = KERNELS_AND_TABLES
+    layer_decay: float = 1.0
     clip_norm: float | None = None
     multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -96,6 +101,7 @@ def build_optimizer(config: Adam | AdamW | SGD | Adafactor, factor: Factor) -> o
         clip,
         config.rule(),
         _scale_by_path(config.multipliers),
+        _scale_by_layer(getattr(config, "layer_decay", 1.0)),
         optax.scale_by_schedule(lambda step: -config.learning_rate * factor(step)),
     )
 
@@ -111,6 +117,10 @@ def check_patterns(config: Adam | AdamW | SGD | Adafactor, params: Any) -> None:
     patterns = dict.fromkeys(config.multipliers, "optimizer.multipliers")
     if hasattr(config, "decay_on"):
         patterns[config.decay_on] = "optimizer.decay_on"
+    if getattr(config, "layer_decay", 1.0) != 1.0 and not any("/layer_" in path for path in paths):
+        raise UserError(
+            "optimizer.layer_decay finds no parameters named layer_0, layer_1, ...: set model.scan to false"
+        )
     for pattern, where in patterns.items():
         try:
             found = any(re.search(pattern, path) for path in paths)
@@ -127,3 +137,35 @@ def _scale_by_path(multipliers: Mapping[str, float]) -> optax.GradientTransforma
         return next((update * factor for pattern, factor in multipliers.items() if re.search(pattern, path)), update)
 
     return optax.stateless(lambda updates, params: jax.tree.map(scale, path_names(updates), updates))
+
+
+def _scale_by_layer(decay: float) -> optax.GradientTransformation:
+    if decay == 1.0:
+        return optax.identity()
+
+    def scale(updates: Any) -> Any:
+        depths = layer_depths(updates)
+        top = max(jax.tree.leaves(depths))
+        return jax.tree.map(lambda depth, update: update * decay ** (top - depth), depths, updates)
+
+    return optax.stateless(lambda updates, params: scale(updates))
+
+
+def layer_depths(params: Any) -> Any:
+    """A tree of depths: 0 before the first layer, then 1 for the first one (`.../layer_0/...`), and so on; the head and
+    the norms after the last layer are one above it. Stages (`stage_0/layer_1`) count on from one to the next."""
+
+    def place(path: str) -> tuple[int, ...]:
+        layer = re.search(r"(?:^|/)layer_(\d+)/", path)
+        stage = re.search(r"(?:^|/)stage_(\d+)/", path)
+        if layer or stage:
+            return (1, int(stage[1]) if stage else 0, int(layer[1]) if layer else -1)
+        return (2,) if re.search(r"(^|/)(head|norm)/", path) else (0,)
+
+    places = jax.tree.map(place, path_names(params))
+    ranks = {rank: depth for depth, rank in enumerate(sorted({(0,), *_leaves(places)}))}
+    return jax.tree.map(ranks.get, places, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def _leaves(places: Any) -> list[tuple[int, ...]]:
+    return jax.tree.leaves(places, is_leaf=lambda node: isinstance(node, tuple))

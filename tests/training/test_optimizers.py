@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.training.optimizers import SGD, Adafactor, Adam, AdamW, build_optimizer, check_patterns
+from research.training.optimizers import SGD, Adafactor, Adam, AdamW, build_optimizer, check_patterns, layer_depths
 
 PARAMS = {
     "encoder": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, -0.2])},
@@ -78,3 +78,30 @@ def test_patterns_that_match_nothing_are_refused():
         check_patterns(AdamW(0.1, multipliers={"decoder": 0.0}), PARAMS)
     with pytest.raises(UserError, match="not a regular expression"):
         check_patterns(AdamW(0.1, decay_on="(kernel"), PARAMS)
+
+
+def test_layer_decay_shrinks_the_rate_downwards():
+    one = {"kernel": jnp.ones(1)}
+    params = {
+        "patch_embedding": one,
+        "encoder": {"layer_0": {"up": one}, "layer_1": {"up": one}, "layer_10": {"up": one}, "norm": one},
+        "head": one,
+    }
+    depths = {"patch_embedding": 0, "layer_0": 1, "layer_1": 2, "layer_10": 3, "norm": 4, "head": 4}
+    found = layer_depths(params)
+    flat = {**found["encoder"], **{name: found[name] for name in ("patch_embedding", "head")}}
+    assert {name: jax.tree.leaves(depth) for name, depth in flat.items()} == {k: [v] for k, v in depths.items()}
+    staged = layer_depths({"stage_0": {"layer_1": {"up": one}}, "stage_1": {"merge": one, "layer_0": {"up": one}}})
+    assert jax.tree.leaves(staged) == [1, 3, 2]  # in the order of names: stage_0, then layer_0 and merge of stage_1
+    updated = {}
+    for decay in (1.0, 0.5):
+        optimizer = build_optimizer(AdamW(0.1, weight_decay=0.0, layer_decay=decay), lambda step: 1.0)
+        updated[decay], _ = optimizer.update(params, optimizer.init(params), params)
+    ratios = jax.tree.map(lambda a, b: float(a[0] / b[0]), updated[0.5], updated[1.0])
+    assert ratios["head"]["kernel"] == 1 and ratios["encoder"]["layer_1"]["up"]["kernel"] == pytest.approx(1 / 4)
+    assert ratios["patch_embedding"]["kernel"] == pytest.approx(1 / 16)
+
+
+def test_layer_decay_needs_layers():
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay finds no parameters named layer_0"):
+        check_patterns(AdamW(0.1, layer_decay=0.7), PARAMS)
