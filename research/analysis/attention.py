@@ -27,6 +27,21 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
     return dict(sorted(weights.items(), key=lambda item: _natural(item[0])))
 
 
+def rollout(weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How much each output token has taken from each input token over all layers, float32 [batch, queries, keys].
+
+    The weights of self-attention layers in their order, heads averaged, half of every token kept by the residual
+    connection (Abnar & Zuidema 2020, section 3).
+    """
+    total: np.ndarray | None = None
+    for layer in weights.values():
+        mixed = 0.5 * layer.mean(axis=1) + 0.5 * np.eye(layer.shape[-1], dtype=np.float32)
+        total = mixed if total is None else mixed @ total
+    if total is None:
+        raise ValueError("there are no layers to roll out")
+    return total
+
+
 def _natural(path: str) -> list[Any]:
     """Sorts layer_10 behind layer_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
