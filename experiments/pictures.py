@@ -1,8 +1,9 @@
-"""Draws a run: `python -m experiments.pictures --workdir=FOLDER ["A sentence to translate."]`.
+"""Draws a run: `python -m experiments.pictures --workdir=FOLDER ["A sentence to translate." or an image file]`.
 
-Into the run's folder: `learning_curves.png`, `schedule.png`, and for models that translate `masks.png`, `positions.png`
+Into the run's folder: `learning_curves.png` and `schedule.png`. For models that translate `masks.png`, `positions.png`
 and, while the model translates the sentence, `attention/<layer>.png` for every attention layer and head, with the
-numbers in `attention.json`.
+numbers in `attention.json`. For image classifiers `attention/<layer>.png` over the image for each
+head, `attention/rollout.png` through all layers, and `relevance.png`, the places that speak for the predicted class.
 """
 
 import argparse
@@ -13,42 +14,48 @@ import numpy as np
 
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
-from research.analysis.attention import attention_weights
+from experiments.predict import example_of
+from research.analysis.attention import attention_weights, rollout
 from research.analysis.pictures import (
     attention_heat_maps,
+    image_heat_maps,
     learning_curves,
     mask_pictures,
     position_picture,
     schedule_picture,
 )
+from research.analysis.relevance import grad_cam
 from research.data.tokenizer import PAD
 from research.errors import UserError
 from research.files import write_json
 from research.layers.masks import causal_mask, padding_mask
 from research.layers.positions import sinusoidal_positions
+from research.tasks.classification import Classification
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints
 from research.training.loggers import read_metrics
 
 
-def draw(experiment: Experiment, sentence: str | None = None) -> None:
-    """Draws what applies to the experiment; the sentence is the first of the validation split unless given."""
+def draw(experiment: Experiment, item: str | None = None) -> None:
+    """Draws what applies to the experiment; the sentence or image is the first of the validation split unless given."""
     folder = experiment.folder
     learning_curves(read_metrics(folder / "metrics.jsonl"), folder / "learning_curves.png")
     steps = np.unique(np.linspace(0, len(experiment.run.batches) - 1, 500).astype(int))
     rates = np.array([float(experiment.run.learning_rate(int(step))) for step in steps])
     schedule_picture(rates, steps, folder / "schedule.png")
+    split = "validation" if "validation" in experiment.source.splits else "train"
     if isinstance(experiment.task, Translation):
-        split = "validation" if "validation" in experiment.source.splits else "train"
-        _draw_translation(experiment, sentence or experiment.source.examples(split)[0]["source"])
-    elif sentence is not None:
-        raise UserError("this run does not translate: leave the sentence out")
+        _draw_translation(experiment, item or experiment.source.examples(split)[0]["source"])
+    elif isinstance(experiment.task, Classification):
+        example = example_of(experiment, item) if item else experiment.source.examples(split)[0]
+        _draw_image(experiment, {"image": example["image"]})
+    elif item is not None:
+        raise UserError("this run neither translates nor classifies images: leave the sentence or image out")
 
 
 def _draw_translation(experiment: Experiment, sentence: str) -> None:
     task, folder = experiment.task, experiment.folder
-    with Checkpoints(folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
-        variables, _ = experiment.variables(checkpoints)
+    variables = _variables(experiment)
     (answer,) = experiment.evaluator.answers(variables, task.questions([{"source": sentence}]))
     pair = task.dataset([{"source": sentence, "target": answer["text"]}], train=False, seed=0)
     batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
@@ -71,6 +78,44 @@ def _draw_translation(experiment: Experiment, sentence: str) -> None:
     _draw_masks_and_positions(experiment, batch)
 
 
+def _variables(experiment: Experiment) -> dict[str, Any]:
+    with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        return experiment.variables(checkpoints)[0]
+
+
+def _draw_image(experiment: Experiment, example: dict[str, Any]) -> None:
+    model, task, folder, variables = experiment.model, experiment.task, experiment.folder, _variables(experiment)
+    batch = task.questions([example]).batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+    (inputs,) = task.model_inputs(batch)
+    image = batch["image"][0]
+    probabilities = np.asarray(task.predict(model, variables, batch))[0]
+    best = int(probabilities.argmax())
+    title = f"{task.class_names[best]} ({probabilities[best]:.2f})"
+    if hasattr(model, "feature_map"):
+        relevance = np.asarray(grad_cam(model, variables, inputs, np.array([best])))[0]
+        image_heat_maps(image, {"relevance": relevance}, title, folder / "relevance.png")
+    if not hasattr(model, "patch_size"):
+        return
+    grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
+    weights = {path: layer for path, layer in attention_weights(model, variables, inputs).items() if len(layer) == 1}
+    weights = {path: layer for path, layer in weights.items() if layer.shape[-1] >= grid[0] * grid[1]}
+    (folder / "attention").mkdir(exist_ok=True)
+    for path, layer in weights.items():
+        maps = {f"head {head + 1}": _over_image(heat, grid) for head, heat in enumerate(layer[0])}
+        image_heat_maps(image, maps, f"{path}: {title}", folder / "attention" / f"{path.replace('/', '_')}.png")
+    square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
+    if square:
+        maps = {"all layers": _over_image(rollout(square)[0], grid)}
+        image_heat_maps(image, maps, f"attention rollout: {title}", folder / "attention" / "rollout.png")
+
+
+def _over_image(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """What the class token, or all patches on average where there is none, attend to, [rows, columns] of patches."""
+    first = weights.shape[-1] - grid[0] * grid[1]
+    seen = weights[0] if first else weights.mean(axis=0)
+    return seen[first:].reshape(grid)
+
+
 def _draw_masks_and_positions(experiment: Experiment, batch: dict[str, Any]) -> None:
     source, target = batch["source"], batch["target_input"]
     length = target.shape[1]
@@ -88,12 +133,12 @@ def _draw_masks_and_positions(experiment: Experiment, batch: dict[str, Any]) -> 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    draw(open_run(Path(arguments.workdir)), arguments.sentence)
+    draw(open_run(Path(arguments.workdir)), arguments.item)
     print(f"pictures are in {arguments.workdir}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.pictures", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
-    parser.add_argument("sentence", nargs="?", help="the sentence to translate and look at")
+    parser.add_argument("item", nargs="?", help="the sentence to translate, or the image file to look at")
     run_command(main, parser)

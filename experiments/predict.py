@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import run_command
-from experiments.experiment import open_run
+from experiments.experiment import Experiment, open_run
 from research.data.images import decode_image
 from research.errors import UserError
 from research.tasks.classification import Classification
@@ -25,13 +25,14 @@ def predict(folder: Path | str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
     An answer is a dict with `text`, or `label` and `probability`.
     """
     experiment = open_run(Path(folder))
-    examples = [_example(experiment, item) for item in inputs]
+    examples = [example_of(experiment, item) for item in inputs]
     with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
         variables, _ = experiment.variables(checkpoints)
     return experiment.evaluator.answers(variables, experiment.task.questions(examples))
 
 
-def _example(experiment: Any, item: Any) -> Mapping[str, Any]:
+def example_of(experiment: Experiment, item: Any) -> Mapping[str, Any]:
+    """An input as the experiment's task takes it: a text, an image file or an array of pixels."""
     if isinstance(experiment.task, Classification):
         height, width, channels = experiment.sample_batch["image"].shape[1:]
         if isinstance(item, str | Path):
