@@ -25,6 +25,7 @@ from research.data.tfds_source import Tfds
 from research.errors import UserError
 from research.files import write_json
 from research.models.gpt import GPT
+from research.models.mae import MAE
 from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
 from research.models.vit import ViT
@@ -32,6 +33,7 @@ from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make
 from research.parallel.sharding import by_path, with_shardings
 from research.tasks.classification import Classification
 from research.tasks.language_modeling import LanguageModeling
+from research.tasks.masked_images import MaskedImages
 from research.tasks.pretext import Pretext
 from research.tasks.task import Task
 from research.tasks.translation import Translation
@@ -57,10 +59,11 @@ SOURCES = {
 TASKS = {
     "classification": Classification,
     "language_modeling": LanguageModeling,
+    "masked_images": MaskedImages,
     "pretext": Pretext,
     "translation": Translation,
 }
-MODELS = {"gpt": GPT, "rnn": RNNSeq2Seq, "seq2seq": Seq2Seq, "vit": ViT}
+MODELS = {"gpt": GPT, "mae": MAE, "rnn": RNNSeq2Seq, "seq2seq": Seq2Seq, "vit": ViT}
 REQUIRED = ("model", "task", "data", "optimizer", "training")
 SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "seed", "expect")
 

@@ -31,11 +31,13 @@ def features(experiment: Experiment, variables: Mapping[str, Any], split: str) -
     """Pooled features, float32 [images, width], and labels [images] of a split."""
     examples = experiment.source.examples(split)
     dataset = experiment.task.questions(examples)
-    model = experiment.model.clone(num_classes=0)
+    model = experiment.model
+    pooled = "pooled_features" if hasattr(model, "pooled_features") else None
+    model = model if pooled else model.clone(num_classes=0)
 
     @jax.jit
     def apply(batch):
-        return model.apply(variables, *experiment.task.model_inputs(batch), train=False)
+        return model.apply(variables, experiment.task.model_inputs(batch)[0], method=pooled)
 
     batches = Batches.on_mesh(
         dataset, InOrder(len(dataset), BATCH_SIZE), -(-len(dataset) // BATCH_SIZE), experiment.mesh

@@ -46,7 +46,7 @@ RULES = (
     Rule("sums over the tensor axis", r"/(out|down)/bias$", ()),
     Rule("norms", r"norm/(scale|bias)$", ()),
     Rule("positions", r"(position_embedding|positions|relative_bias)(/embedding)?$|/relative_(key|value)$", ()),
-    Rule("input of a vision model", r"^(cls_token|patch_embedding/projection/(kernel|bias))$", ()),
+    Rule("input of an image model", r"^((cls|mask)_token|(patch|decoder)_embedding/(projection/)?(kernel|bias))$", ()),
     Rule("recurrent layers", r"/(start|combine|input|layer_\d+)/(kernel|bias)$|/recurrent$", ()),
 )
 

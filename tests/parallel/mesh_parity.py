@@ -26,6 +26,10 @@ MESHES = {
 TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 CASES = {
     "gpt": ("configs/language/shakespeare.py:tiny", {**TRANSFORMER, "num_kv_heads": 4, "scan": True}),
+    "mae": (
+        "configs/vision/mae.py:tiny",
+        {"width": 64, "num_heads": 4, "mlp_width": 128, "decoder_width": 64, "decoder_heads": 4},
+    ),
     "rnn": ("configs/translation/phrasebook.py:tiny", None),
     "seq2seq": ("configs/translation/phrasebook.py:tiny", {**TRANSFORMER, "attention_dropout": 0.1, "remat": "full"}),
     "vit": ("configs/vision/digits.py:tiny", {**TRANSFORMER, "num_layers": 2}),

@@ -1,0 +1,125 @@
+"""Masked image modelling: painting the patches of an image that the model was not shown."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data.images import Augmentation, LabelledImages
+from research.data.loader import Dataset
+from research.errors import UserError
+from research.tasks.losses import weighted
+from research.tasks.task import Apply, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedImages:
+    """The mean squared error of the patches that were not shown (He et al. 2022, section 3); labels are not read.
+
+    patch_size: that of the model. masked: share of the patches that are not shown, that of the model. normalise: each
+    patch's pixels are shifted and scaled to mean 0 and deviation 1 before they are compared (section 3, "Reconstruction
+    target"). mean, deviation: pixels enter the model as (pixel / 255 - mean) / deviation.
+    """
+
+    patch_size: int
+    masked: float = 0.75
+    normalise: bool = True
+    mean: float = 0.5
+    deviation: float = 0.5
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    pad: ClassVar[int | None] = None
+    scored: ClassVar[bool] = False
+
+    def prepare(self, source: Any, folder: Path) -> "MaskedImages":
+        return self
+
+    def model_fields(self) -> dict[str, Any]:
+        return {"patch_size": self.patch_size, "masked": self.masked}
+
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+        images = LabelledImages(examples, self.augmentation if train else None, seed)
+        return MaskedPatches(images, self.patch_size, seed)
+
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+        return self.dataset([{"label": 0, **example} for example in examples], train=False, seed=0)
+
+    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+        return (self._pixels(batch), batch["order"])
+
+    def _pixels(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        images = (jnp.asarray(batch["image"]).astype(jnp.float32) / 255 - self.mean) / self.deviation
+        return jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey images as colour ones
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+        images, order = self.model_inputs(batch)
+        painted, updates = apply(images, order)
+        errors = self._errors(painted, images, order)
+        return {"loss": weighted(errors, batch["weight"])}, updates
+
+    def _errors(self, painted: jax.Array, images: jax.Array, order: jax.Array) -> jax.Array:
+        """The mean squared error over the hidden patches of each image, float32 [batch]."""
+        patches = to_patches(images, self.patch_size)
+        if self.normalise:
+            mean, variance = patches.mean(axis=-1, keepdims=True), patches.var(axis=-1, keepdims=True)
+            patches = (patches - mean) / jnp.sqrt(variance + 1e-6)
+        hidden = order[:, int(order.shape[1] * (1 - self.masked)) :]
+        squares = ((painted.astype(jnp.float32) - patches) ** 2).mean(axis=-1)
+        return jnp.take_along_axis(squares, hidden, axis=1).mean(axis=1)
+
+    def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The error of each image, float32 [batch]."""
+        images, order = self.model_inputs(batch)
+        return self._errors(model.apply(variables, images, order), images, order)
+
+    def answer(self, raw: np.ndarray) -> dict[str, Any]:
+        return {"text": f"mean squared error of the hidden patches {float(raw):.4f}"}
+
+    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {}
+
+    def signatures(self) -> dict[str, str]:
+        return {}
+
+    def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        image, order = batch["image"][row], batch["order"][row]
+        shown = sorted(order[: int(len(order) * (1 - self.masked))].tolist())
+        return f"image {image.shape}, pixels {image.min()}-{image.max()}, patches shown {shown}"
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedPatches:
+    """Images with `order`, int32 [batch, patches]: patches shuffled anew in every epoch; the first ones are shown."""
+
+    images: LabelledImages
+    patch_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def lengths(self) -> None:
+        return None
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+        images = self.images.batch(indices, epochs, length)["image"]
+        height, width = images.shape[1:3]
+        if height % self.patch_size or width % self.patch_size:
+            raise UserError(f"task.patch_size {self.patch_size} does not divide images of {height} x {width} pixels")
+        count = (height // self.patch_size) * (width // self.patch_size)
+        keys = zip(epochs, indices, strict=True)
+        orders = [np.random.default_rng((self.seed, int(e), int(i), 2)).permutation(count) for e, i in keys]
+        return {"image": images, "order": np.stack(orders).astype(np.int32)}
+
+
+def to_patches(images: jax.Array, patch_size: int) -> jax.Array:
+    """Images [batch, height, width, channels] as rows of patches, [batch, patches, patch_size² · channels]."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    tiles = images.reshape(batch, rows, patch_size, columns, patch_size, channels).swapaxes(2, 3)
+    return tiles.reshape(batch, rows * columns, patch_size**2 * channels)
