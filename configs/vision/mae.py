@@ -6,9 +6,9 @@
         --config.model.pool=cls --config.model.positions=sincos2d
 
 data=digits is the small scale of configs/vision/digits.py; data=imagenet the paper's: ViT-B/16 with a decoder of 8
-blocks of width 512 (111.66 M parameters), batch 4,096, AdamW (0.9, 0.95), learning rate 2.4e-3 (1.5e-4 for each 256 images),
-weight decay 0.05, 800 epochs with 40 of warm-up, normalised pixels as targets. The paper's linear probe after that is
-68.0 % and fine-tuning 83.6 % top-1 (not run here).
+blocks of width 512 (111.66 M parameters), batch 4,096, AdamW (0.9, 0.95), learning rate 2.4e-3 (1.5e-4 for each 256
+images), weight decay 0.05, 800 epochs with 40 of warm-up, normalised pixels as targets. The paper's linear probe after
+that is 68.0 % and fine-tuning 83.6 % top-1 (not run here).
 
 Hardware and time: 2 CPU cores, about 2 minutes (digits); days on 8 GPUs (imagenet).
 """

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from research.errors import UserError
 from research.parallel.mesh import BATCH_AXES, ways
 
 
@@ -22,27 +21,30 @@ def ring_attention(
 
     Each device keeps its part of the queries while keys and values travel around the ring; the softmax is built up
     block by block (Milakov & Gimelshein 2018), so that no device ever holds all keys. weight_factors multiply the
-    weights after the softmax (dropout). Raises UserError for lengths that the sequence axis does not divide.
+    weights after the softmax (dropout). Lengths that the axis does not divide are padded here.
     """
     blocks = ways("sequence")
-    for length in (query.shape[1], key.shape[1]):
-        if length % blocks:
-            raise UserError(
-                f"a sequence of {length} positions is not divisible by mesh.sequence {blocks}: use lengths that are "
-                f"multiples of {blocks} (a vision model counts its class token), or another mesh.sequence"
-            )
-    extras = [_full_keys(array, key.shape[1]) for array in (mask, bias, weight_factors)]
+    queries, keys = query.shape[1], key.shape[1]
+    query = _padded(query, blocks, axis=1)
+    key, value = (_padded(array, blocks, axis=1) for array in (key, value))
+    extras = []
+    for array in (mask, bias, weight_factors):
+        if array is not None:
+            array = jnp.broadcast_to(array, (*array.shape[:3], keys))
+            array = _padded(array if array.shape[2] == 1 else _padded(array, blocks, axis=2), blocks, axis=3)
+        extras.append(array)
     split = PartitionSpec(BATCH_AXES, "sequence", "tensor")
     ring = jax.shard_map(
-        lambda query, key, value, extras: _ring(query, key, value, extras, blocks),
+        lambda query, key, value, extras: _ring(query, key, value, extras, blocks, keys),
         in_specs=(split, split, split, [None if array is None else _spec(array) for array in extras]),
         out_specs=split,
     )
-    return ring(query, key, value, extras)
+    return ring(query, key, value, extras)[:, :queries]
 
 
-def _full_keys(array: Array | None, keys: int) -> Array | None:
-    return None if array is None else jnp.broadcast_to(array, (*array.shape[:3], keys))
+def _padded(array: Array, multiple: int, axis: int) -> Array:
+    missing = -array.shape[axis] % multiple
+    return jnp.pad(array, [(0, missing if each == axis else 0) for each in range(array.ndim)])
 
 
 def _spec(array: Array) -> PartitionSpec:
@@ -51,8 +53,8 @@ def _spec(array: Array) -> PartitionSpec:
     return PartitionSpec(*(axis if size > 1 else None for axis, size in zip(axes, array.shape, strict=False)))
 
 
-def _ring(query: Array, key: Array, value: Array, extras: list[Array | None], num_blocks: int) -> Array:
-    """One device's part: its queries against each block of keys in turn, starting with its own."""
+def _ring(query: Array, key: Array, value: Array, extras: list[Array | None], num_blocks: int, keys: int) -> Array:
+    """One device's part: its queries against each block of keys in turn, its own first; beyond `keys` is padding."""
     batch, queries, heads, head_size = query.shape
     block, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_size)
@@ -60,13 +62,15 @@ def _ring(query: Array, key: Array, value: Array, extras: list[Array | None], nu
 
     # Recomputed in the backward pass: the weights of all blocks would be what the ring is there to avoid.
     @jax.checkpoint
-    def attend(state, key, value, blocks):
+    def attend(state, key, value, blocks, start):
         mask, bias, factors = blocks
         highest, total, attended = state
         logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32)
         logits = logits.reshape(batch, heads, queries, block) * head_size**-0.5
         logits = logits if bias is None else logits + bias
         logits = logits if mask is None else jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+        if keys % num_blocks:
+            logits = jnp.where(start + jnp.arange(block) < keys, logits, -jnp.inf)
         new_highest = jnp.maximum(highest, logits.max(axis=-1))
         weights = jnp.exp(logits - new_highest[..., None])
         keep = jnp.exp(highest - new_highest)
@@ -89,6 +93,6 @@ def _ring(query: Array, key: Array, value: Array, extras: list[Array | None], nu
         blocks = [
             None if array is None else jax.lax.dynamic_slice_in_dim(array, start, block, axis=3) for array in extras
         ]
-        state = attend(state, key, value, blocks)
+        state = attend(state, key, value, blocks, start)
     _, total, attended = state
     return (attended / total[..., None]).astype(value.dtype).swapaxes(1, 2)

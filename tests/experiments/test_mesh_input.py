@@ -24,7 +24,6 @@ EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
         (["mesh.rules={'colonel': []}"], "mesh.rules 'colonel' matches no parameter"),
         (["mesh.rules={'kernel$': ['width']}"], "names the axis 'width': use data, fsdp, tensor, sequence or None"),
         (["mesh.data=-1", "mesh.fsdp=-1"], "mesh.data and mesh.fsdp are both -1"),
-        (["mesh.sequence=8", "model.pool=cls"], "17 positions is not divisible by mesh.sequence 8"),
         (
             ["mesh.fsdp=8", "mesh.data=1", "model.width=12", "model.num_heads=3", "model.mlp_width=12"],
             "would stay whole",

@@ -1,5 +1,6 @@
 """Ring attention on four devices against one: prints the largest deviations of outputs and gradients as JSON."""
 
+import itertools
 import json
 
 import jax
@@ -10,18 +11,18 @@ from research.layers.ring import ring_attention
 from research.parallel.mesh import MeshShape, make_mesh
 
 
-def cases() -> dict[str, dict]:
+def cases(length: int) -> dict[str, dict]:
     """Masks, biases and dropout factors as the layers make them."""
     key = jax.random.key(0)
-    causal = jnp.tril(jnp.ones((8, 8), bool))[None, None]
-    padding = jnp.arange(8)[None] < jnp.array([3, 8])[:, None]
+    causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
+    padding = jnp.arange(length)[None] < jnp.array([3, length])[:, None]
     return {
         "plain": {},
         "causal": {"mask": causal},
         "padding": {"mask": padding[:, None, None]},
-        "nothing allowed": {"mask": jnp.zeros((1, 1, 8, 8), bool)},
-        "bias": {"bias": 3 * jax.random.normal(key, (1, 4, 8, 8)), "mask": causal & padding[:, None, None]},
-        "dropout": {"weight_factors": 2.0 * jax.random.bernoulli(key, 0.5, (2, 4, 8, 8))},
+        "nothing allowed": {"mask": jnp.zeros((1, 1, length, length), bool)},
+        "bias": {"bias": 3 * jax.random.normal(key, (1, 4, length, length)), "mask": causal & padding[:, None, None]},
+        "dropout": {"weight_factors": 2.0 * jax.random.bernoulli(key, 0.5, (2, 4, length, length))},
     }
 
 
@@ -33,11 +34,11 @@ def reference(query, key, value, *, mask=None, bias=None, weight_factors=1.0):
 def main() -> None:
     """Prints the deviations of every case and number of key heads."""
     deviations = {}
-    for kv_heads in (4, 2):
-        shapes = ((2, 8, 4, 6), (2, 8, kv_heads, 6), (2, 8, kv_heads, 5))
+    for kv_heads, length in itertools.product((4, 2), (8, 5)):
+        shapes = ((2, length, 4, 6), (2, length, kv_heads, 6), (2, length, kv_heads, 5))
         keys = jax.random.split(jax.random.key(1), 3)
         inputs = [2 * jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-        for name, extras in cases().items():
+        for name, extras in cases(length).items():
 
             def run(attention, extras=extras, inputs=inputs):
                 output, backward = jax.vjp(lambda *inputs: attention(*inputs, **extras), *inputs)
@@ -48,7 +49,7 @@ def main() -> None:
                 with jax.set_mesh(make_mesh(MeshShape(**axes))):
                     found = jax.jit(lambda run=run: run(ring_attention))()
                 worst = max(float(abs(a - b).max()) for a, b in zip(found, expected, strict=True))
-                deviations[f"{name}, {kv_heads} key heads, {axes}"] = worst
+                deviations[f"{name}, {kv_heads} key heads, {length}, {axes}"] = worst
     print(json.dumps(deviations))
 
 
