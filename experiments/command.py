@@ -9,12 +9,17 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
+import jax
+
 from research.config import suggestion
 from research.errors import UserError
+from research.training.interruptions import RESTART, Interrupted
 
 
 def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parses the command line and runs `main`; a UserError becomes one line on stderr and exit code 2.
+
+    An interrupted run that is saved ends with one line too, and with exit code 75 (`interruptions.RESTART`).
 
     Options `--config.a.b=value` land in `arguments.overrides`, a dict of dotted paths to text.
     """
@@ -24,6 +29,10 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
         main(parse(parser, sys.argv[1:]))
     except UserError as error:
         _stop(f"error: {error}", 2)
+    except Interrupted as interruption:
+        if jax.process_count() > 1:
+            jax.distributed.shutdown()  # waits for the others: who leaves at once takes them along
+        _stop(str(interruption), RESTART)
     except OSError as error:
         if error.strerror is None:
             raise
@@ -87,3 +96,4 @@ def _quiet() -> None:
         logging.getLogger(name or None).setLevel(level)
     # What fails in a thread of Orbax or Grain is raised again in the main thread, where it becomes one sentence.
     threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None  # the same of their callbacks and of tasks that nobody awaited

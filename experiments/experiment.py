@@ -157,7 +157,8 @@ class Experiment:
     def _step(self, optimizer: Any) -> Step:
         options = self.options
         precision = Precision.parse(options.precision)
-        return Step(self.model, self.task, optimizer, precision, self.seed, options.accumulate, options.ema)
+        fields = {"accumulate": options.accumulate, "ema": options.ema, "spike": options.spike}
+        return Step(self.model, self.task, optimizer, precision, self.seed, **fields)
 
     def _create_state(self, optimizer: Any) -> Any:
         def create(given: Mapping[str, jax.Array]) -> TrainState:

@@ -19,13 +19,14 @@ from research.data.plans import Bucketed
 from research.files import write_json
 from research.parallel.processes import start_processes
 from research.training.checkpoints import Checkpoints
+from research.training.interruptions import Interruptions
 from research.training.loop import fit
 
 
 def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
     """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`."""
     config = load(config_spec, overrides)
-    with claim(folder, config):
+    with claim(folder, config), Interruptions():
         return _train(config, folder)
 
 

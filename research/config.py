@@ -47,8 +47,8 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The config of `spec` ("path.py", or "path.py:argument" for `get_config(argument)`) with overrides applied.
 
     `overrides` maps dotted paths ("optimizer.learning_rate") to values; text is read as a Python literal where it is
-    one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise. A path may add a key to a section, but no section
-    other than those of `OPTIONAL`.
+    one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise. A path may add to a section, but adds no
+    section itself other than those of `OPTIONAL`.
     Raises `UserError` for a missing or failing file, an unknown section, and values that JSON cannot hold.
     """
     file, separator, arg = spec.partition(".py:")
@@ -197,6 +197,9 @@ def _literal(text: str) -> Any:
 def _override(config: ConfigDict, path: str, value: Any) -> None:
     section, (*sections, key) = config, path.split(".")
     for depth, name in enumerate(sections):
+        if depth and section.get(name) is None:  # such as checkpoint.every; what does not exist is found by `build`
+            with section.unlocked():
+                section[name] = ConfigDict()
         if not isinstance(section.get(name), ConfigDict):
             known = [name for name, item in section.items() if isinstance(item, ConfigDict)]
             hint = suggestion(name, known, "sections")

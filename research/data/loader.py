@@ -1,7 +1,16 @@
 """The loader: reads batches ahead in a thread or in worker processes (Grain) and lands them on the devices, sharded."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+import multiprocessing.connection
+import os
+import queue
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import absl.flags
@@ -11,9 +20,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from research.data.plans import Plan
+from research.errors import UserError
 from research.parallel.mesh import batch_share, batch_ways
 
 Batch = dict[str, np.ndarray]
+
+WARN_AFTER, GIVE_UP_AFTER = 60.0, 600.0
+"""Seconds to wait for a batch until a warning, and until the run ends."""
+PATIENCE = 5.0
+"""Seconds to wait for a reader that is not needed any more."""
 
 
 class Dataset(Protocol):
@@ -62,6 +77,11 @@ class Batches:
     def __len__(self) -> int:
         return self.num_steps
 
+    def examples(self, step: int) -> str:
+        """The indices of a step's examples, the first few of them, for messages."""
+        indices = self.plan(step).indices
+        return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+
     def __getitem__(self, step: int) -> Batch:
         selection = self.plan(step)
         missing = -len(selection.indices) % self.multiple
@@ -85,12 +105,89 @@ def load(
     place: puts this process's rows on its devices (`research.parallel.mesh.place_batch`).
     workers: 0 reads in one thread beside the training loop (best for cheap examples), more in as many processes.
     ahead: batches read before they are asked for.
+
+    Warns on stderr when no batch has come for a minute. Raises UserError after ten, and whatever reading raised.
     """
-    dataset = grain.MapDataset.source(batches)[start:]
-    options = grain.ReadOptions(num_threads=0 if workers else 1, prefetch_buffer_size=0 if workers else ahead)
-    reader = dataset.to_iter_dataset(options)
-    if workers:
-        absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes read their settings from flags
-        reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))
-    for batch in reader:
-        yield place(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        reader = _processes(batches, start, workers, ahead, Path(folder)) if workers else _thread(batches, start)
+        with _read_ahead(reader, ahead) as arrived:
+            for step in range(start, len(batches)):
+                number = (step - start) % workers if workers else None
+                yield place(_next(arrived, functools.partial(_described, batches, step, number, Path(folder))))
+
+
+def _thread(batches: Batches, start: int) -> Generator[Batch]:
+    return (batches[step] for step in range(start, len(batches)))
+
+
+def _processes(batches: Batches, start: int, workers: int, ahead: int, folder: Path) -> Generator[Batch]:
+    """Reads with Grain's worker processes, which take turns; each leaves its process id in the folder."""
+
+    def begin(number: int, count: int) -> None:
+        (folder / str(number)).write_text(str(os.getpid()))
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes read their settings from flags
+    reader = grain.MapDataset.source(batches)[start:].to_iter_dataset(grain.ReadOptions(0, 0))
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+    with contextlib.closing(iter(reader.mp_prefetch(options, begin))) as iterator:
+        yield from iterator
+
+
+def _end_with_parent() -> None:
+    """Without it a worker would wait forever for a training process that was killed."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(0)
+
+
+def _described(batches: Batches, step: int, worker: int | None, folder: Path) -> str:
+    text = f"the batch of step {step} (examples {batches.examples(step)})"
+    if worker is None:
+        return text
+    file = folder / str(worker)
+    return f"{text}, read by worker {worker} (process {file.read_text() if file.exists() else 'not started'}),"
+
+
+@contextlib.contextmanager
+def _read_ahead(reader: Generator[Batch], ahead: int) -> Iterator[queue.Queue]:
+    """A queue that a thread fills with (batch, None), or with (None, error) where reading raised one."""
+    arrived: queue.Queue = queue.Queue(ahead)
+    left = threading.Event()
+
+    def fill() -> None:
+        try:
+            with contextlib.closing(reader):
+                for batch in reader:
+                    arrived.put((batch, None))
+                    if left.is_set():
+                        return
+        except BaseException as error:
+            arrived.put((None, error))
+
+    thread = threading.Thread(target=fill, daemon=True, name="reader")
+    thread.start()
+    try:
+        yield arrived
+    finally:
+        left.set()
+        with contextlib.suppress(queue.Empty):  # room for the batch at hand, after which the thread ends
+            while True:
+                arrived.get_nowait()
+        thread.join(PATIENCE)
+
+
+def _next(arrived: queue.Queue, described: Callable[[], str]) -> Batch:
+    for seconds in (WARN_AFTER, GIVE_UP_AFTER - WARN_AFTER):
+        try:
+            batch, error = arrived.get(timeout=seconds)
+        except queue.Empty:
+            if seconds == WARN_AFTER:
+                print(f"warning: {described()} has not come for {seconds:.0f} s", file=sys.stderr, flush=True)
+            continue
+        if error:
+            raise error
+        return batch
+    raise UserError(
+        f"{described()} has not come for {GIVE_UP_AFTER:.0f} s: look at what the reader and its disk are doing, or set "
+        "training.workers to another number; the same command goes on from the last checkpoint"
+    )

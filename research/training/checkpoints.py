@@ -1,16 +1,22 @@
-"""Checkpoints: Orbax's atomic, asynchronous saves, what is kept of them, and clear words when one does not fit."""
+"""Checkpoints: Orbax's atomic, asynchronous saves, verified when they are read, and what is kept of them."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from research.errors import UserError
+from research.parallel.sharding import by_path
 from research.training.durations import Duration
+from research.training.fingerprint import Contents, contents, sealed, unsealed
 from research.training.state import TrainState
 
 
@@ -19,6 +25,7 @@ class CheckpointPolicy:
     """The config section `checkpoint`.
 
     every: how often to save; the last step is always saved. keep: how many of the latest to keep.
+    every_minutes: how often to save besides, for resuming alone: such a checkpoint goes when the next one is there.
     best: a validation metric such as "validation/loss" whose best checkpoint is kept too, and which the final
     evaluation reads. mode: whether the best is the lowest or the highest.
     average: the final evaluation reads the mean of so many of the latest checkpoints instead (Vaswani et al. 2017,
@@ -26,6 +33,7 @@ class CheckpointPolicy:
     """
 
     every: Duration | None = None
+    every_minutes: float | None = 10.0
     keep: int = 2
     best: str | None = None
     mode: str = "min"
@@ -34,6 +42,8 @@ class CheckpointPolicy:
     def __post_init__(self):
         if self.keep < 1:
             raise UserError(f"checkpoint.keep is {self.keep}: use 1 or more")
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise UserError(f"checkpoint.every_minutes is {self.every_minutes}: use a number above 0, or None")
         if not 1 <= self.average <= self.keep:
             raise UserError(
                 f"checkpoint.average is {self.average} and checkpoint.keep {self.keep}: keep at least as many"
@@ -42,41 +52,57 @@ class CheckpointPolicy:
             raise UserError(f'checkpoint.mode {self.mode!r} is unknown: use "min" or "max"')
 
 
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""In the name of a folder that is being written or deleted; Orbax's word."""
+
+
+class Damaged(UserError):
+    """A checkpoint that cannot be read, or that is not what was saved."""
+
+
 class Checkpoints:
-    """The checkpoints of one run, newest last. Use as a context manager: leaving it waits for a save in flight."""
+    """The checkpoints of one run. Use as a context manager: leaving it waits for a save in flight.
+
+    Each holds notes beside its arrays: what the loop needs to go on, validation metrics, whether it is kept for more
+    than resuming, and a fingerprint of the arrays, all under a checksum.
+    """
 
     def __init__(self, folder: Path, policy: CheckpointPolicy = CheckpointPolicy(), *, write: bool = True):
         self.policy = policy
-        keep = [ocp.training.preservation_policies.LatestN(n=policy.keep)]
-        if policy.best:
-            keep.append(
-                ocp.training.preservation_policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[policy.best],
-                    reverse=policy.mode == "min",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=write,  # what a killed save left behind
-        )
+        self._folder, self._write = folder.absolute(), write
+        self._in_flight: tuple[ocp.AsyncResponse[None], int, dict[str, Any]] | None = None
+        self._saved = time.monotonic()
+        self._stored: dict[int, dict[str, Any]] = {}
+        self._damaged: dict[int, str] = {}
+        if write and jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path in self._folder.glob(f"*{UNFINISHED}*"):  # what a killed save left behind
+                shutil.rmtree(path)
+        if write and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("opened")  # process 0 may still be deleting older checkpoints
+        for path in self._folder.glob("*"):
+            if path.name.isdigit():
+                self._look(int(path.name))
+
+    def _look(self, step: int) -> None:
+        try:
+            self._stored[step] = unsealed(self._metadata(step).custom_metadata)
+        except Damaged as error:
+            self._damaged[step] = str(error)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type | None, *exception: Any) -> None:
         try:
-            with self._explained():
-                self._checkpointer.close()
+            self.wait()
         except UserError:
             if kind is None:  # otherwise what went wrong first is the better message
                 raise
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns a failed write into a UserError. Orbax reports one of the background at the next call."""
+        """Turns a failed write into a UserError."""
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:  # TensorStore has no error class of its own
@@ -84,26 +110,30 @@ class Checkpoints:
             reason = "no space left on the disk" if "No space left" in words else words.partition("; ")[0][:200]
             saved = self.steps()
             raise UserError(
-                f"a checkpoint cannot be written to {self._checkpointer.directory} ({reason}); "
+                f"a checkpoint cannot be written to {self._folder} ({reason}); "
                 + (f"the last good one is step {saved[-1]}" if saved else "none was saved before")
                 + ": make room and run the same command again"
             ) from error
 
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
-        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        return sorted(self._stored)
 
     def evaluation_steps(self) -> list[int]:
-        """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest."""
-        if self.policy.average > 1:
-            return self.steps()[-self.policy.average :]
-        scored = {
-            checkpoint.step: checkpoint.metrics[self.policy.best]
-            for checkpoint in self._checkpointer.checkpoints
-            if self.policy.best and checkpoint.metrics and self.policy.best in checkpoint.metrics
-        }
-        if not scored:
-            return self.steps()[-1:]
+        """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest.
+
+        Raises Damaged where a checkpoint that could be one of them cannot be read.
+        """
+        for step, reason in self._damaged.items():
+            raise Damaged(f"{reason}: move {self._folder / str(step)} away to do without it")
+        kept = [step for step in self.steps() if self._stored[step]["kept"]] or self.steps()[-1:]
+        return self._best(kept) or kept[-self.policy.average :]
+
+    def _best(self, steps: Sequence[int]) -> list[int]:
+        metrics = {step: self._stored[step]["metrics"] for step in steps}
+        scored = {step: values[self.policy.best] for step, values in metrics.items() if self.policy.best in values}
+        if not scored or self.policy.average > 1:
+            return []
         best = min(scored.values()) if self.policy.mode == "min" else max(scored.values())
         return [max(step for step, value in scored.items() if value == best)]
 
@@ -111,48 +141,134 @@ class Checkpoints:
         """Whether a validation result is better than the best before it."""
         return best is None or (value < best if self.policy.mode == "min" else value > best)
 
-    def save(self, state: TrainState, step: int, notes: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def due(self) -> bool:
+        """Whether `policy.every_minutes` have passed since the last save, by the clock of process 0."""
+        if self.policy.every_minutes is None:
+            return False
+        due = time.monotonic() - self._saved >= 60 * self.policy.every_minutes
+        return bool(multihost_utils.broadcast_one_to_all(due)) if jax.process_count() > 1 else due
+
+    def save(
+        self, state: TrainState, step: int, notes: Mapping[str, Any], metrics: Mapping[str, float], *, kept: bool = True
+    ) -> None:
         """Starts saving and returns once the state is copied; the files are complete later, or not visible at all.
 
         notes: JSON kept beside the arrays. metrics: validation metrics of this step, if it was evaluated.
+        kept: counts for `policy.keep`, `best` and `average`; otherwise it is there to resume from.
         """
+        self.wait()
+        stored = {"notes": dict(notes), "metrics": dict(metrics), "kept": kept, "contents": contents(state)}
         with self._explained():
-            self._checkpointer.save_async(
-                step, state, force=True, overwrite=False, metrics=dict(metrics) or None, custom_metadata=dict(notes)
+            saving = ocp.save_async(self._folder / str(step), state, custom_metadata=sealed(stored))
+        self._in_flight = saving, step, stored
+        self._saved = time.monotonic()
+
+    def wait(self) -> None:
+        """Returns once the save in flight is complete, and then deletes what the policy does not keep."""
+        if self._in_flight is None:
+            return
+        (saving, step, stored), self._in_flight = self._in_flight, None
+        with self._explained():
+            saving.result()
+        self._stored[step] = stored
+        kept = [step for step in self.steps() if self._stored[step]["kept"]]
+        wanted = {*kept[-self.policy.keep :], *self._best(kept), *self.steps()[-1:]}
+        for step in {*self._stored} - wanted:
+            del self._stored[step]
+            if jax.process_index() == 0:
+                gone = (self._folder / str(step)).rename(self._folder / f"{step}{UNFINISHED}")
+                shutil.rmtree(gone)
+
+    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int] | None:
+        """State, notes and step of the newest checkpoint that is what was saved; None where there is no checkpoint.
+
+        Damaged ones that are newer are set aside, with a warning: nothing that was saved is deleted.
+        """
+        unread = sorted([*self.steps(), *self._damaged])
+        while unread:
+            step = unread.pop()
+            try:
+                return *self.restore(abstract, step), step
+            except Damaged as error:
+                self._damaged[step] = str(error)
+            if any(earlier in self._stored for earlier in unread):
+                self._set_aside(step)
+        if self._damaged:
+            raise UserError(
+                f"no checkpoint in {self._folder} can be read ({next(iter(self._damaged.values()))}): "
+                "restore the folder from a copy, or use another --workdir to start anew"
             )
+        return None
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state at `step`, laid out as `abstract` (shapes, dtypes and shardings) says, and its notes."""
-        metadata = self._checkpointer.metadata(step)
-        _check_fits(metadata.metadata, abstract, step)
-        return self._checkpointer.load(step, abstract), dict(metadata.custom_metadata or {})
+        state = self._restore(abstract, step)
+        return state, self._stored[step]["notes"]
 
     def restore_variables(self, abstract: TrainState, step: int) -> dict[str, Any]:
         """What the model is applied with at `step`, the optimizer's state left unread."""
-        stored = self._checkpointer.metadata(step).metadata
         parts = ("params", "model_state") if abstract.ema is None else ("ema", "model_state")
-        wanted = {part: getattr(abstract, part) for part in parts}
-        _check_fits({part: stored[part] for part in parts}, wanted, step)
-        rest = {part: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[part]) for part in stored if part not in parts}
-        loaded = self._checkpointer.load(step, {**rest, **wanted})
+        loaded = self._restore({part: getattr(abstract, part) for part in parts}, step)
         return {"params": loaded[parts[0]], **loaded["model_state"]}
 
+    def _restore(self, wanted: Any, step: int) -> Any:
+        """The state, or a dict of parts of it. Raises Damaged, or UserError where it has other arrays than wanted."""
+        if step in self._damaged:
+            raise Damaged(self._damaged[step])
+        parts = {path.partition("/")[0] for path in by_path(wanted)}
+        expected = self._stored[step]["contents"]
+        expected = {path: array for path, array in expected.items() if path.partition("/")[0] in parts}
+        _check_fits(expected, wanted, step)
+        stored = self._metadata(step).metadata
+        with self._damage(step):
+            if isinstance(wanted, dict):
+                rest = {part: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[part]) for part in stored}
+                loaded = ocp.load(self._folder / str(step), rest | wanted)
+                loaded = {part: loaded[part] for part in wanted}
+            else:
+                loaded = ocp.load(self._folder / str(step), wanted)
+            if contents(loaded) != expected:
+                raise ValueError("its arrays are not what was saved")
+        return loaded
 
-def _check_fits(stored: Any, abstract: Any, step: int) -> None:
+    def _metadata(self, step: int) -> Any:
+        with self._damage(step):
+            metadata = ocp.metadata(self._folder / str(step))
+            unsealed(metadata.custom_metadata)
+            return metadata
+
+    @contextlib.contextmanager
+    def _damage(self, step: int) -> Iterator[None]:
+        """Turns what reading raises into Damaged: a damaged file can lead a library to any error."""
+        try:
+            yield
+        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):  # the machine's doing, not the file's
+            raise
+        except Exception as error:
+            words = " ".join(str(error).split())[:120] or type(error).__name__
+            raise Damaged(f"the checkpoint of step {step} is damaged ({words})") from error
+
+    def _set_aside(self, step: int) -> None:
+        reason = self._damaged.pop(step)
+        self._stored.pop(step, None)
+        print(f"warning: {reason}; going on from the one before", file=sys.stderr, flush=True)
+        if not self._write:
+            return
+        if jax.process_index() == 0:
+            aside = self._folder.with_name("checkpoints_damaged")
+            aside.mkdir(exist_ok=True)
+            (self._folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set aside")
+
+
+def _check_fits(stored: Contents, abstract: Any, step: int) -> None:
     """Raises UserError naming the first array whose shape differs between the checkpoint and the config."""
-
-    def shapes(tree) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
-
-    have, want = shapes(stored), shapes(abstract)
+    have = {path: tuple(array["shape"]) for path, array in stored.items()}
+    want = {path: tuple(leaf.shape) for path, leaf in by_path(abstract).items() if hasattr(leaf, "shape")}
     for path in sorted(have.keys() | want.keys(), key=lambda path: (not path.startswith("params"), path)):
         if have.get(path) != want.get(path):
             raise UserError(
                 f"the checkpoint of step {step} does not fit the config: {path} is {have.get(path, 'absent')} there "
                 f"and {want.get(path, 'absent')} here: use the model and optimizer sections it was trained with"
             )
-
-
-def _path(path: tuple) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

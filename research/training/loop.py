@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,9 +19,14 @@ from research.tasks.task import Metrics
 from research.training.checkpoints import Checkpoints
 from research.training.durations import Clock, Duration
 from research.training.evaluation import Evaluator
+from research.training.interruptions import Interrupted, Interruptions
 from research.training.loggers import Loggers
 from research.training.state import TrainState
 from research.training.step import Step
+from research.training.timing import Timing
+
+MAX_SKIPPED = 20
+"""Updates skipped in a row until the run stops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,8 @@ class TrainingOptions:
     patience: stop after so many evaluations in a row without a new best of `checkpoint.best`.
     accumulate: micro-batches of one update. ema: decay of an average of the parameters that evaluation then uses.
     precision: dtypes of parameters and computation. workers: processes that read data (0: a thread).
+    on_divergence: what follows an update whose loss or gradient is not finite: the run stops, or the update is skipped.
+    spike: gradients whose norm exceeds so many times its moving average count as such too.
     """
 
     duration: Duration
@@ -48,6 +56,8 @@ class TrainingOptions:
     ema: float | None = None
     precision: str = "params=float32,compute=float32"
     workers: int = 0
+    on_divergence: Literal["stop", "skip"] = "stop"
+    spike: float | None = None
 
     def __post_init__(self):
         if (self.batch_size is None) == (self.batch_tokens is None):
@@ -56,6 +66,10 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"training.{name} is {value}: use 1 or more")
+        if self.on_divergence not in ("stop", "skip"):
+            raise UserError(f'training.on_divergence is {self.on_divergence!r}: use "stop" or "skip"')
+        if self.spike is not None and not self.spike > 1:
+            raise UserError(f"training.spike is {self.spike}: use a number above 1, such as 10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,49 +92,18 @@ class Run:
     create_state: Callable[[], TrainState]
 
 
-@dataclasses.dataclass
-class Timing:
-    """Where a run's seconds went. Reading data and Python's own work cost time only while the device has nothing to
-    do: `data` and `host` count just these moments."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    data: float = 0.0
-    host: float = 0.0
-    evaluation: float = 0.0
-    checkpoint: float = 0.0
-    compilation: float = 0.0
-
-    @property
-    def stepping(self) -> float:
-        """Seconds of the steps themselves."""
-        return max(self.seconds - self.evaluation - self.checkpoint - self.compilation, 1e-9)
-
-    def report(self) -> dict[str, float]:
-        """Figures for the end of a run."""
-        return {
-            "seconds": self.seconds,
-            "steps_per_second": self.steps / self.stepping,
-            "data_wait_percent": 100 * self.data / self.stepping,
-            "host_milliseconds_per_step": 1000 * self.host / max(self.steps, 1),
-            "evaluation_seconds": self.evaluation,
-            "checkpoint_seconds": self.checkpoint,
-            "compilation_seconds": self.compilation,
-        }
-
-
 def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
-    """Trains to the end, from the newest checkpoint if there is one. Returns the last state and where time went."""
-    latest = max(checkpoints.steps(), default=None)
-    if latest is None:
-        state, notes = run.create_state(), {}
-    else:
-        state, notes = checkpoints.restore(run.abstract_state, latest)
-    start, total = latest or 0, len(run.batches)
+    """Trains to the end, from the newest checkpoint if there is one. Returns the last state and where time went.
+
+    Raises Interrupted after a signal, once the state is saved.
+    """
+    state, notes, start = checkpoints.restore_newest(run.abstract_state) or (run.create_state(), {}, 0)
+    total = len(run.batches)
     main_process = jax.process_index() == 0
     with Loggers(run.folder if main_process else None, start, total) as loggers:
         loop = _Loop(run, checkpoints, loggers, notes)
-        return loop.run(state, start), loop.timing
+        with Interruptions() as interruptions, interruptions.deferred():
+            return loop.run(state, start, interruptions), loop.timing
 
 
 class _Loop:
@@ -129,7 +112,8 @@ class _Loop:
     def __init__(self, run: Run, checkpoints: Checkpoints, loggers: Loggers, notes: Mapping[str, Any]):
         self.task_run, self.checkpoints, self.loggers = run, checkpoints, loggers
         self.sums = {name: np.array(pair) for name, pair in notes.get("sums", {}).items()}
-        self.best, self.stale = notes.get("best"), notes.get("stale", 0)
+        self.best, self.stale, self.skipped = notes.get("best"), notes.get("stale", 0), notes.get("skipped", 0)
+        self.saved: int | None = None
         self.timing = Timing()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract_state)
         self.train_step = jax.jit(run.step.train, donate_argnums=0, out_shardings=(shardings, None))
@@ -142,7 +126,7 @@ class _Loop:
         dataset = run.step.task.dataset(run.validation, train=False, seed=0) if run.validation is not None else None
         self.validation = dataset
 
-    def run(self, state: TrainState, start: int) -> TrainState:
+    def run(self, state: TrainState, start: int, interruptions: Interruptions) -> TrainState:
         """Dispatches a step, then reads the metrics of the one before: the device never waits for the host."""
         run, timing = self.task_run, self.timing
         place = functools.partial(place_batch, mesh=run.mesh)
@@ -169,7 +153,18 @@ class _Loop:
             timing.steps += 1
             timing.seconds = time.perf_counter() - started
             self.loggers.advance(step + 1)
+            if interruptions.reached(step + 1):
+                if pending:
+                    self._read(*pending)
+                self._stop(state, step + 1, interruptions.name)
         return state
+
+    def _stop(self, state: TrainState, step: int, name: str) -> None:
+        if self.saved != step:
+            self._save(state, step, {}, kept=False)
+        self.checkpoints.wait()
+        total = len(self.task_run.batches)
+        raise Interrupted(f"stopped by {name} at step {step} of {total}, which is saved: the same command goes on")
 
     def _compiled(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Callable:
         """The train step for a batch of this shape, compiled when its first batch comes."""
@@ -187,19 +182,33 @@ class _Loop:
         return step == len(self.task_run.batches) or any(step % interval == 0 for interval in every)
 
     def _read(self, step: int, metrics: Metrics) -> None:
-        for name, pair in jax.device_get(metrics).items():
-            pair = np.asarray(pair, np.float64)
-            if not np.isfinite(pair).all():
-                raise UserError(self._diverged(step, name))
+        sums = {name: np.asarray(pair, np.float64) for name, pair in jax.device_get(metrics).items()}
+        skipped = sums.pop("skipped")
+        wrong = next((f"{name} is not finite" for name, pair in sums.items() if not np.isfinite(pair).all()), None)
+        if skipped[0] and wrong is None:
+            wrong = f"grad_norm {sums['grad_norm'][0]:.3g} is over training.spike times its average"
+        policy = self.task_run.options.on_divergence
+        if wrong and (policy == "stop" or not skipped[0]):
+            raise UserError(self._diverged(step, wrong))
+        if policy == "skip":
+            self._skip(step, wrong)
+            sums = {"skipped": skipped} if wrong else sums | {"skipped": skipped}
+        for name, pair in sums.items():
             self.sums[name] = self.sums.get(name, 0) + pair
 
-    def _diverged(self, step: int, name: str) -> str:
-        indices = self.task_run.batches.plan(step).indices
-        listed = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+    def _skip(self, step: int, wrong: str | None) -> None:
+        self.skipped = self.skipped + 1 if wrong else 0
+        if self.skipped == MAX_SKIPPED:
+            raise UserError(f"{MAX_SKIPPED} updates in a row were skipped; {self._diverged(step, wrong)}")
+        if wrong:
+            examples = self.task_run.batches.examples(step)
+            print(f"warning: step {step} (training examples {examples}) is skipped: {wrong}", file=sys.stderr)
+
+    def _diverged(self, step: int, wrong: str) -> str:
         saved = max(self.checkpoints.steps(), default=None)
         good = "no checkpoint was saved before it" if saved is None else f"the last good checkpoint is step {saved}"
         return (
-            f"{name} is not finite at step {step} (training examples {listed}); {good}: "
+            f"{wrong} at step {step} (training examples {self.task_run.batches.examples(step)}); {good}: "
             "lower optimizer.learning_rate, lengthen schedule.warmup or set optimizer.clip_norm"
         )
 
@@ -215,12 +224,17 @@ class _Loop:
             self.loggers.write(step, measured)
             self._compare(measured)
             self._pause("evaluation", began)
-        if step % self.save_every == 0 or last or (measured and self.checkpoints.policy.best):
-            began = time.perf_counter()
-            sums = {name: pair.tolist() for name, pair in self.sums.items()}
-            notes = {"sums": sums, "best": self.best, "stale": self.stale}
-            self.checkpoints.save(state, step, notes, measured)
-            self._pause("checkpoint", began)
+        kept = bool(step % self.save_every == 0 or last or (measured and self.checkpoints.policy.best))
+        if kept or (step % run.options.log_every == 0 and self.checkpoints.due()):
+            self._save(state, step, measured, kept=kept)
+
+    def _save(self, state: TrainState, step: int, measured: Mapping[str, float], *, kept: bool) -> None:
+        began = time.perf_counter()
+        sums = {name: pair.tolist() for name, pair in self.sums.items()}
+        notes = {"sums": sums, "best": self.best, "stale": self.stale, "skipped": self.skipped}
+        self.checkpoints.save(state, step, notes, measured, kept=kept)
+        self.saved = step
+        self._pause("checkpoint", began)
 
     def _compare(self, measured: Mapping[str, float]) -> None:
         name = self.checkpoints.policy.best

@@ -10,13 +10,17 @@ import jax.numpy as jnp
 @flax.struct.dataclass
 class TrainState:
     """step: int32 scalar, updates made so far. params: float32. opt_state: Optax's. model_state: the model's other
-    collections (BatchNorm statistics), {} where it has none. ema: moving average of params, or None."""
+    collections (BatchNorm statistics), {} where it has none. ema: moving average of params, or None.
+    accepted: int32 scalar, updates that did not diverge. norm: float32 scalar, the moving average of their gradients'
+    norms, which began at 0."""
 
     step: jax.Array
     params: Any
     opt_state: Any
     model_state: Any
     ema: Any
+    accepted: jax.Array
+    norm: jax.Array
 
     def variables(self) -> dict[str, Any]:
         """What the model is applied with in evaluation: the average where one is kept."""
@@ -35,4 +39,6 @@ def create_state(model, inputs: tuple, optimizer, *, seed: int, ema: bool) -> Tr
         opt_state=optimizer.init(params),
         model_state=model_state,
         ema=jax.tree.map(jnp.copy, params) if ema else None,
+        accepted=jnp.int32(0),
+        norm=jnp.float32(0),
     )

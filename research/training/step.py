@@ -14,6 +14,11 @@ from research.errors import UserError
 from research.tasks.task import Metrics, Task
 from research.training.state import TrainState
 
+NORM_DECAY = 0.99
+"""Of the moving average of the gradients' norms that a spike is measured against."""
+NORM_UPDATES = 100
+"""Updates before that average counts."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
@@ -44,6 +49,7 @@ class Step:
 
     accumulate: micro-batches whose gradients are added up before one update.
     ema: decay of the parameters' moving average, or None.
+    spike: an update whose gradient's norm exceeds so many times its moving average has diverged.
     """
 
     model: nn.Module
@@ -53,20 +59,37 @@ class Step:
     seed: int
     accumulate: int = 1
     ema: float | None = None
+    spike: float | None = None
 
     def train(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        """One update. Its randomness is a function of (seed, step). Adds `grad_norm` to the task's metrics."""
+        """One update. Its randomness is a function of (seed, step). Adds `grad_norm` to the task's metrics.
+
+        An update whose loss or gradient is not finite, or whose gradient's norm is a spike, changes nothing but the
+        step; the metric `skipped` is then 1, otherwise 0.
+        """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
         grads, metrics, model_state = self._accumulated(state, batch, rng)
         # The gradient of the sum, divided once: equal for any number of micro-batches and devices.
         weight = jnp.maximum(metrics["loss"][1], 1e-8)
         grads = jax.tree.map(lambda grad: grad / weight, grads)
-        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1))
+        norm = optax.tree.norm(grads)
+        diverged = _diverged(state, metrics["loss"][0], norm, self.spike)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema if self.ema is None else optax.incremental_update(params, state.ema, 1 - self.ema)
-        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, model_state=model_state, ema=ema)
-        return state, metrics
+        updated = TrainState(
+            step=state.step,
+            params=params,
+            opt_state=opt_state,
+            model_state=model_state,
+            ema=ema,
+            accepted=state.accepted + 1,
+            norm=NORM_DECAY * state.norm + (1 - NORM_DECAY) * norm,
+        )
+        state = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
+        one = jnp.float32(1)
+        metrics |= {"grad_norm": (norm, one), "skipped": (diverged.astype(jnp.float32), one)}
+        return state.replace(step=state.step + 1), metrics
 
     def _accumulated(self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array):
         if self.accumulate == 1:
@@ -118,3 +141,11 @@ class Step:
 
     def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return {**variables, "params": self.precision.cast(variables["params"])}
+
+
+def _diverged(state: TrainState, loss: jax.Array, norm: jax.Array, spike: float | None) -> jax.Array:
+    diverged = ~(jnp.isfinite(loss) & jnp.isfinite(norm))
+    if spike is None:
+        return diverged
+    mean = state.norm / (1 - NORM_DECAY ** jnp.maximum(state.accepted, 1).astype(jnp.float32))  # Kingma and Ba 2015
+    return diverged | ((state.accepted >= NORM_UPDATES) & (norm > spike * mean))

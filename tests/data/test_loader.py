@@ -1,8 +1,13 @@
+import re
+import time
+
 import numpy as np
 import pytest
 
+from research.data import loader
 from research.data.loader import Batches, load
 from research.data.plans import InOrder, Shuffled
+from research.errors import UserError
 
 
 class Squares:
@@ -49,3 +54,31 @@ def test_processes_share_a_batch():
     whole = Batches(Squares(40), plan, 1)[0]["square"]
     halves = [Batches(Squares(40), plan, 1, share=(process, 2))[0]["square"] for process in range(2)]
     assert np.concatenate(halves).tolist() == whole.tolist()
+
+
+class Slow(Squares):
+    """Hangs in the batch that holds example 20."""
+
+    def batch(self, indices, epochs, length):
+        if 20 in indices:
+            time.sleep(3)
+        return super().batch(indices, epochs, length)
+
+
+def test_a_hung_reader_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(loader, "WARN_AFTER", 0.2)
+    monkeypatch.setattr(loader, "GIVE_UP_AFTER", 0.4)
+    batches = load(Batches(Slow(40), InOrder(40, 8), 5), 0, dict)
+    with pytest.raises(
+        UserError, match=r"the batch of step 2 \(examples 16, 17, .*\) has not come .* training.workers"
+    ):
+        list(batches)
+    assert "warning: the batch of step 2 (examples 16" in capsys.readouterr().err
+
+
+def test_a_hung_worker_process_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(loader, "WARN_AFTER", 1.0)
+    batches = list(load(Batches(Slow(40), InOrder(40, 8), 5), 0, dict, workers=2, ahead=1))
+    assert len(batches) == 5
+    warned = capsys.readouterr().err
+    assert re.search(r"batch of step 2 .*, read by worker 0 \(process \d+\), has not come", warned), warned

@@ -188,11 +188,11 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path):
         def train(arguments):
             policy = CheckpointPolicy(every=Duration(steps=5), keep=100)
             class FillsUp(Checkpoints):
-                def save(self, state, step, notes, metrics):
+                def save(self, state, step, *rest, kept):
                     if step == 15:
-                        self._checkpointer.wait()
+                        self.wait()
                         resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-                    super().save(state, step, notes, metrics)
+                    super().save(state, step, *rest, kept=kept)
             with FillsUp(folder / "checkpoints", policy) as checkpoints:
                 fit(make_run(folder, steps=40), checkpoints)
         run_command(train, argparse.ArgumentParser())

@@ -62,10 +62,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop):
         pass
 
     class StopsEarly(Checkpoints):
-        def save(self, state, step, notes, metrics):
+        def save(self, state, step, *rest, kept):
             if step > stop:
                 raise Stop  # later checkpoints never come to be, their log lines do
-            super().save(state, step, notes, metrics)
+            super().save(state, step, *rest, kept=kept)
 
     folder = tmp_path / "stopped"
     with pytest.raises(Stop), StopsEarly(folder / "checkpoints", EVERY_FOUR) as checkpoints:
@@ -170,10 +170,10 @@ def test_patience_stops_after_evaluations_without_a_new_best(tmp_path):
             pass
 
         class StopsEarly(Checkpoints):
-            def save(self, state, step, notes, metrics):
-                super().save(state, step, notes, metrics)
+            def save(self, state, step, *rest, kept):
+                super().save(state, step, *rest, kept=kept)
                 if step == stop_at:
-                    self._checkpointer.wait()
+                    self.wait()
                     raise Stop
 
         try:
@@ -199,3 +199,55 @@ def test_what_is_best_must_be_measured(tmp_path):
 def test_averaging_needs_as_many_checkpoints():
     with pytest.raises(UserError, match=r"checkpoint\.average is 5 and checkpoint\.keep 2"):
         CheckpointPolicy(average=5)
+
+
+def test_skipped_updates_change_nothing_and_are_named(tmp_path, capsys):
+    """The poisoned step is left out: the state equals that of a run whose update there has learning rate 0."""
+    run = make_run(tmp_path, task=Regression(poison=17), on_divergence="skip", log_every=1)
+    bad = [step for step in range(20) if 17 in run.batches.plan(step).indices]
+    with Checkpoints(tmp_path / "checkpoints", EVERY_FOUR) as checkpoints:
+        state, _ = fit(run, checkpoints)
+    rows = {row["step"] - 1: row for row in logged(tmp_path) if "train/skipped" in row}
+    assert [step for step, row in rows.items() if row["train/skipped"] == 1] == bad
+    assert all("train/loss" not in rows[step] for step in bad) and "train/loss" in rows[bad[0] + 1]
+    assert int(state.accepted) == 20 - len(bad) and int(state.step) == 20
+    warned = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in warned] == [str(step) for step in bad]
+    assert "is not finite" in warned[0]
+
+
+def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
+    class Poisoned(Regression):
+        def loss(self, apply, batch):
+            metrics, updates = super().loss(apply, batch)
+            return {"loss": (metrics["loss"][0] * np.nan, metrics["loss"][1])}, updates
+
+    with pytest.raises(UserError, match=r"20 updates in a row were skipped; .* is not finite at step 19"):
+        train(tmp_path, steps=40, task=Poisoned(), on_divergence="skip", validation=0)
+
+
+def test_a_spike_stops_the_run_or_is_skipped(tmp_path):
+    """One batch has targets a hundred times as large, after the average of the norms has settled."""
+
+    class Spiked(Regression):
+        def loss(self, apply, batch):
+            prediction, updates = apply(batch["x"])
+            factor = jax.numpy.where(batch["index"][0] == first, 1e4, 1.0)
+            errors = (prediction - batch["y"] * factor) ** 2 + 1e-3 * prediction
+            return {"loss": ((errors * batch["weight"]).sum(), batch["weight"].sum())}, updates
+
+    run = make_run(tmp_path / "stop", task=Spiked(), steps=130, spike=50.0, learning_rate=1e-3, log_every=1)
+    first = int(run.batches.plan(120).indices[0])
+    steps = [step for step in range(130) if run.batches.plan(step).indices[0] == first]
+    with (
+        pytest.raises(UserError, match=r"grad_norm .* is over training.spike times its average at step 120"),
+        Checkpoints(tmp_path / "stop" / "checkpoints", EVERY_FOUR) as checkpoints,
+    ):
+        fit(run, checkpoints)
+    assert next(step for step in steps if step >= 100) == 120
+
+
+@pytest.mark.parametrize(("name", "value"), [("on_divergence", "hope"), ("spike", 0.5)])
+def test_divergence_options_are_checked(name, value, tmp_path):
+    with pytest.raises(UserError, match=rf"training\.{name} is"):
+        make_run(tmp_path, **{name: value})

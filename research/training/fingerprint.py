@@ -1,0 +1,67 @@
+"""Fingerprints: what a checkpoint held when it was saved, to be compared with what is read from it."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt32
+
+from research.parallel.sharding import by_path
+
+Contents = dict[str, dict[str, Any]]
+"""Path of an array -> its `shape` and the `sum` of its bits, as JSON."""
+
+_GOLDEN = 0x9E3779B1
+
+
+def contents(tree: Any) -> Contents:
+    """The shape of each array and a sum of its bits, equal for any mesh and layout; any changed element changes it."""
+    arrays = {path: leaf for path, leaf in by_path(tree).items() if hasattr(leaf, "shape")}
+    sums = jax.device_get(_sums(arrays))
+    return {path: {"shape": list(leaf.shape), "sum": int(sums[path])} for path, leaf in arrays.items()}
+
+
+@jax.jit
+def _sums(arrays: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    return {path: _sum(array) for path, array in arrays.items()}
+
+
+def _sum(array: Array) -> UInt32[Array, ""]:
+    """The sum of all words of 32 bits, each times an odd number that depends on its place, modulo 2**32.
+
+    Odd factors have an inverse: a change of one word cannot be lost. Sums of integers depend on no order.
+    """
+    bits = _words(array)
+    place = jnp.uint32(0)
+    for axis, size in enumerate(bits.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return jnp.sum(bits * (place * jnp.uint32(_GOLDEN) | jnp.uint32(1)), dtype=jnp.uint32)
+
+
+def _words(array: Array) -> UInt32[Array, "..."]:
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        array = jnp.stack([array.real, array.imag])
+    if array.dtype == jnp.bool_:
+        return array.astype(jnp.uint32)
+    size = min(array.dtype.itemsize, 4)  # 8 bytes become a further axis of two words
+    return jax.lax.bitcast_convert_type(array, np.dtype(f"uint{8 * size}")).astype(jnp.uint32)
+
+
+def sealed(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes (JSON) with the checksum of their text."""
+    return {"notes": dict(notes), "crc": _crc(notes)}
+
+
+def unsealed(stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `sealed` was given. Raises ValueError where a character of it has changed or all of it is gone."""
+    if not stored or stored.get("crc") != _crc(stored.get("notes")):
+        raise ValueError("its notes are not what was saved")
+    return dict(stored["notes"])
+
+
+def _crc(notes: Any) -> int:
+    return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
