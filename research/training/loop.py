@@ -91,6 +91,13 @@ class Run:
     abstract_state: TrainState
     create_state: Callable[[], TrainState]
 
+    def compile_step(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> jax.stages.Compiled:
+        """The train step for batches of this shape; it takes (state, batch), whose state it overwrites."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        with jax.set_mesh(self.mesh):
+            jitted = jax.jit(self.step.train, donate_argnums=0, out_shardings=(shardings, None))
+            return jitted.lower(self.abstract_state, batch).compile()
+
 
 def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
     """Trains to the end, from the newest checkpoint if there is one. Returns the last state and where time went.
@@ -115,8 +122,6 @@ class _Loop:
         self.best, self.stale, self.skipped = notes.get("best"), notes.get("stale", 0), notes.get("skipped", 0)
         self.saved: int | None = None
         self.timing = Timing()
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract_state)
-        self.train_step = jax.jit(run.step.train, donate_argnums=0, out_shardings=(shardings, None))
         self.train_steps: dict[tuple, Callable] = {}
         self.logged = (time.perf_counter(), 0)
         options, clock, total = run.options, run.clock, len(run.batches)
@@ -139,7 +144,7 @@ class _Loop:
             idle, began = _is_done(pending), time.perf_counter()
             batch = next(loader)
             timing.data += (time.perf_counter() - began) * idle
-            train_step = self._compiled(state, batch)
+            train_step = self._compiled(batch)
             began = time.perf_counter()
             state, metrics = train_step(state, batch)
             timing.host += (time.perf_counter() - began) * _is_done(pending)
@@ -166,14 +171,12 @@ class _Loop:
         total = len(self.task_run.batches)
         raise Interrupted(f"stopped by {name} at step {step} of {total}, which is saved: the same command goes on")
 
-    def _compiled(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Callable:
+    def _compiled(self, batch: Mapping[str, jax.Array]) -> Callable:
         """The train step for a batch of this shape, compiled when its first batch comes."""
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.train_steps:
             began = time.perf_counter()
-            with jax.set_mesh(self.task_run.mesh):
-                lowered = self.train_step.lower(state, batch)
-            self.train_steps[shape] = lowered.compile()
+            self.train_steps[shape] = self.task_run.compile_step(batch)
             self._pause("compilation", began)
         return self.train_steps[shape]
 

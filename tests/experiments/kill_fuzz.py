@@ -7,6 +7,7 @@ Every third kill waits for a save, every third for an evaluation, the others fal
 
 import argparse
 import collections
+import json
 import os
 import signal
 import subprocess
@@ -42,30 +43,40 @@ def phase(folder: Path) -> str:
     """What the run is doing, as far as its folder shows."""
     if (folder / "results.json").exists():
         return "after the end"
-    if any((folder / "checkpoints").glob(f"*{UNFINISHED}*")):
-        return "save"
-    rows = read_metrics(folder / "metrics.jsonl")
-    if not rows:
+    last = last_row(folder)
+    if last["step"] < 0:
         return "start"
-    evaluates = rows[-1]["step"] % EVALUATE_EVERY == 0 and "train/loss" in rows[-1]
-    return "evaluation" if evaluates else "steps"
+    if last["step"] % EVALUATE_EVERY == 0 and "train/loss" in last:
+        return "evaluation"
+    return "save" if any((folder / "checkpoints").glob(f"*{UNFINISHED}*")) else "steps"
+
+
+def last_row(folder: Path) -> dict:
+    """The last whole line of the metrics, {"step": -1} before the first."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return {"step": -1}
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 4096, 0))
+        lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    return json.loads(lines[-1]) if lines else {"step": -1}
 
 
 def kill_once(folder: Path, steps: int, wanted: str, random: np.random.Generator) -> str | None:
     """Starts or resumes the run and kills it; the phase it was in, or None where the run came to its end first."""
-    before = len(read_metrics(folder / "metrics.jsonl"))
     process = subprocess.Popen(
         command(folder, steps), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     if wanted == "any":
         time.sleep(random.uniform(0.5, 8.0))
     else:
-        wait = before + int(random.integers(2, 12))
-        while process.poll() is None and (
-            len(read_metrics(folder / "metrics.jsonl")) < wait or phase(folder) != wanted
-        ):
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.02))
+        first = last_row(folder)
+        while process.poll() is None and last_row(folder) == first:  # also where it starts from an earlier step
+            time.sleep(0.01)
+        wait = last_row(folder)["step"] + int(random.integers(5, 60))
+        while process.poll() is None and (last_row(folder)["step"] < wait or phase(folder) != wanted):
+            pass
+        time.sleep(random.uniform(0, 0.004))
     found = phase(folder)
     if process.poll() is not None:
         assert process.returncode == 0, process.stderr.read().decode()
@@ -107,7 +118,7 @@ def fuzz(folder: Path, kills: int, steps: int, seed: int = 0) -> collections.Cou
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=3000, help="length of the run")
+    parser.add_argument("--steps", type=int, default=10_000, help="length of the run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         counted = fuzz(Path(temporary), arguments.kills, arguments.steps)
