@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from research.training.interruptions import RESTART
 
 from experiments.train import main  # noqa: F401  (the module that the job files start)
 from research.config import build, load
 from research.parallel.mesh import MeshShape
 from research.parallel.processes import BY_HAND
+from research.training.interruptions import RESTART
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "clusters.md").read_text()

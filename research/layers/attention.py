@@ -96,6 +96,7 @@ class MultiHeadAttention(nn.Module):
         dropout: rate on the attention weights.
         position: "rotary" (Su et al. 2021) or "shaw", relations clipped at `max_distance` (Shaw et al. 2018).
         cross: attend to `memory` instead of to the input itself.
+        qk_norm: LayerNorm of each head's queries and keys, for stability at scale (Dehghani et al. 2023, section 2).
 
     The collection "attention", when it is mutable, receives `weights`: float32 [batch, heads, queries, keys], before
     dropout. The collection "cache" holds `cached_key` and `cached_value`, [batch, cache_length, num_kv_heads, size].
@@ -110,6 +111,7 @@ class MultiHeadAttention(nn.Module):
     position: Literal["none", "rotary", "shaw"] = "none"
     max_distance: int = 16
     cross: bool = False
+    qk_norm: bool = False
     kernel_init: Callable = nn.initializers.xavier_uniform()
     out_init: Callable = nn.initializers.xavier_uniform()
 
@@ -146,6 +148,9 @@ class MultiHeadAttention(nn.Module):
         if source is not None:
             key = project((num_kv_heads, head_size), name="key")(source)
             value = project((num_kv_heads, value_size), name="value")(source)
+        if self.qk_norm:
+            query = nn.LayerNorm(use_bias=False, name="query_norm")(query)
+            key = key if key is None else nn.LayerNorm(use_bias=False, name="key_norm")(key)
         if self.position == "rotary":
             positions = query_positions if positions is None else positions
             query, key = rotary(query, positions), rotary(key, positions)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from research.errors import UserError
+from research.layers.convolution import to_kernel_dtype
 from research.parallel.mesh import whole_rows
 
 float32_dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -56,9 +57,5 @@ class PatchEmbedding(nn.Module):
             )
         size = (self.patch_size, self.patch_size)
         return nn.Conv(
-            self.width, size, strides=size, padding="VALID", promote_dtype=_to_kernel_dtype, name="projection"
+            self.width, size, strides=size, padding="VALID", promote_dtype=to_kernel_dtype, name="projection"
         )(images)
-
-
-def _to_kernel_dtype(images: Array, kernel: Array, bias: Array, **_) -> tuple[Array, Array, Array]:
-    return images.astype(kernel.dtype), kernel, bias

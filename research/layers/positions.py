@@ -1,5 +1,7 @@
 """Positions: sinusoidal, learned, 2-D sine-cosine, rotary and relative bias (Shaw's relations are in attention.py)."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,29 @@ def sincos_2d(
     y, x = jnp.mgrid[:height, :width_in_patches]
     x, y = (axis.reshape(-1, 1) * frequencies for axis in (x, y))
     return jnp.concatenate([jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)], axis=-1)
+
+
+def resample_positions(
+    table: Float[Array, "tokens width"], grid: tuple[int, int], prefix: int
+) -> Float[Array, "resampled width"]:
+    """A learned table for another grid of patches (rows, columns), by bicubic interpolation (Dosovitskiy et al. 2021,
+    section 3.2).
+
+    prefix: rows of the result for class tokens and the like; the table may have as many or none, before the patches of
+    a square grid. Those that it lacks are 0. Raises UserError for a table of another length.
+    """
+    rows, columns = grid
+    for before in (prefix, 0):
+        side = math.isqrt(max(len(table) - before, 0))
+        if side and side * side == len(table) - before:
+            break
+    else:
+        raise UserError(f"a position table of {len(table)} tokens is no square of patches: it cannot be resampled")
+    first = table[:before] if before else jnp.zeros((prefix, table.shape[1]), table.dtype)
+    patches = table[before:].reshape(side, side, -1)
+    if (rows, columns) != (side, side):
+        patches = jax.image.resize(patches, (rows, columns, patches.shape[-1]), "bicubic")
+    return jnp.concatenate([first, patches.reshape(rows * columns, -1)])
 
 
 class LearnedPositions(nn.Module):

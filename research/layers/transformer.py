@@ -27,6 +27,8 @@ class TransformerLayer(nn.Module):
         norm: "post", norm(x + f(x)), as in the paper, or "pre", x + f(norm(x)) (Xiong et al. 2020).
         dropout, attention_dropout, activation_dropout: rates on the output of every sub-layer (section 5.4), on the
             attention weights and on the hidden layer of the feed-forward network.
+        layer_scale: initial value of a learned factor for each channel of a sub-layer (Touvron et al. 2021b, "Going
+            deeper with image transformers").
         The others: see MultiHeadAttention and FeedForward.
     """
 
@@ -45,6 +47,8 @@ class TransformerLayer(nn.Module):
     cross_attention: bool = False
     position: Literal["none", "rotary", "shaw"] = "none"
     max_distance: int = 16
+    qk_norm: bool = False
+    layer_scale: float | None = None
     kernel_init: Callable = nn.initializers.xavier_uniform()
     out_init: Callable = nn.initializers.xavier_uniform()
 
@@ -75,12 +79,16 @@ class TransformerLayer(nn.Module):
             num_kv_heads=self.num_kv_heads,
             use_bias=self.use_bias,
             dropout=self.attention_dropout,
+            qk_norm=self.qk_norm,
             **initialisers,
         )
 
         def add(x, name, sub_layer):
             norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_bias=self.use_bias, name=f"{name}_norm")
             branch = sub_layer(norm(x) if self.norm == "pre" else x)
+            if self.layer_scale is not None:
+                factor = nn.initializers.constant(self.layer_scale)
+                branch *= self.param(f"{name}_scale", factor, branch.shape[-1:])
             branch = nn.Dropout(self.dropout)(branch, deterministic=not train)
             if drop_rate is not None:
                 branch = drop_branch(branch, drop_rate, self.make_rng("dropout"))

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from research.errors import UserError
+from research.layers.attention import MultiHeadAttention
 from research.layers.embedding import PatchEmbedding, float32_dot_general
-from research.layers.positions import sincos_2d
+from research.layers.feed_forward import FeedForward
+from research.layers.positions import resample_positions, sincos_2d
 from research.layers.transformer import TransformerLayer, TransformerStack
 
 SIZES = {
@@ -35,8 +37,12 @@ class ViT(nn.Module):
 
     Fields:
         num_classes: 0 leaves out the head and returns the pooled features in the compute dtype.
-        pool: the class token's output, or the mean over patches (no class token then).
-        positions: one table for the image size that the model was initialised with.
+        pool: the class token's output, the mean over patches, or attention with one learned query (Zhai et al. 2022,
+            "MAP"); only the first has a class token.
+        positions: a learned table, resampled for images of another size, or sines and cosines.
+        registers: tokens without a meaning of their own (Darcet et al. 2024).
+        distillation: a second token and head that learn from a teacher (Touvron et al. 2021); the answer is the mean
+            of both heads.
     """
 
     num_classes: int
@@ -45,30 +51,59 @@ class ViT(nn.Module):
     num_layers: int
     num_heads: int
     mlp_width: int
-    pool: Literal["cls", "mean"] = "cls"
+    pool: Literal["cls", "mean", "attention"] = "cls"
     positions: Literal["learned", "sincos2d"] = "learned"
+    registers: int = 0
+    distillation: bool = False
+    layer_scale: float | None = None
+    qk_norm: bool = False
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     norm_epsilon: float = 1e-6
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 
-    @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Logits of the classes, float32. The images are cast to the dtype of the parameters."""
+        outputs = self.all_heads(images, train=train)
+        return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
+
+    @nn.compact
+    def all_heads(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch outputs"], ...]:
+        """The logits of every head apart: the classes', and with `distillation` the teacher's."""
         x = PatchEmbedding(self.patch_size, self.width, name="patch_embedding")(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
+        special = self._special_tokens()
         if self.positions == "sincos2d":
             x += sincos_2d(rows, columns, width).astype(x.dtype)
-        if self.pool == "cls":
-            cls_token = self.param("cls_token", nn.initializers.zeros, (width,))
-            x = jnp.concatenate([jnp.broadcast_to(cls_token, (batch, 1, width)), x], axis=1)
+        first = jnp.broadcast_to(special.astype(x.dtype), (batch, *special.shape))
+        x = jnp.concatenate([first, x], axis=1)
         if self.positions == "learned":
-            x += self._position_embedding(x.shape[1])
+            x += self._position_embedding((rows, columns), len(special))
+        if self.registers:
+            tokens = self.param("registers", nn.initializers.normal(0.02), (self.registers, width))
+            x = jnp.concatenate([x, jnp.broadcast_to(tokens, (batch, self.registers, width))], axis=1)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        x = self._encoder()(x, train=train)
+        patches = x[:, len(special) : len(special) + rows * columns]
+        pooled = {"cls": lambda: x[:, 0], "mean": lambda: patches.mean(axis=1), "attention": lambda: self._map(patches)}
+        outputs = [pooled[self.pool]()] + ([x[:, 1]] if self.distillation else [])
+        names = ("head", "head_distillation")
+        return tuple(self._head(name, output) for name, output in zip(names, outputs, strict=False))
+
+    def _special_tokens(self) -> Float[Array, "tokens width"]:
+        if self.distillation and self.pool != "cls":
+            raise UserError(f"model.distillation needs the class token: set model.pool to 'cls', not {self.pool!r}")
+        names = ("cls_token",) * (self.pool == "cls") + ("distillation_token",) * self.distillation
+        tokens = [self.param(name, nn.initializers.zeros, (self.width,)) for name in names]
+        return jnp.stack(tokens) if tokens else jnp.zeros((0, self.width))
+
+    def _encoder(self) -> TransformerStack:
         layer = functools.partial(
             TransformerLayer,
             num_heads=self.num_heads,
@@ -77,8 +112,10 @@ class ViT(nn.Module):
             norm="pre",
             norm_epsilon=self.norm_epsilon,
             dropout=self.dropout,
+            layer_scale=self.layer_scale,
+            qk_norm=self.qk_norm,
         )
-        stack = TransformerStack(
+        return TransformerStack(
             layer,
             self.num_layers,
             stochastic_depth=self.stochastic_depth,
@@ -87,20 +124,26 @@ class ViT(nn.Module):
             final_norm=True,
             name="encoder",
         )
-        x = stack(x, train=train)
-        x = x[:, 0] if self.pool == "cls" else x.mean(axis=1)
+
+    def _map(self, patches: Float[Array, "batch patches width"]) -> Float[Array, "batch width"]:
+        query = self.param("pool_query", nn.initializers.xavier_uniform(), (1, self.width))
+        query = jnp.broadcast_to(query.astype(patches.dtype), (len(patches), 1, self.width))
+        attention = MultiHeadAttention(self.num_heads, cross=True, name="pool_attention")
+        x = attention(query, patches)
+        norm = nn.LayerNorm(epsilon=self.norm_epsilon, name="pool_norm")
+        return (x + FeedForward(self.mlp_width, "gelu", name="pool_feed_forward")(norm(x)))[:, 0]
+
+    def _head(self, name: str, x: Float[Array, "batch width"]) -> Float[Array, "batch outputs"]:
         if not self.num_classes:
             return x
         return nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general, name="head"
+            self.num_classes, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general, name=name
         )(x)
 
-    def _position_embedding(self, tokens: int) -> Float[Array, "tokens width"]:
+    def _position_embedding(self, grid: tuple[int, int], prefix: int) -> Float[Array, "tokens width"]:
+        tokens = prefix + grid[0] * grid[1]
         if self.has_variable("params", "position_embedding"):
-            trained = len(self.get_variable("params", "position_embedding"))
-            if trained != tokens:
-                raise UserError(
-                    f"the image makes {tokens} tokens, the model's position table has {trained}: "
-                    "use the image size that the model was initialised with"
-                )
+            table = self.get_variable("params", "position_embedding")
+            if len(table) != tokens:
+                return resample_positions(table, grid, prefix)
         return self.param("position_embedding", nn.initializers.normal(0.02), (tokens, self.width))

@@ -97,9 +97,8 @@ class Step:
 
         def add(carry, numbered):
             number, microbatch = numbered
-            grads, metrics, model_state = carry
-            more = self._gradients(state.params, model_state, microbatch, jax.random.fold_in(rng, number))
-            return (*jax.tree.map(jnp.add, (grads, metrics), more[:2]), more[2]), None
+            more = self._gradients(state.params, state.model_state, microbatch, jax.random.fold_in(rng, number))
+            return jax.tree.map(jnp.add, carry, more), None
 
         # Every n-th example, not n stretches: each device then finds its rows of every micro-batch at home.
         microbatches = jax.tree.map(
@@ -107,9 +106,11 @@ class Step:
         )
         first = jax.tree.map(lambda x: x[0], microbatches)
         shapes = jax.eval_shape(self._gradients, state.params, state.model_state, first, rng)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[:2])
-        carry, _ = jax.lax.scan(add, (*zeros, state.model_state), (jnp.arange(self.accumulate), microbatches))
-        return carry
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        sums, _ = jax.lax.scan(add, zeros, (jnp.arange(self.accumulate), microbatches))
+        grads, metrics, model_state = sums
+        # Every micro-batch starts from the same state: the mean of what they make of it is what the whole batch makes.
+        return grads, metrics, jax.tree.map(lambda total: total / self.accumulate, model_state)
 
     def _gradients(self, params, model_state, batch, rng):
         """The gradient of the summed loss, the metrics and the model's new state."""

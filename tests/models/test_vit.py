@@ -1,12 +1,18 @@
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.analysis import cost
 from research.errors import UserError
-from research.layers.positions import sincos_2d
+from research.layers.positions import resample_positions, sincos_2d
 from research.models.vit import ViT, fields
+from research.pretrained.vit import rename
 from tests.layers.random_params import random_params
+from tests.models import golden
 
 IMAGES = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
 
@@ -25,6 +31,29 @@ def test_parameters_of_the_published_sizes(name, millions):
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
     assert round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6, 3) == millions
     assert set(params) == {"patch_embedding", "cls_token", "position_embedding", "encoder", "head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("Ti/16", 1.26), ("S/16", 4.6), ("B/16", 17.6), ("B/32", 4.4), ("L/16", 61.6)]
+)
+def test_macs_of_the_published_sizes(name, billions):
+    """Within 2 %, or what rounding to two digits allows."""
+    model, image = ViT(1000, **fields(name)), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert cost.flops(model.apply, variables, image) / 2e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_parameters_of_deit_b_distilled():
+    model, image = ViT(1000, **fields("B/16"), distillation=True), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert round(cost.total_bytes(variables) / 4e6, 3) == 87.338
+    assert cost.flops(model.apply, variables, image) / 2e9 == pytest.approx(17.6, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["vit", "deit"])
+def test_it_answers_what_timm_answers(name):
+    model = ViT(10, patch_size=8, width=32, num_layers=2, num_heads=4, mlp_width=128, distillation=name == "deit")
+    golden.check(name, model, functools.partial(rename, num_heads=4))
 
 
 @pytest.mark.parametrize("name", ["X/16", "B", "B/0", "B/x"])
@@ -84,5 +113,80 @@ def test_dropout_and_stochastic_depth_act_in_training_only():
 def test_images_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="8 x 6 pixels is not divisible into patches of 4"):
         tiny().init(jax.random.key(0), jnp.zeros((1, 8, 6, 3)))
-    with pytest.raises(UserError, match="the image makes 10 tokens, the model's position table has 5"):
-        tiny().apply(random_params(tiny(), IMAGES), jnp.zeros((1, 12, 12, 3)))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_a_position_table_is_the_same_at_its_own_size_and_constant_tables_stay_constant(prefix):
+    table = jax.random.normal(jax.random.key(0), (prefix + 16, 8))
+    np.testing.assert_array_equal(resample_positions(table, (4, 4), prefix), table)
+    constant = jnp.ones((prefix + 16, 8))
+    for grid in [(2, 2), (7, 3), (4, 9)]:
+        resampled = resample_positions(constant, grid, prefix)
+        np.testing.assert_allclose(resampled, np.ones((prefix + grid[0] * grid[1], 8)), atol=1e-6)
+
+
+def test_a_table_without_class_token_serves_a_model_with_one():
+    """A table of 196 tokens: the class token's position is 0, the patches' are kept."""
+    table = jax.random.normal(jax.random.key(0), (196, 8))
+    resampled = resample_positions(table, (14, 14), 1)
+    np.testing.assert_array_equal(resampled, np.concatenate([np.zeros((1, 8)), table]))
+    with pytest.raises(UserError, match="a position table of 195 tokens is no square of patches"):
+        resample_positions(table[1:], (14, 14), 1)
+
+
+def test_a_ramp_is_a_ramp_on_another_grid():
+    """Interpolation of a linear function is exact away from the border: pixel centres at (i + 1/2) · 4/8 - 1/2."""
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (8, 8, 1)).reshape(64, 1)
+    resampled = resample_positions(ramp, (8, 16), 0).reshape(8, 16)
+    np.testing.assert_allclose(resampled[0, 4:12], (np.arange(4, 12) + 0.5) / 2 - 0.5, atol=1e-5)
+
+
+def test_images_of_another_size_and_shape_use_a_resampled_table():
+    params = random_params(tiny(), IMAGES)
+    images = jax.random.uniform(jax.random.key(2), (2, 16, 12, 3))
+    table = resample_positions(params["params"]["position_embedding"], (4, 3), 1)
+    expected = tiny().apply({"params": params["params"] | {"position_embedding": table}}, images)
+    np.testing.assert_array_equal(tiny().apply(params, images), expected)
+
+
+def test_attention_pooling_weighs_the_patches():
+    """Against numpy: one query over the patches in each head, a projection, and a feed-forward block beside it."""
+    model = tiny(pool="attention", num_classes=0)
+    params = random_params(model, IMAGES)
+    p = jax.tree.map(np.float64, params["params"])
+    _, state = model.apply(params, IMAGES, capture_intermediates=True)
+    patches = np.float64(state["intermediates"]["encoder"]["__call__"][0])
+    a = p["pool_attention"]
+    query = np.einsum("qd,dhk->qhk", p["pool_query"], a["query"]["kernel"]) + a["query"]["bias"]
+    key, value = (np.einsum("bpd,dhk->bphk", patches, a[n]["kernel"]) + a[n]["bias"] for n in ("key", "value"))
+    logits = np.einsum("qhk,bphk->bhqp", query, key) / 2
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    x = np.einsum("bhqp,bphk,hkd->bqd", weights, value, a["out"]["kernel"]) + a["out"]["bias"]
+    norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    norm = norm * p["pool_norm"]["scale"] + p["pool_norm"]["bias"]
+    up, down = p["pool_feed_forward"]["up"], p["pool_feed_forward"]["down"]
+    hidden = norm @ up["kernel"] + up["bias"]
+    hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2)))
+    expected = (x + hidden @ down["kernel"] + down["bias"])[:, 0]
+    np.testing.assert_allclose(model.apply(params, IMAGES), expected, atol=1e-5)
+
+
+def test_registers_layer_scale_and_normed_queries_take_part():
+    """Registers are read by no head but change the patches; a factor of 0 leaves the residual stream alone."""
+    model = tiny(registers=3, layer_scale=1e-4, qk_norm=True, num_classes=0)
+    params = random_params(model, IMAGES)
+    changed = {"params": {**params["params"], "registers": -params["params"]["registers"]}}
+    before = model.apply(params, IMAGES)
+    assert not np.allclose(before, model.apply(changed, IMAGES))
+    scaled = model.init(jax.random.key(0), IMAGES)["params"]["encoder"]["layer_0"]
+    assert scaled["feed_forward_scale"].tolist() == pytest.approx([1e-4] * 8)
+    for name, factor in (("kernel", 2.0), ("bias", 2.0)):  # norms take no notice of the length of keys
+        for layer in ("layer_0", "layer_1"):
+            attention = params["params"]["encoder"][layer]["self_attention"]
+            attention["key"][name] = factor * attention["key"][name]
+    np.testing.assert_allclose(model.apply(params, IMAGES), before, atol=1e-4)
+
+
+def test_distillation_needs_a_class_token():
+    with pytest.raises(UserError, match=r"model.distillation needs the class token: set model.pool to 'cls'"):
+        tiny(distillation=True, pool="mean").init(jax.random.key(0), IMAGES)

@@ -1,0 +1,116 @@
+"""Convolution and batch normalisation, and folding the one into the other for inference."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+MOMENTUM = 0.9
+EPSILON = 1e-5
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015).
+
+    The collection "batch_stats" holds moving averages of `mean` and `mean_square`. Both are linear in the examples, so
+    that the averages over devices and over micro-batches are exactly those of the whole batch; a moving variance is
+    not. Statistics are float32 whatever the inputs' dtype.
+
+    Fields:
+        momentum: weight of the old average. scale_init: 0 makes the last norm of a residual branch start as nothing.
+    """
+
+    momentum: float = MOMENTUM
+    epsilon: float = EPSILON
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"], *, train: bool = False) -> Float[Array, "*batch channels"]:
+        shape = (x.shape[-1],)
+        scale, bias = self.param("scale", self.scale_init, shape), self.param("bias", nn.initializers.zeros, shape)
+        old_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        old_square = self.variable("batch_stats", "mean_square", jnp.ones, shape)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            x32 = x.astype(jnp.float32)
+            mean, mean_square = x32.mean(axes), jnp.square(x32).mean(axes)
+            if not self.is_initializing():
+                old_mean.value = self.momentum * old_mean.value + (1 - self.momentum) * mean
+                old_square.value = self.momentum * old_square.value + (1 - self.momentum) * mean_square
+        else:
+            mean, mean_square = old_mean.value, old_square.value
+        factor, offset = _affine(scale, bias, mean, mean_square, self.epsilon)
+        return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+
+
+def _affine(scale: Any, bias: Any, mean: Any, mean_square: Any, epsilon: float) -> tuple[Array, Array]:
+    variance = jnp.maximum(mean_square - jnp.square(mean), 0)
+    factor = scale * jax.lax.rsqrt(variance + epsilon)
+    return factor, bias - mean * factor
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and batch normalisation; with `folded`, the one convolution with bias they equal.
+
+    Fields:
+        groups: the channels are split into so many groups; -1 is one for each channel (depthwise).
+        padding: pixels on each side, (kernel - 1) // 2 unless given.
+    """
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    padding: int | None = None
+    use_bias: bool = False
+    scale_init: Callable = nn.initializers.ones
+    folded: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch rows columns features"]:
+        pad = (self.kernel - 1) // 2 if self.padding is None else self.padding
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=[(pad, pad)] * 2,
+            feature_group_count=x.shape[-1] if self.groups == -1 else self.groups,
+            use_bias=self.use_bias or self.folded,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            promote_dtype=to_kernel_dtype,
+            name="conv",
+        )(x)
+        if self.folded:
+            return x
+        return BatchNorm(scale_init=self.scale_init, name="norm")(x, train=train)
+
+
+def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the same model with `folded`: what `ConvNorm` holds becomes one convolution.
+
+    variables: {"params", "batch_stats"} of a model. The result gives the same outputs in evaluation and has no
+    statistics left.
+    """
+    return {"params": _fold(variables["params"], variables["batch_stats"])}
+
+
+def _fold(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
+    if set(params) == {"conv", "norm"}:
+        norm, conv = params["norm"], params["conv"]
+        factor, offset = _affine(
+            norm["scale"], norm["bias"], stats["norm"]["mean"], stats["norm"]["mean_square"], EPSILON
+        )
+        return {"conv": {"kernel": conv["kernel"] * factor, "bias": offset + conv.get("bias", 0) * factor}}
+    return {
+        name: _fold(part, stats.get(name, {})) if isinstance(part, Mapping) else part for name, part in params.items()
+    }
+
+
+def to_kernel_dtype(images: Array, kernel: Array, bias: Array | None, **_: Any) -> tuple[Array, Array, Array | None]:
+    """For `nn.Conv`: images take the dtype of the parameters, so that bytes can be given as they are."""
+    return images.astype(kernel.dtype), kernel, bias
