@@ -24,13 +24,18 @@ from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.errors import UserError
 from research.files import write_json
+from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
+from research.models.mobilenet import MobileNet
+from research.models.resnet import ResNet
 from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
+from research.models.swin import Swin
 from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
+from research.pretrained.timm import from_timm
 from research.tasks.classification import Classification
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
@@ -63,7 +68,17 @@ TASKS = {
     "pretext": Pretext,
     "translation": Translation,
 }
-MODELS = {"gpt": GPT, "mae": MAE, "rnn": RNNSeq2Seq, "seq2seq": Seq2Seq, "vit": ViT}
+MODELS = {
+    "efficientformer": EfficientFormer,
+    "gpt": GPT,
+    "mae": MAE,
+    "mobilenet": MobileNet,
+    "resnet": ResNet,
+    "rnn": RNNSeq2Seq,
+    "seq2seq": Seq2Seq,
+    "swin": Swin,
+    "vit": ViT,
+}
 REQUIRED = ("model", "task", "data", "optimizer", "training")
 SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "seed", "expect")
 
@@ -165,7 +180,8 @@ class Experiment:
             inputs = self.task.model_inputs(jax.tree.map(jax.numpy.asarray, self.sample_batch))
             ema = self.options.ema is not None
             state = create_state(self.model, inputs, optimizer or optax.identity(), seed=self.seed, ema=ema)
-            params, model_state = (with_given(tree, given) for tree in (state.params, state.model_state))
+            params = with_given(state.params, given)
+            model_state = {name: with_given(tree, given) for name, tree in state.model_state.items()}
             return state.replace(
                 params=params, model_state=model_state, ema=jax.tree.map(jax.numpy.copy, params) if ema else None
             )
@@ -176,7 +192,8 @@ class Experiment:
         """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over."""
         given: Mapping[str, jax.Array] = {}
         if self.transfer:
-            given = transferred(self.transfer, _weights(Path(self.transfer.source)), abstract.params)
+            weights = _weights(Path(self.transfer.source), self.model)
+            given = transferred(self.transfer, weights, [abstract.params, *abstract.model_state.values()])
         return jax.jit(create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(given)
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
@@ -239,10 +256,11 @@ def open_run(folder: Path) -> Experiment:
     return build_experiment(config, folder)
 
 
-def _weights(source: Path) -> dict[str, Any]:
+def _weights(source: Path, model: Any) -> dict[str, Any]:
     """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths."""
     if not source.is_dir():
-        return read_weights(source)
+        weights = read_weights(source)
+        return weights if any("/" in name for name in weights) else from_timm(weights, model)
     run = open_run(source)
     with Checkpoints(run.folder / "checkpoints", run.checkpoint, write=False) as checkpoints:
         variables, _ = run.variables(checkpoints)

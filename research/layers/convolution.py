@@ -1,12 +1,16 @@
 """Convolution and batch normalisation, and folding the one into the other for inference."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from research.parallel.mesh import BATCH_AXES, ways
 
 MOMENTUM = 0.9
 EPSILON = 1e-5
@@ -36,18 +40,20 @@ class BatchNorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             x32 = x.astype(jnp.float32)
-            mean, mean_square = x32.mean(axes), jnp.square(x32).mean(axes)
+            mean = x32.mean(axes)
+            variance = jnp.square(x32 - mean).mean(axes)  # the difference of large squares would lose digits
+            mean_square = variance + jnp.square(mean)
             if not self.is_initializing():
                 old_mean.value = self.momentum * old_mean.value + (1 - self.momentum) * mean
                 old_square.value = self.momentum * old_square.value + (1 - self.momentum) * mean_square
         else:
-            mean, mean_square = old_mean.value, old_square.value
-        factor, offset = _affine(scale, bias, mean, mean_square, self.epsilon)
+            mean = old_mean.value
+            variance = jnp.maximum(old_square.value - jnp.square(mean), 0)
+        factor, offset = _affine(scale, bias, mean, variance, self.epsilon)
         return x * factor.astype(x.dtype) + offset.astype(x.dtype)
 
 
-def _affine(scale: Any, bias: Any, mean: Any, mean_square: Any, epsilon: float) -> tuple[Array, Array]:
-    variance = jnp.maximum(mean_square - jnp.square(mean), 0)
+def _affine(scale: Any, bias: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Array, Array]:
     factor = scale * jax.lax.rsqrt(variance + epsilon)
     return factor, bias - mean * factor
 
@@ -83,11 +89,27 @@ class ConvNorm(nn.Module):
             use_bias=self.use_bias or self.folded,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             promote_dtype=to_kernel_dtype,
+            conv_general_dilated=_convolution,
             name="conv",
         )(x)
         if self.folded:
             return x
         return BatchNorm(scale_init=self.scale_init, name="norm")(x, train=train)
+
+
+def _convolution(images: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:
+    """Each device convolves its own images: left to itself, the compiler gets gradients of depthwise kernels wrong on
+    several devices (jax 0.12)."""
+    convolve = functools.partial(jax.lax.conv_general_dilated, **options)
+    parts = ways(*BATCH_AXES)
+    if jax.sharding.get_abstract_mesh().empty or len(images) % parts:
+        return convolve(images, kernel, *arguments)
+    batch = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(
+        lambda images, kernel: convolve(images, kernel, *arguments),
+        in_specs=(batch, PartitionSpec()),
+        out_specs=batch,
+    )(images, kernel)
 
 
 def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,9 +124,9 @@ def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
 def _fold(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
     if set(params) == {"conv", "norm"}:
         norm, conv = params["norm"], params["conv"]
-        factor, offset = _affine(
-            norm["scale"], norm["bias"], stats["norm"]["mean"], stats["norm"]["mean_square"], EPSILON
-        )
+        mean, mean_square = stats["norm"]["mean"], stats["norm"]["mean_square"]
+        variance = jnp.maximum(mean_square - jnp.square(mean), 0)
+        factor, offset = _affine(norm["scale"], norm["bias"], mean, variance, EPSILON)
         return {"conv": {"kernel": conv["kernel"] * factor, "bias": offset + conv.get("bias", 0) * factor}}
     return {
         name: _fold(part, stats.get(name, {})) if isinstance(part, Mapping) else part for name, part in params.items()

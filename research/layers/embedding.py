@@ -55,7 +55,8 @@ class PatchEmbedding(nn.Module):
                 f"an image of {height} x {width} pixels is not divisible into patches of {self.patch_size}: "
                 "use another patch_size or image size"
             )
-        size = (self.patch_size, self.patch_size)
-        return nn.Conv(
-            self.width, size, strides=size, padding="VALID", promote_dtype=to_kernel_dtype, name="projection"
-        )(images)
+        rows, columns = height // self.patch_size, width // self.patch_size
+        patches = images.reshape(len(images), rows, self.patch_size, columns, self.patch_size, -1).swapaxes(2, 3)
+        # As a product: the compiler counts the gradient of a strided convolution twice on some meshes.
+        project = nn.DenseGeneral(self.width, axis=(-3, -2, -1), promote_dtype=to_kernel_dtype, name="projection")
+        return project(patches)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from research.layers.convolution import ConvNorm
 from research.layers.embedding import float32_dot_general
+from research.parallel.mesh import shard_batch
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "hard_swish": jax.nn.hard_swish}
 
@@ -139,5 +140,5 @@ class MobileNet(nn.Module):
                     folded=self.folded,
                     name=f"row_{number}_block_{index}",
                 )
-                x = block(x, train=train)
+                x = shard_batch(block(x, train=train))
         return activate(layer(last, name="last_convolution")(x, train=train))

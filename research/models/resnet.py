@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from research.errors import UserError
 from research.layers.convolution import ConvNorm
 from research.layers.embedding import float32_dot_general
+from research.parallel.mesh import shard_batch
 
 SIZES = {
     "18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -96,5 +97,5 @@ class ResNet(nn.Module):
                 block = Block(
                     self.width * 2**stage, stride, self.bottleneck, self.folded, name=f"stage_{stage}_block_{index}"
                 )
-                x = block(x, train=train)
+                x = shard_batch(block(x, train=train))
         return x

@@ -13,6 +13,7 @@ from research.layers.attention import MultiHeadAttention
 from research.layers.embedding import PatchEmbedding, float32_dot_general
 from research.layers.feed_forward import FeedForward
 from research.layers.transformer import drop_branch
+from research.parallel.mesh import shard_batch
 
 SIZES = {
     "T": {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -176,7 +177,7 @@ class Swin(nn.Module):
                     shifted=index % 2 == 1,
                     name=f"stage_{stage}_block_{index}",
                 )
-                x = block(x, drop_rate=next(drop_rates, None), train=train)
+                x = shard_batch(block(x, drop_rate=next(drop_rates, None), train=train))
         return nn.LayerNorm(epsilon=EPSILON, name="norm")(x)
 
 

@@ -127,6 +127,13 @@ def shard_activations(x: Float[Array, "batch length ..."]) -> Float[Array, "batc
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, length))
 
 
+def shard_batch(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """Keeps activations split by batch alone, under the mesh that is set; without one as is."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
 def whole_rows(table: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
     """Gathers the columns of a table before its rows are looked up, under the mesh that is set; without one as is."""
     if jax.sharding.get_abstract_mesh().empty:

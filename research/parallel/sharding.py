@@ -42,11 +42,14 @@ RULES = (
     Rule("mlp_width", r"/(up|gate)/(kernel|bias)$", ("tensor",)),
     Rule("mlp_width", r"/down/kernel$", ("tensor", None)),
     Rule("vocab_size", r"^(source_|target_|output_)?embedding/embedding$", ("tensor", None), strict=False),
-    Rule("num_classes", r"^head/(kernel|bias)$", ("tensor",), strict=False),
+    Rule("num_classes", r"^head(_distillation)?/(kernel|bias)$", ("tensor",), strict=False),
     Rule("sums over the tensor axis", r"/(out|down)/bias$", ()),
     Rule("norms", r"norm/(scale|bias)$", ()),
+    Rule("factors of channels", r"_scale$", ()),
+    Rule("convolutions", r"/conv/(kernel|bias)$|/(squeeze|excite|reduce)/(kernel|bias)$|^last/(kernel|bias)$", ()),
     Rule("positions", r"(position_embedding|positions|relative_bias)(/embedding)?$|/relative_(key|value)$", ()),
-    Rule("input of an image model", r"^((cls|mask)_token|(patch|decoder)_embedding/(projection/)?(kernel|bias))$", ()),
+    Rule("tokens of an image model", r"^((cls|mask|distillation)_token|registers|pool_query)$", ()),
+    Rule("input of an image model", r"^(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
     Rule("recurrent layers", r"/(start|combine|input|layer_\d+)/(kernel|bias)$|/recurrent$", ()),
 )
 

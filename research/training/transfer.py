@@ -1,17 +1,20 @@
 """Starting from the parameters of another model: fine-tuning with a new head."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from research.errors import UserError
+from research.layers.positions import resample_positions
 from research.parallel.sharding import by_path, path_names
 
 
@@ -19,8 +22,8 @@ from research.parallel.sharding import by_path, path_names
 class Transfer:
     """The config section `transfer`.
 
-    source: the folder of a run, or a .safetensors file whose names are paths of parameters
-    ("encoder/layer_0/feed_forward/up/kernel"). new: patterns of the parameters that start afresh.
+    source: the folder of a run, or a .safetensors file with our names ("encoder/layer_0/feed_forward/up/kernel") or
+    timm's. new: patterns of the parameters that start afresh. Learned positions are resampled for other image sizes.
     """
 
     source: str
@@ -37,13 +40,14 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def transferred(transfer: Transfer, given: Mapping[str, Any], abstract: Any) -> dict[str, Any]:
+def transferred(transfer: Transfer, given: Mapping[str, Any], abstract: Sequence[Any]) -> dict[str, Any]:
     """The given arrays that the model shall start with, by their paths.
 
-    abstract: the model's parameters. Raises UserError for a parameter that is neither new nor given in its shape, and
-    for a pattern that matches none.
+    abstract: the model's parameters and statistics. Raises UserError for one that is neither new nor given in its
+    shape, and for a pattern that matches none.
     """
-    shapes = by_path(abstract)
+    shapes = {path: leaf for tree in abstract for path, leaf in by_path(tree).items()}
+    given = {path: _resampled(path, array, shapes) for path, array in given.items()}
     for pattern in transfer.new:
         if not any(re.search(pattern, path) for path in shapes):
             raise UserError(
@@ -58,6 +62,15 @@ def transferred(transfer: Transfer, given: Mapping[str, Any], abstract: Any) -> 
                 "with, or add a pattern for it to transfer.new"
             )
     return {path: given[path] for path in kept}
+
+
+def _resampled(path: str, array: Any, shapes: Mapping[str, Any]) -> Any:
+    """A position table for as many patches as the model's, where both are squares."""
+    wanted = shapes.get(path)
+    if path != "position_embedding" or wanted is None or len(wanted.shape) != 2 or array.shape == wanted.shape:
+        return array
+    tokens, side = wanted.shape[0], math.isqrt(wanted.shape[0])
+    return resample_positions(jnp.asarray(array), (side, side), tokens - side * side)
 
 
 def with_given(params: Any, given: Mapping[str, Any]) -> Any:

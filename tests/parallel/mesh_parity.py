@@ -15,6 +15,7 @@ from experiments.experiment import build_experiment
 from research.config import load
 from research.parallel.mesh import place_batch
 from research.training.loop import Run
+from research.training.state import TrainState
 
 MESHES = {
     "8 x dp": {"data": 8},
@@ -25,14 +26,30 @@ MESHES = {
 }
 TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 CASES = {
+    "efficientformer": (
+        "configs/vision/digits.py:tiny",
+        {"depths": (1, 1, 1, 2), "widths": (16, 16, 16, 16), "num_attention": 1, "resolution": 1},
+    ),
     "gpt": ("configs/language/shakespeare.py:tiny", {**TRANSFORMER, "num_kv_heads": 4, "scan": True}),
     "mae": (
         "configs/vision/mae.py:tiny",
         {"width": 64, "num_heads": 4, "mlp_width": 128, "decoder_width": 64, "decoder_heads": 4},
     ),
-    "rnn": ("configs/translation/phrasebook.py:tiny", None),
+    "mobilenet": ("configs/vision/digits.py:tiny", {"multiplier": 0.1, "head_width": 64}),
+    "resnet": (
+        "configs/vision/digits.py:tiny",
+        {"depths": (1, 1), "bottleneck": True, "width": 16, "small_images": True},
+    ),
+    "rnn": ("configs/translation/phrasebook.py:tiny", {"num_layers": 1, "width": 64}),
     "seq2seq": ("configs/translation/phrasebook.py:tiny", {**TRANSFORMER, "attention_dropout": 0.1, "remat": "full"}),
-    "vit": ("configs/vision/digits.py:tiny", {**TRANSFORMER, "num_layers": 2}),
+    "swin": (
+        "configs/vision/digits.py:tiny",
+        {"width": 16, "depths": (2, 1), "num_heads": (4, 4), "window": 2, "patch_size": 2},
+    ),
+    "vit": (
+        "configs/vision/digits.py:tiny",
+        {**TRANSFORMER, "num_layers": 2, "pool": "attention", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
+    ),
 }
 """Every model by its name in `experiments.experiment.MODELS`: a config, and fields of the model."""
 
@@ -43,27 +60,32 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     text = folder / "text.txt"
     text.write_text("To be, or not to be, that is the question:\n" * 40)
     config = load(spec, {"data.path": str(text)} if "shakespeare" in spec else {})
-    if fields is None:
-        config.model = {"name": model, "num_layers": 1, "width": 64}
+    if model in ("efficientformer", "mobilenet", "resnet"):
+        config.training.batch_size = 256  # statistics of few examples magnify rounding
+    if model not in ("gpt", "mae", "seq2seq", "vit"):
+        config.model = {"name": model, **fields}
     else:
         config.model.update(fields)
     config.mesh = mesh
     return build_experiment(config, folder).run
 
 
-def compute(run: Run, params: dict, batch: dict) -> tuple[float, dict]:
-    """The loss of a batch and its gradients, with dropout."""
+def compute(run: Run, params: dict, model_state: dict, batch: dict) -> tuple[float, dict]:
+    """The loss of a batch, and its gradients and the model's new state, with dropout."""
 
     def loss(params):
         def apply(*inputs, method=None):
-            rngs = {"dropout": jax.random.key(1)}
-            return run.step.model.apply({"params": params}, *inputs, train=True, method=method, rngs=rngs), {}
+            rngs, variables = {"dropout": jax.random.key(1)}, {"params": params, **model_state}
+            return run.step.model.apply(
+                variables, *inputs, train=True, method=method, rngs=rngs, mutable=list(model_state)
+            )
 
-        total, weight = run.step.task.loss(apply, batch)[0]["loss"]
-        return total / weight
+        metrics, updates = run.step.task.loss(apply, batch)
+        total, weight = metrics["loss"]
+        return total / weight, updates
 
-    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
-    return float(value), jax.device_get(gradients)
+    (value, updates), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return float(value), jax.device_get({"gradients": gradients, "state": updates})
 
 
 def deviation(gradients: dict, expected: dict) -> float:
@@ -78,18 +100,30 @@ def deviation(gradients: dict, expected: dict) -> float:
     return float(max(distance / max(norm, least) for distance, norm in zip(distances, norms, strict=True)))
 
 
+def _random(state: TrainState) -> tuple[dict, dict]:
+    """Parameters away from zero, so that every one of them has a gradient, and the model's state."""
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * random.normal(size=leaf.shape).astype(np.float32), state.params)
+    return params, state.model_state
+
+
+def _shardings(state: TrainState) -> tuple[dict, dict]:
+    return jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.model_state))
+
+
 def main(model: str) -> None:
     """Prints the deviations of every mesh."""
     deviations, expected = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name, mesh in MESHES.items():
             run = build(model, mesh, Path(folder))
-            params, batch = run.create_state().params, run.batches[0]
+            state, batch = run.create_state(), run.batches[0]
+            variables = jax.tree.map(jax.device_put, _random(state), _shardings(state))
             shapes = tuple(array.shape for array in batch.values())
             if shapes not in expected:  # no mesh, one device; meshes may pad batches
-                expected[shapes] = compute(run, jax.device_get(params), batch)
+                expected[shapes] = compute(run, *jax.device_get(variables), batch)
             with jax.set_mesh(run.mesh):
-                value, gradients = compute(run, params, place_batch(batch, run.mesh))
+                value, gradients = compute(run, *variables, place_batch(batch, run.mesh))
             loss, reference = expected[shapes]
             deviations[name] = [abs(value / loss - 1), deviation(gradients, reference)]
     print(json.dumps(deviations))

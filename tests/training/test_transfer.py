@@ -12,7 +12,7 @@ GIVEN = {"body/kernel": np.full((2, 3), 7.0, np.float32), "head/kernel": np.zero
 
 
 def test_all_but_the_new_parameters_are_taken_over():
-    given = transferred(Transfer("there"), GIVEN, jax.eval_shape(lambda: PARAMS))
+    given = transferred(Transfer("there"), GIVEN, [jax.eval_shape(lambda: PARAMS)])
     assert set(given) == {"body/kernel"}
     params = with_given(PARAMS, given)
     assert params["body"]["kernel"].tolist() == [[7.0] * 3] * 2
@@ -29,7 +29,7 @@ def test_all_but_the_new_parameters_are_taken_over():
 )
 def test_what_does_not_fit_is_named(new, sentence):
     with pytest.raises(UserError, match=sentence):
-        transferred(Transfer("there", new), GIVEN, PARAMS)
+        transferred(Transfer("there", new), GIVEN, [PARAMS])
 
 
 def test_weight_files(tmp_path):

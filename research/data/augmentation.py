@@ -1,0 +1,194 @@
+"""Crops and random changes of photographs: what a training image and an evaluation image are made of."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from research.data.policies import (
+    CIFAR,
+    IMAGENET,
+    MAXIMUM,
+    auto_augment,
+    brightness,
+    color,
+    contrast,
+    rand_augment,
+)
+from research.errors import UserError
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+POLICIES = {"none": None, "randaugment": None, "autoaugment_cifar": CIFAR, "autoaugment_imagenet": IMAGENET}
+ASPECTS = (3 / 4, 4 / 3)
+"""Width over height of a random crop."""
+PADDING = 4
+ERASED_SHARE, ERASED_ASPECTS = (0.02, 1 / 3), (0.3, 1 / 0.3)
+ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """A training image of size x size pixels: crop, flip, policy, colours, erasing, in this order.
+
+    crop: "random_resized" takes a share of the area within `scale`, of an aspect ratio of 3/4 to 4/3, and resizes it;
+    "pad" resizes, adds 4 black pixels on every side and crops; "none" resizes, whatever the shape. flip: mirror left
+    and right in half of the cases. policy: RandAugment (Cubuk et al. 2020) applies `num_ops` operations of
+    `magnitude` (0 to 10, normal with magnitude_std) as timm's rand-m9-mstd0.5-inc1 does; AutoAugment (Cubuk et al.
+    2019) follows its published tables. color_jitter: brightness, contrast and saturation, in random order, each by
+    a factor within 1 - color_jitter to 1 + color_jitter. erasing: the probability that a rectangle of 2 % to a third
+    of the area becomes noise (Zhong et al. 2020). repeats: repeated augmentation (Hoffer et al. 2020): a plan reads
+    each image so often in a batch, every time as of another epoch; nothing here depends on it.
+    """
+
+    size: int = 224
+    crop: Literal["none", "random_resized", "pad"] = "random_resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    policy: Literal["none", "randaugment", "autoaugment_cifar", "autoaugment_imagenet"] = "none"
+    magnitude: int = 9
+    num_ops: int = 2
+    magnitude_std: float = 0.5
+    color_jitter: float = 0.0
+    erasing: float = 0.0
+    repeats: int = 1
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self):
+        for name, least in (("size", 1), ("num_ops", 1), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} {getattr(self, name)} is too small: use {least} or more")
+        choices = {"crop": ("none", "random_resized", "pad"), "policy": POLICIES, "interpolation": RESAMPLING}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r} does not exist: use one of {', '.join(known)}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"scale {self.scale} is no range of shares of the area: use (least, most) within 0 to 1")
+        if not 0 <= self.magnitude <= MAXIMUM:
+            raise UserError(f"magnitude {self.magnitude} is out of range: use 0 to {MAXIMUM}")
+        if not self.magnitude_std >= 0:
+            raise UserError(f"magnitude_std {self.magnitude_std} is no deviation: use 0 or more")
+        for name in ("color_jitter", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)} is out of range: use 0 to 1")
+
+    def __call__(self, image: Image.Image | np.ndarray, *, seed: int, epoch: int, index: int) -> np.ndarray:
+        """uint8 [size, size, 3], a function of the image and (seed, epoch, index) alone.
+
+        image: uint8 [height, width, 3], or of Pillow. A JPEG file that Pillow has opened but not decoded yet is
+        decoded at half its size or less where the crop is as much larger than needed.
+        """
+        random = np.random.default_rng((seed, epoch, index))
+        picture = _to_pillow(image)
+        if self.crop == "random_resized":
+            box = crop_box(picture.width, picture.height, self.scale, random)
+            picture = _resized(picture, box, self.size, self.interpolation)
+        else:
+            picture = _resized(picture, (0, 0, *picture.size), self.size, self.interpolation)
+        if self.crop == "pad":
+            # A crop that goes over the edge is filled up with black.
+            left, top = (int(offset) for offset in random.integers(-PADDING, PADDING + 1, size=2))
+            picture = picture.crop((left, top, left + self.size, top + self.size))
+        if self.flip and random.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.policy == "randaugment":
+            picture = rand_augment(picture, random, self.magnitude, self.magnitude_std, self.num_ops)
+        elif self.policy != "none":
+            picture = auto_augment(picture, random, POLICIES[self.policy])
+        if self.color_jitter:
+            factors = random.uniform(1 - self.color_jitter, 1 + self.color_jitter, 3)
+            for choice in random.permutation(3):
+                picture = (brightness, contrast, color)[choice](picture, factors[choice])
+        pixels = np.asarray(picture)
+        if random.random() < self.erasing:
+            pixels = erased(pixels, random)
+        return pixels
+
+
+def evaluation_image(
+    image: Image.Image | np.ndarray, size: int, crop_ratio: float = 0.875, interpolation: str = "bilinear"
+) -> np.ndarray:
+    """uint8 [size, size, 3]: the middle of the image with its short side resized to size / crop_ratio."""
+    if not 0 < crop_ratio <= 1:
+        raise UserError(f"crop_ratio {crop_ratio} is no share of the short side: use more than 0 and at most 1")
+    picture = _to_pillow(image)
+    short = min(picture.size)
+    # Whole pixels as if the image were resized first and cropped then.
+    sides = [math.floor(size / crop_ratio) * side // short for side in picture.size]
+    starts = [round((side - size) / 2) for side in sides]
+    left, top = (start * whole / side for start, whole, side in zip(starts, picture.size, sides, strict=True))
+    right, bottom = (
+        (start + size) * whole / side for start, whole, side in zip(starts, picture.size, sides, strict=True)
+    )
+    return np.asarray(_resized(picture, (left, top, right, bottom), size, interpolation))
+
+
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a random crop with a share of the area within `scale`.
+
+    Of crops that do not fit into the image another is drawn; after ten of them the largest in the middle is taken.
+    """
+    low, high = (math.log(aspect) for aspect in ASPECTS)
+    for _ in range(ATTEMPTS):
+        area = random.uniform(*scale) * width * height
+        aspect = math.exp(random.uniform(low, high))
+        crop_width, crop_height = (max(round(math.sqrt(side)), 1) for side in (area * aspect, area / aspect))
+        if crop_width <= width and crop_height <= height:
+            left = int(random.integers(width - crop_width + 1))
+            top = int(random.integers(height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
+    crop_width = min(width, max(round(height * ASPECTS[1]), 1))
+    crop_height = min(height, max(round(width / ASPECTS[0]), 1))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def erased(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A copy in which a rectangle of 2 % to a third of the area is noise; where ten do not fit, none is."""
+    rows, columns, channels = pixels.shape
+    low, high = (math.log(aspect) for aspect in ERASED_ASPECTS)
+    for _ in range(ATTEMPTS):
+        area = random.uniform(*ERASED_SHARE) * rows * columns
+        aspect = math.exp(random.uniform(low, high))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height < rows and width < columns:
+            top, left = random.integers(rows - height + 1), random.integers(columns - width + 1)
+            pixels = pixels.copy()
+            noise = random.integers(0, 256, (height, width, channels), np.uint8)
+            pixels[top : top + height, left : left + width] = noise
+            break
+    return pixels
+
+
+def _resized(
+    picture: Image.Image, box: tuple[float, float, float, float], size: int, interpolation: str
+) -> Image.Image:
+    """The box (left, top, right, bottom) as an RGB image of size x size."""
+    left, top, right, bottom = box
+    width, height = picture.size
+    surplus = int(min(right - left, bottom - top) / size)
+    if surplus > 1:
+        # Pillow chooses 1/2, 1/4 or 1/8, no less than asked for; None for what is no JPEG or already decoded.
+        drafted = picture.draft("RGB", (max(width // surplus, 1), max(height // surplus, 1)))
+        if drafted is not None:
+            ratio = drafted[1][2] / width
+            box = (left * ratio, top * ratio, right * ratio, bottom * ratio)
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    if picture.size == (size, size) and box == (0, 0, size, size):
+        return picture
+    return picture.resize((size, size), RESAMPLING[interpolation], box)
+
+
+def _to_pillow(image: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise UserError(
+            f"an image of {image.dtype} {list(image.shape)} cannot be augmented: give uint8 [height, width, 3], "
+            "set data.channels to 3"
+        )
+    return Image.fromarray(np.ascontiguousarray(image))

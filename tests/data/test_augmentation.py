@@ -1,0 +1,178 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from research.data.augmentation import ASPECTS, Augmentation, crop_box, erased, evaluation_image
+from research.errors import UserError
+
+KEY = {"seed": 3, "epoch": 1, "index": 7}
+
+
+def noise(height=6, width=6, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("policy", ["none", "randaugment", "autoaugment_cifar", "autoaugment_imagenet"])
+@pytest.mark.parametrize("crop", ["none", "random_resized", "pad"])
+def test_augmentation_is_a_function_of_seed_epoch_and_index(crop, policy):
+    augmentation = Augmentation(32, crop, policy=policy, color_jitter=0.3, erasing=0.5)
+    image = noise(40, 50)
+    before = image.copy()
+    one = augmentation(image, **KEY)
+    assert one.shape == (32, 32, 3) and one.dtype == np.uint8
+    assert (one == augmentation(Image.fromarray(image), **KEY)).all() and (image == before).all()
+    for name in KEY:
+        others = [augmentation(image, **{**KEY, name: 20 + number}) for number in range(3)]
+        assert any((one != other).any() for other in others), name
+
+
+def test_nothing_asked_for_changes_nothing():
+    image = noise(8, 8)
+    assert (Augmentation(8, "none", flip=False)(image, **KEY) == image).all()
+
+
+def test_flip_happens_in_half_of_the_cases():
+    image, augmentation = noise(4, 4), Augmentation(4, "none")
+    flips = 0
+    for index in range(200):
+        pixels = augmentation(image, seed=0, epoch=0, index=index)
+        flipped = (pixels == image[:, ::-1]).all()
+        assert flipped or (pixels == image).all()
+        flips += flipped
+    assert 70 < flips < 130
+
+
+def test_padded_crops_move_by_up_to_four_pixels_over_black():
+    image = np.maximum(noise(8, 8), 1)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+    windows = {padded[top : top + 8, left : left + 8].tobytes() for top in range(9) for left in range(9)}
+    augmentation = Augmentation(8, "pad", flip=False)
+    seen = {augmentation(image, seed=0, epoch=epoch, index=0).tobytes() for epoch in range(1000)}
+    assert seen == windows
+
+
+def test_crops_have_the_asked_area_and_aspect():
+    random = np.random.default_rng(0)
+    boxes = np.array([crop_box(500, 375, (0.08, 1.0), random) for _ in range(5000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 500 and boxes[:, 3].max() <= 375
+    shares, aspects = width * height / (500 * 375), width / height
+    assert 0.079 < shares.min() < 0.09 and 0.95 < shares.max() <= 1
+    assert 0.74 < aspects.min() < 0.77 and 1.3 < aspects.max() < 1.35
+    square = np.array([crop_box(400, 400, (0.1, 0.5), random) for _ in range(5000)])
+    width, height = square[:, 2] - square[:, 0], square[:, 3] - square[:, 1]
+    # Every draw fits: the share is even within its range, the logarithm of the aspect even about 0.
+    assert (width * height / 400**2).mean() == pytest.approx(0.3, abs=0.01)
+    assert np.log(width / height).mean() == pytest.approx(0, abs=0.01)
+    assert np.log(width / height).std() == pytest.approx(np.log(ASPECTS[1]) / 3**0.5, abs=0.01)
+    assert square[:, 0].std() > 40 and square[:, 1].std() > 40
+
+
+@pytest.mark.parametrize("width, height", [(1000, 10), (10, 1000)])
+def test_an_extreme_shape_is_cropped_in_the_middle(width, height):
+    left, top, right, bottom = crop_box(width, height, (1.0, 1.0), np.random.default_rng(0))
+    assert (right - left) / (bottom - top) == pytest.approx(ASPECTS[width > height], abs=0.05)
+    assert abs(left + right - width) <= 1 and abs(top + bottom - height) <= 1
+
+
+def test_erasing_covers_the_asked_share_in_the_asked_cases():
+    image = np.full((64, 64, 3), 77, np.uint8)
+    augmentation = Augmentation(64, "none", flip=False, erasing=0.25)
+    changed = [(augmentation(image, seed=0, epoch=0, index=index) != 77).any() for index in range(1000)]
+    assert 200 < sum(changed) < 300
+    shares = []
+    for seed in range(500):
+        pixels = erased(image, np.random.default_rng(seed))
+        rows, columns = (pixels != 77).any(-1).any(1), (pixels != 77).any(-1).any(0)
+        inside = pixels[np.ix_(rows, columns)]
+        assert (np.diff(np.flatnonzero(rows)) == 1).all() and (np.diff(np.flatnonzero(columns)) == 1).all()
+        assert (inside != 77).mean() > 0.9
+        shares.append(rows.sum() * columns.sum() / 64**2)
+    assert 0.015 < min(shares) < 0.03 and 0.3 < max(shares) < 0.35
+    assert np.mean(shares) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
+    assert abs(inside.mean() - 127.5) < 15 and (image == 77).all()
+
+
+def test_colour_jitter_stays_within_its_factors():
+    image = np.full((4, 4, 3), 100, np.uint8)
+    augmentation = Augmentation(4, "none", flip=False, color_jitter=0.4)
+    values = [int(augmentation(image, seed=0, epoch=0, index=index)[0, 0, 0]) for index in range(300)]
+    assert 58 <= min(values) < 65 and 135 < max(values) <= 140  # brightness alone changes a grey image
+
+
+@pytest.mark.parametrize("crop", ["none", "random_resized", "pad"])
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment_cifar", "autoaugment_imagenet"])
+def test_one_pixel_is_enough(crop, policy):
+    pixel = np.array([[[1, 2, 3]]], np.uint8)
+    for size in (1, 5):
+        augmentation = Augmentation(size, crop, policy=policy, num_ops=8, color_jitter=0.4, erasing=1.0)
+        for epoch in range(40):
+            assert augmentation(pixel, seed=0, epoch=epoch, index=0).shape == (size, size, 3)
+        assert (evaluation_image(pixel, size) == pixel).all()
+
+
+@pytest.mark.parametrize("width, height", [(500, 375), (33, 81), (16, 16), (60, 20)])
+def test_evaluation_is_resize_then_crop(width, height):
+    image = Image.fromarray(100 + noise(height, width) // 4)  # so little contrast that nothing overshoots 0 or 255
+    short = 36
+    sides = (short * width // min(width, height), short * height // min(width, height))
+    left, top = (round((side - 32) / 2) for side in sides)
+    expected = image.resize(sides, Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
+    pixels = evaluation_image(image, 32, 32 / 36, "bicubic")
+    assert np.abs(pixels.astype(int) - np.asarray(expected)).max() <= 1
+    assert pixels.shape == (32, 32, 3)
+
+
+def test_a_large_jpeg_is_decoded_smaller():
+    y, x = np.mgrid[:600, :801] / 100
+    image = np.stack([128 + 100 * np.sin(x), 128 + 100 * np.cos(y), 128 + 100 * np.sin(x + y)], -1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95)
+    decoded = Image.open(buffer)
+    full = Augmentation(64)(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"), **KEY)
+    small = Augmentation(64)(decoded, **KEY)
+    assert decoded.width < 801
+    assert np.abs(full.astype(int) - small).mean() < 3 and np.abs(full.astype(int) - small).max() < 20
+
+
+def test_pillow_images_of_other_modes_become_rgb():
+    for mode in ("L", "RGBA", "P", "1"):
+        image = Image.fromarray(noise(9, 9)).convert(mode)
+        assert Augmentation(8)(image, **KEY).shape == evaluation_image(image, 8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), "u1")]
+)
+def test_other_arrays_are_refused(image):
+    with pytest.raises(UserError, match=r"give uint8 \[height, width, 3\]"):
+        Augmentation(8)(image, **KEY)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"size": 0}, "size 0 is too small: use 1 or more"),
+        ({"num_ops": 0}, "num_ops 0 is too small"),
+        ({"repeats": 0}, "repeats 0 is too small"),
+        ({"crop": "centre"}, "crop 'centre' does not exist: use one of none, random_resized, pad"),
+        ({"policy": "augmix"}, "policy 'augmix' does not exist: use one of none, randaugment"),
+        ({"interpolation": "cubic"}, "use one of bilinear, bicubic"),
+        ({"scale": (0.0, 1.0)}, "no range of shares"),
+        ({"scale": (0.9, 0.5)}, "no range of shares"),
+        ({"scale": (0.5,)}, "no range of shares"),
+        ({"magnitude": 11}, "magnitude 11 is out of range: use 0 to 10"),
+        ({"magnitude_std": -1.0}, "magnitude_std -1.0 is no deviation"),
+        ({"magnitude_std": float("nan")}, "magnitude_std nan is no deviation"),
+        ({"color_jitter": 1.5}, "color_jitter 1.5 is out of range"),
+        ({"erasing": -0.1}, "erasing -0.1 is out of range"),
+    ],
+)
+def test_bad_options_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
+        dataclasses.replace(Augmentation(), **options)
+    with pytest.raises(UserError, match="crop_ratio 0"):
+        evaluation_image(noise(), 4, 0)

@@ -1,0 +1,77 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from research.layers.convolution import EPSILON, MOMENTUM, BatchNorm, ConvNorm, fold
+from research.training.state import create_state
+from research.training.step import Step
+from tests.training.toy import FLOAT32
+
+
+def test_batch_norm_against_numpy_in_training_and_evaluation():
+    x = np.random.default_rng(0).normal(3, 2, (5, 4, 4, 3))
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), jnp.asarray(x, jnp.float32))
+    scale, bias = np.array([1.0, 2.0, -1.0]), np.array([0.5, 0.0, 1.0])
+    variables = {**variables, "params": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}}
+    y, updates = norm.apply(variables, jnp.asarray(x, jnp.float32), train=True, mutable=["batch_stats"])
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + EPSILON) * scale + bias, atol=1e-5)
+    stats = updates["batch_stats"]
+    moved_mean = (1 - MOMENTUM) * mean
+    moved_square = MOMENTUM + (1 - MOMENTUM) * (x**2).mean((0, 1, 2))
+    np.testing.assert_allclose(stats["mean"], moved_mean, rtol=1e-5)
+    np.testing.assert_allclose(stats["mean_square"], moved_square, rtol=1e-5)
+    y = norm.apply({**variables, **updates}, jnp.asarray(x, jnp.float32))
+    expected = (x - moved_mean) / np.sqrt(moved_square - moved_mean**2 + EPSILON) * scale + bias
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+class Net(nn.Module):
+    """A norm whose output is the prediction, for `Step`."""
+
+    def setup(self):
+        self.norm = BatchNorm()
+
+    def __call__(self, x, *, train=False):
+        return self.norm(x, train=train).sum(-1)
+
+
+class Squares:
+    def loss(self, apply, batch):
+        prediction, updates = apply(batch["x"])
+        return {"loss": ((prediction**2 * batch["weight"]).sum(), batch["weight"].sum())}, updates
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_running_statistics_are_those_of_the_whole_batch_under_accumulation(accumulate):
+    x = np.random.default_rng(1).normal(1, 3, (16, 3)).astype(np.float32)
+    step = Step(Net(), Squares(), optax.sgd(0.0), FLOAT32, 0, accumulate)
+    state = create_state(step.model, (jnp.zeros((1, 3)),), step.optimizer, seed=0, ema=False)
+    for _ in range(2):
+        state, _ = jax.jit(step.train)(state, {"x": x, "weight": np.ones(16, np.float32)})
+    mean, square = np.zeros(3), np.ones(3)
+    for _ in range(2):
+        mean = MOMENTUM * mean + (1 - MOMENTUM) * np.float64(x).mean(0)
+        square = MOMENTUM * square + (1 - MOMENTUM) * (np.float64(x) ** 2).mean(0)
+    stats = state.model_state["batch_stats"]["norm"]
+    np.testing.assert_allclose(stats["mean"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats["mean_square"], square, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel": 3, "stride": 2}, {"kernel": 3, "groups": -1}, {"use_bias": True}])
+def test_folding_changes_no_output(options):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+    features = 4 if "groups" in options else 5
+    layer = ConvNorm(features, **options)
+    variables = layer.init(jax.random.key(1), x)
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: leaf + 0.3 * random.uniform(size=leaf.shape), variables)
+    folded = fold(variables)
+    assert set(folded["params"]) == {"conv"}
+    np.testing.assert_allclose(
+        ConvNorm(features, **options, folded=True).apply(folded, x), layer.apply(variables, x), atol=1e-5
+    )
