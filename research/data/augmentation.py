@@ -29,7 +29,7 @@ ATTEMPTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
+class PhotoAugmentation:
     """A training image of size x size pixels: crop, flip, policy, colours, erasing, in this order.
 
     crop: "random_resized" takes a share of the area within `scale`, of an aspect ratio of 3/4 to 4/3, and resizes it;
@@ -104,6 +104,13 @@ class Augmentation:
         if random.random() < self.erasing:
             pixels = erased(pixels, random)
         return pixels
+
+    def evaluate(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """What evaluation sees, uint8 [size, size, 3]: the middle of the image where training crops, otherwise all."""
+        if self.crop == "random_resized":
+            return evaluation_image(image, self.size, interpolation=self.interpolation)
+        picture = _to_pillow(image)
+        return np.asarray(_resized(picture, (0, 0, *picture.size), self.size, self.interpolation))
 
 
 def evaluation_image(

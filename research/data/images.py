@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from research.data.augmentation import PhotoAugmentation
 from research.errors import UserError
 
 
@@ -52,13 +53,15 @@ class LabelledImages:
     """A batch holds `image`, uint8 [batch, height, width, channels], and `label`, int32 [batch].
 
     mixup: the parameter of the Beta distribution of `mix`, float32 [batch], the share of each image in its mixture with
-    another (Zhang et al. 2018); 0 leaves `mix` out.
+    another (Zhang et al. 2018); 0 leaves `mix` out. augmentation: None in evaluation. photo: cuts images of any size to
+    its own, and changes them in training.
     """
 
     examples: Sequence[Mapping[str, Any]]
     augmentation: Augmentation | None
     seed: int
     mixup: float = 0.0
+    photo: PhotoAugmentation | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -69,6 +72,8 @@ class LabelledImages:
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         examples = [self.examples[int(index)] for index in indices]
         images = [example["image"] for example in examples]
+        if self.photo is not None:
+            images = [self._photo(*drawn) for drawn in zip(images, epochs, indices, strict=True)]
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             raise UserError(f"images of different shapes {sorted(shapes)} in one batch: set data.size to resize them")
@@ -81,6 +86,11 @@ class LabelledImages:
                 mix = {"mix": np.array([random.beta(self.mixup, self.mixup) for random in randoms], np.float32)}
         labels = np.array([example["label"] for example in examples], np.int32)
         return {"image": np.stack(images), "label": labels, **mix}
+
+    def _photo(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        if self.augmentation is None:
+            return self.photo.evaluate(image)
+        return self.photo(image, seed=self.seed, epoch=int(epoch), index=int(index))
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels: int) -> np.ndarray:

@@ -32,6 +32,7 @@ def equalize(image: Image.Image, _: float = 0) -> Image.Image:
 
 
 def invert(image: Image.Image, _: float = 0) -> Image.Image:
+    """255 minus every pixel."""
     return ImageOps.invert(image)
 
 

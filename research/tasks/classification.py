@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.data.augmentation import PhotoAugmentation
 from research.data.images import Augmentation, LabelledImages
 from research.data.loader import Dataset
 from research.errors import UserError
@@ -23,6 +24,7 @@ from research.tasks.task import Apply, Metrics
 class Classification:
     """One label an image. Pixels enter the model as (pixel / 255 - mean) / deviation.
 
+    photo: crops and changes for photographs; they bring all images to one size.
     mixup: trains on mixtures of two images and their labels, with shares from Beta(mixup, mixup) (Zhang et al. 2018).
     """
 
@@ -31,6 +33,7 @@ class Classification:
     deviation: float = 0.5
     mixup: float = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    photo: PhotoAugmentation | None = None
     class_names: tuple[str, ...] = ()
 
     pad: ClassVar[int | None] = None
@@ -50,11 +53,11 @@ class Classification:
 
     def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
         if not train:
-            return LabelledImages(examples, None, seed)
-        return LabelledImages(examples, self.augmentation, seed, self.mixup)
+            return LabelledImages(examples, None, seed, photo=self.photo)
+        return LabelledImages(examples, self.augmentation, seed, self.mixup, self.photo)
 
     def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
-        return LabelledImages([{"label": 0, **example} for example in examples], None, 0)
+        return LabelledImages([{"label": 0, **example} for example in examples], None, 0, photo=self.photo)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return ((batch["image"].astype(jnp.float32) / 255 - self.mean) / self.deviation,)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.data.augmentation import ASPECTS, Augmentation, crop_box, erased, evaluation_image
+from research.data.augmentation import ASPECTS, PhotoAugmentation, crop_box, erased, evaluation_image
 from research.errors import UserError
 
 KEY = {"seed": 3, "epoch": 1, "index": 7}
@@ -18,7 +18,7 @@ def noise(height=6, width=6, seed=0):
 @pytest.mark.parametrize("policy", ["none", "randaugment", "autoaugment_cifar", "autoaugment_imagenet"])
 @pytest.mark.parametrize("crop", ["none", "random_resized", "pad"])
 def test_augmentation_is_a_function_of_seed_epoch_and_index(crop, policy):
-    augmentation = Augmentation(32, crop, policy=policy, color_jitter=0.3, erasing=0.5)
+    augmentation = PhotoAugmentation(32, crop, policy=policy, color_jitter=0.3, erasing=0.5)
     image = noise(40, 50)
     before = image.copy()
     one = augmentation(image, **KEY)
@@ -31,11 +31,11 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(crop, policy):
 
 def test_nothing_asked_for_changes_nothing():
     image = noise(8, 8)
-    assert (Augmentation(8, "none", flip=False)(image, **KEY) == image).all()
+    assert (PhotoAugmentation(8, "none", flip=False)(image, **KEY) == image).all()
 
 
 def test_flip_happens_in_half_of_the_cases():
-    image, augmentation = noise(4, 4), Augmentation(4, "none")
+    image, augmentation = noise(4, 4), PhotoAugmentation(4, "none")
     flips = 0
     for index in range(200):
         pixels = augmentation(image, seed=0, epoch=0, index=index)
@@ -49,7 +49,7 @@ def test_padded_crops_move_by_up_to_four_pixels_over_black():
     image = np.maximum(noise(8, 8), 1)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
     windows = {padded[top : top + 8, left : left + 8].tobytes() for top in range(9) for left in range(9)}
-    augmentation = Augmentation(8, "pad", flip=False)
+    augmentation = PhotoAugmentation(8, "pad", flip=False)
     seen = {augmentation(image, seed=0, epoch=epoch, index=0).tobytes() for epoch in range(1000)}
     assert seen == windows
 
@@ -80,7 +80,7 @@ def test_an_extreme_shape_is_cropped_in_the_middle(width, height):
 
 def test_erasing_covers_the_asked_share_in_the_asked_cases():
     image = np.full((64, 64, 3), 77, np.uint8)
-    augmentation = Augmentation(64, "none", flip=False, erasing=0.25)
+    augmentation = PhotoAugmentation(64, "none", flip=False, erasing=0.25)
     changed = [(augmentation(image, seed=0, epoch=0, index=index) != 77).any() for index in range(1000)]
     assert 200 < sum(changed) < 300
     shares = []
@@ -98,7 +98,7 @@ def test_erasing_covers_the_asked_share_in_the_asked_cases():
 
 def test_colour_jitter_stays_within_its_factors():
     image = np.full((4, 4, 3), 100, np.uint8)
-    augmentation = Augmentation(4, "none", flip=False, color_jitter=0.4)
+    augmentation = PhotoAugmentation(4, "none", flip=False, color_jitter=0.4)
     values = [int(augmentation(image, seed=0, epoch=0, index=index)[0, 0, 0]) for index in range(300)]
     assert 58 <= min(values) < 65 and 135 < max(values) <= 140  # brightness alone changes a grey image
 
@@ -108,7 +108,7 @@ def test_colour_jitter_stays_within_its_factors():
 def test_one_pixel_is_enough(crop, policy):
     pixel = np.array([[[1, 2, 3]]], np.uint8)
     for size in (1, 5):
-        augmentation = Augmentation(size, crop, policy=policy, num_ops=8, color_jitter=0.4, erasing=1.0)
+        augmentation = PhotoAugmentation(size, crop, policy=policy, num_ops=8, color_jitter=0.4, erasing=1.0)
         for epoch in range(40):
             assert augmentation(pixel, seed=0, epoch=epoch, index=0).shape == (size, size, 3)
         assert (evaluation_image(pixel, size) == pixel).all()
@@ -132,8 +132,8 @@ def test_a_large_jpeg_is_decoded_smaller():
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95)
     decoded = Image.open(buffer)
-    full = Augmentation(64)(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"), **KEY)
-    small = Augmentation(64)(decoded, **KEY)
+    full = PhotoAugmentation(64)(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"), **KEY)
+    small = PhotoAugmentation(64)(decoded, **KEY)
     assert decoded.width < 801
     assert np.abs(full.astype(int) - small).mean() < 3 and np.abs(full.astype(int) - small).max() < 20
 
@@ -141,7 +141,7 @@ def test_a_large_jpeg_is_decoded_smaller():
 def test_pillow_images_of_other_modes_become_rgb():
     for mode in ("L", "RGBA", "P", "1"):
         image = Image.fromarray(noise(9, 9)).convert(mode)
-        assert Augmentation(8)(image, **KEY).shape == evaluation_image(image, 8).shape == (8, 8, 3)
+        assert PhotoAugmentation(8)(image, **KEY).shape == evaluation_image(image, 8).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_pillow_images_of_other_modes_become_rgb():
 )
 def test_other_arrays_are_refused(image):
     with pytest.raises(UserError, match=r"give uint8 \[height, width, 3\]"):
-        Augmentation(8)(image, **KEY)
+        PhotoAugmentation(8)(image, **KEY)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,6 @@ def test_other_arrays_are_refused(image):
 )
 def test_bad_options_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
-        dataclasses.replace(Augmentation(), **options)
+        dataclasses.replace(PhotoAugmentation(), **options)
     with pytest.raises(UserError, match="crop_ratio 0"):
         evaluation_image(noise(), 4, 0)

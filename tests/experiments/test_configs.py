@@ -1,13 +1,18 @@
 """Every config is launched as `:tiny`: trained, completed, resumed, evaluated."""
 
 import gzip
+import io
+import itertools
 import json
 import math
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.experiment import SOURCES, build_experiment
 from research.config import choose, load
@@ -44,13 +49,24 @@ def data(tmp_path_factory) -> Path:
     for split in ("train", "valid", "test.2016"):
         for language, lines in LINES.items():
             (folder / f"{split}.{language}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    random = np.random.default_rng(0)
+    for split, count in (("train", 150), ("test", 4)):
+        with zipfile.ZipFile(folder / f"cifar10_{split}.zip", "w") as archive:
+            for label, number in itertools.product(range(10), range(count)):
+                file = io.BytesIO()
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "PNG")
+                archive.writestr(f"{split}/class_{label}/{number}.png", file.getvalue())
     subprocess.run([sys.executable, "-c", WMT14, str(folder / "tfds")], check=True, capture_output=True)
     return folder
 
 
 def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
     """The config with its data: a spec that may take more arguments, and overrides."""
-    if config in ("configs/translation/multi30k.py", "configs/theory/attention_ablation.py"):
+    if config in (
+        "configs/translation/multi30k.py",
+        "configs/theory/attention_ablation.py",
+        "configs/vision/cifar10.py",
+    ):
         return f"{config}:folder={data},", {}
     if config == "configs/translation/wmt14.py":
         return f"{config}:data_dir={data / 'tfds'},", {}

@@ -61,7 +61,7 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     text.write_text("To be, or not to be, that is the question:\n" * 40)
     config = load(spec, {"data.path": str(text)} if "shakespeare" in spec else {})
     if model in ("efficientformer", "mobilenet", "resnet"):
-        config.training.batch_size = 256  # statistics of few examples magnify rounding
+        config.training.batch_size = 64  # statistics of few examples magnify rounding
     if model not in ("gpt", "mae", "seq2seq", "vit"):
         config.model = {"name": model, **fields}
     else:
