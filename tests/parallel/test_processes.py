@@ -2,15 +2,18 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from research.errors import UserError
 from research.parallel.processes import BY_HAND, in_cluster, start_processes
+from research.training.interruptions import RESTART
 from research.training.loggers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +27,14 @@ def free_port() -> int:
 
 def launch(processes: int, devices: int, arguments: list[str]) -> list[str]:
     """Runs experiments.train as so many processes; returns what each printed."""
+    started = start(processes, devices, arguments)
+    printed = [process.communicate(timeout=400) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, printed
+    return [stdout for stdout, _ in printed]
+
+
+def start(processes: int, devices: int, arguments: list[str]) -> list[subprocess.Popen]:
+    """Starts experiments.train as so many processes."""
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     address = f"127.0.0.1:{free_port()}"
     started = []
@@ -33,9 +44,7 @@ def launch(processes: int, devices: int, arguments: list[str]) -> list[str]:
         environment = os.environ | flags | job
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-    printed = [process.communicate(timeout=400) for process in started]
-    assert [process.returncode for process in started] == [0] * processes, printed
-    return [stdout for stdout, _ in printed]
+    return started
 
 
 def losses(folder: Path) -> list[dict[str, float]]:
@@ -95,3 +104,17 @@ def test_a_contradictory_environment_is_refused(values, sentence, monkeypatch):
             monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=sentence):
         start_processes()
+
+
+def test_a_signal_to_one_process_stops_all_at_one_saved_step(tmp_path):
+    """As a cluster's preemption notice does; the other process hears of it through JAX."""
+    long = ["--config.training.duration.steps=100000", "--config.training.log_every=5"]
+    started = start(2, 1, ["--config=configs/vision/digits.py:tiny", f"--workdir={tmp_path / 'run'}", *long])
+    while all(process.poll() is None for process in started) and not read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    last = [process.communicate(timeout=200)[1].splitlines()[-1] for process in started]
+    assert [process.returncode for process in started] == [RESTART, RESTART], last
+    assert last[0] == last[1] and last[0].startswith("stopped by SIGTERM at step ")
+    step = last[0].split("step ")[1].split()[0]
+    assert step in {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
