@@ -10,13 +10,14 @@ runs it, compiled; theirs is `generate`. PyTorch lives in an environment of its 
 """
 
 import argparse
-import statistics
-import subprocess
+import functools
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+from benchmarks.turns import measure, run, serve
 
 LAYERS, WIDTH, MLP_WIDTH, HEADS, VOCAB = 4, 128, 256, 4, 9_700
 BATCH, BEAMS, NEW_TOKENS, LENGTH_PENALTY = 64, 5, 30, 0.6
@@ -119,45 +120,18 @@ def seconds_of(translate: Callable[[], np.ndarray]) -> float:
     return time.perf_counter() - start
 
 
-def serve() -> None:
-    """The other side: takes a turn for each line on standard input and answers with the seconds it took."""
-    translate = marian()
-    check(translate(), "MarianMTModel")
-    for _ in sys.stdin:
-        print(seconds_of(translate), flush=True)
-
-
-def measure(torch_python: str, rounds: int) -> None:
-    """Takes turns and prints medians, their ratio and the spread of both."""
-    command = [torch_python, __file__, "--serve"]
-    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    translate = heed()
-    check(translate(), "beam_search")
-    rates: dict[str, list[float]] = {"heed": [], "MarianMTModel": []}
-    for turn in range(rounds + 1):
-        seconds = {"heed": seconds_of(translate)}
-        other.stdin.write("\n")
-        other.stdin.flush()
-        answer = other.stdout.readline()
-        if not answer:
-            sys.exit(f"error: {torch_python} failed: it needs torch and transformers")
-        seconds["MarianMTModel"] = float(answer)
-        for name, value in seconds.items():
-            if turn > 0:  # the first turn warms up
-                rates[name].append(BATCHES * BATCH / value)
-    other.stdin.close()
-    other.wait()
-    for name, values in rates.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{name:>13}: {middle:6.1f} sentences/s (median of {rounds}; {low:.1f} to {high:.1f})")
-    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
-    print(f"{'ratio':>13}: {statistics.median(ratios):6.2f} (median of turns; {min(ratios):.2f} to {max(ratios):.2f})")
+def main(arguments: argparse.Namespace) -> None:
+    """The command, or its other side."""
+    name, translator = ("MarianMTModel", marian) if arguments.serve else ("beam_search", heed)
+    translate = translator()
+    check(translate(), name)
+    turn = functools.partial(seconds_of, translate)
+    if arguments.serve:
+        serve(turn)
+    else:
+        work = {"other": "MarianMTModel", "work": BATCHES * BATCH, "unit": "sentences"}
+        measure(turn, "decode_speed", arguments.torch_python, arguments.rounds, **work)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_speed", description=__doc__)
-    parser.add_argument("--torch-python", default="python3", help="python of an environment with torch, transformers")
-    parser.add_argument("--rounds", type=int, default=9, help="turns that are measured")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    serve() if arguments.serve else measure(arguments.torch_python, arguments.rounds)
+    run(main, "decode_speed", __doc__)

@@ -13,17 +13,18 @@ image by whole pixels where theirs interpolates. PyTorch lives in an environment
 """
 
 import argparse
+import functools
 import io
 import itertools
 import os
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.turns import measure, run, serve
 
 WIDTH, HEIGHT, SIZE = 500, 375, 224
 FILES = 16
@@ -93,45 +94,18 @@ def seconds_of(augment: Augment, contents: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def serve() -> None:
-    """The other side: takes a turn for each line on standard input and answers with the seconds it took."""
-    augment, contents = timm(), files()
-    for _ in sys.stdin:
-        print(seconds_of(augment, contents), flush=True)
-
-
-def measure(torch_python: str, rounds: int) -> None:
-    """Takes turns and prints medians, their ratio and the spread of both."""
+def main(arguments: argparse.Namespace) -> None:
+    """The command, or its other side."""
+    contents = files()
+    if arguments.serve:
+        serve(functools.partial(seconds_of, timm(), contents))
+        return
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the other process inherits it
-    command = [torch_python, __file__, "--serve"]
-    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    augment, contents = heed(), files()
     print(f"{FILES} JPEG files of {WIDTH}x{HEIGHT}, {sum(map(len, contents)) / FILES / 1000:.0f} kB each, one core")
-    rates: dict[str, list[float]] = {"heed": [], "timm": []}
-    for turn in range(rounds + 1):
-        seconds = {"heed": seconds_of(augment, contents)}
-        other.stdin.write("\n")
-        other.stdin.flush()
-        answer = other.stdout.readline()
-        if not answer:
-            sys.exit(f"error: {torch_python} failed: it needs torch, torchvision and timm")
-        seconds["timm"] = float(answer)
-        for name, value in seconds.items():
-            if turn > 0:  # the first turn warms up
-                rates[name].append(PASSES * FILES / value)
-    other.stdin.close()
-    other.wait()
-    for name, values in rates.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{name:>5}: {middle:6.1f} images/s (median of {rounds}; {low:.1f} to {high:.1f})")
-    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
-    print(f"ratio: {statistics.median(ratios):6.2f} (median of turns; {min(ratios):.2f} to {max(ratios):.2f})")
+    turn = functools.partial(seconds_of, heed(), contents)
+    work = {"other": "timm", "work": PASSES * FILES, "unit": "images"}
+    measure(turn, "input_pipeline", arguments.torch_python, arguments.rounds, **work)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.input_pipeline", description=__doc__)
-    parser.add_argument("--torch-python", default="python3", help="python of an environment with torch and timm")
-    parser.add_argument("--rounds", type=int, default=9, help="turns that are measured")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    serve() if arguments.serve else measure(arguments.torch_python, arguments.rounds)
+    run(main, "input_pipeline", __doc__)

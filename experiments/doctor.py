@@ -150,10 +150,10 @@ def _time(run: Run, seconds: float) -> None:
         batch = place_batch(run.batches[step], run.mesh)
         shape = tuple((name, array.shape) for name, array in batch.items())
         fresh = shape not in compiled
-        train_step = compiled.setdefault(shape, None) or run.compile_step(batch)
-        compiled[shape] = train_step
+        if fresh:
+            compiled[shape] = run.compile_step(batch)
         started = time.perf_counter()
-        state, metrics = train_step(state, batch)
+        state, metrics = compiled[shape](state, batch)
         jax.block_until_ready(metrics)
         if not fresh:
             durations.append(time.perf_counter() - started)

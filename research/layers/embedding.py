@@ -14,6 +14,9 @@ from research.parallel.mesh import whole_rows
 float32_dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 """For a `nn.Dense` that makes logits: float32 results whatever the inputs' dtype."""
 
+classifier = functools.partial(nn.Dense, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general)
+"""The projection of an image's features to float32 logits; all classes are equally probable at first."""
+
 
 class TokenEmbedding(nn.Module):
     """A vector for each token, multiplied by sqrt(width) with `scale` (Vaswani et al. 2017, section 3.4)."""

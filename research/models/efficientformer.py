@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from research.errors import UserError
 from research.layers.convolution import ConvNorm
-from research.layers.embedding import float32_dot_general
+from research.layers.embedding import classifier
 from research.layers.transformer import TransformerLayer, drop_branch
 from research.parallel.mesh import shard_batch
 
@@ -137,9 +137,8 @@ class EfficientFormer(nn.Module):
         x = self.feature_map(images, train=train).mean(axis=(1, 2))
         if not self.num_classes:
             return (x,)
-        dense = functools.partial(nn.Dense, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general)
         names = ("head",) + ("head_distillation",) * self.distillation
-        return tuple(dense(self.num_classes, name=name)(x) for name in names)
+        return tuple(classifier(self.num_classes, name=name)(x) for name in names)
 
     @nn.compact
     def feature_map(

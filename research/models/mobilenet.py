@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from research.layers.convolution import ConvNorm
-from research.layers.embedding import float32_dot_general
+from research.layers.embedding import classifier
 from research.parallel.mesh import shard_batch
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "hard_swish": jax.nn.hard_swish}
@@ -112,9 +112,7 @@ class MobileNet(nn.Module):
             x = jax.nn.hard_swish(nn.Dense(self.head_width, name="last")(x))
         if not self.num_classes:
             return x
-        return nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general, name="head"
-        )(x)
+        return classifier(self.num_classes, name="head")(x)
 
     @nn.compact
     def feature_map(

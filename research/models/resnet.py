@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from research.errors import UserError
 from research.layers.convolution import ConvNorm
-from research.layers.embedding import float32_dot_general
+from research.layers.embedding import classifier
 from research.parallel.mesh import shard_batch
 
 SIZES = {
@@ -78,9 +78,7 @@ class ResNet(nn.Module):
         x = self.feature_map(images, train=train).mean(axis=(1, 2))
         if not self.num_classes:
             return x
-        return nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general, name="head"
-        )(x)
+        return classifier(self.num_classes, name="head")(x)
 
     @nn.compact
     def feature_map(

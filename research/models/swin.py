@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from research.errors import UserError
 from research.layers.attention import MultiHeadAttention
-from research.layers.embedding import PatchEmbedding, float32_dot_general
+from research.layers.embedding import PatchEmbedding, classifier
 from research.layers.feed_forward import FeedForward
 from research.layers.transformer import drop_branch
 from research.parallel.mesh import shard_batch
@@ -150,9 +150,7 @@ class Swin(nn.Module):
         x = self.feature_map(images, train=train).mean(axis=(1, 2))
         if not self.num_classes:
             return x
-        return nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.zeros, dot_general=float32_dot_general, name="head"
-        )(x)
+        return classifier(self.num_classes, name="head")(x)
 
     @nn.compact
     def feature_map(

@@ -39,12 +39,12 @@ def command(folder: Path, steps: int) -> list[str]:
     ]
 
 
-def phase(folder: Path) -> str:
-    """What the run is doing, as far as its folder shows."""
+def phase(folder: Path, first: dict) -> str:
+    """What the run is doing, as far as its folder shows; `first` is the last row from before this process."""
     if (folder / "results.json").exists():
         return "after the end"
     last = last_row(folder)
-    if last["step"] < 0:
+    if last == first:
         return "start"
     if last["step"] % EVALUATE_EVERY == 0 and "train/loss" in last:
         return "evaluation"
@@ -64,20 +64,20 @@ def last_row(folder: Path) -> dict:
 
 def kill_once(folder: Path, steps: int, wanted: str, random: np.random.Generator) -> str | None:
     """Starts or resumes the run and kills it; the phase it was in, or None where the run came to its end first."""
+    first = last_row(folder)
     process = subprocess.Popen(
         command(folder, steps), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     if wanted == "any":
         time.sleep(random.uniform(0.5, 8.0))
     else:
-        first = last_row(folder)
         while process.poll() is None and last_row(folder) == first:  # also where it starts from an earlier step
             time.sleep(0.01)
         wait = last_row(folder)["step"] + int(random.integers(5, 60))
-        while process.poll() is None and (last_row(folder)["step"] < wait or phase(folder) != wanted):
+        while process.poll() is None and (last_row(folder)["step"] < wait or phase(folder, first) != wanted):
             pass
         time.sleep(random.uniform(0, 0.004))
-    found = phase(folder)
+    found = phase(folder, first)
     if process.poll() is not None:
         assert process.returncode == 0, process.stderr.read().decode()
         return None
