@@ -21,7 +21,8 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
 
     An interrupted run that is saved ends with one line too, and with exit code 75 (`interruptions.RESTART`).
 
-    Options `--config.a.b=value` land in `arguments.overrides`, a dict of dotted paths to text.
+    Options `--config.a.b=value` land in `arguments.overrides`, a dict of dotted paths to text, and
+    `--sweep.a.b=values` in `arguments.swept`, for commands with the option `--sweep.PATH`.
     """
     _quiet()
     _keep_memory()
@@ -51,17 +52,19 @@ def _stop(message: str, code: int) -> None:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments with their overrides. Raises UserError for an option that the command does not have."""
     known, rest = parser.parse_known_args(arguments)
-    known.overrides = {}
-    takes_overrides = any("--config" in action.option_strings for action in parser._actions)
+    known.overrides, known.swept = {}, {}
+    options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    dotted = {"--config": known.overrides} if "--config" in options else {}
+    dotted |= {"--sweep": known.swept} if "--sweep.PATH" in options else {}
     rest_iterator = iter(rest)
     for option in rest_iterator:
         path, separator, value = option.partition("=")
-        if takes_overrides and path.startswith("--config."):
+        kind, dot, name = path.partition(".")
+        if dot and kind in dotted:
             if not separator and (value := next(rest_iterator, None)) is None:
                 raise UserError(f"{path} has no value: write {path}=VALUE")
-            known.overrides[path.removeprefix("--config.")] = value
+            dotted[kind][name] = value
         else:
-            options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
             raise UserError(f"{option} is not an option of this command: {suggestion(path, options, 'options')}")
     return known
 

@@ -22,8 +22,8 @@ from experiments.experiment import build_experiment
 from research.analysis import cost
 from research.config import load
 from research.errors import UserError
-from research.parallel.mesh import AXES, batch_sharding, batch_ways, place_batch
-from research.training.loop import Run
+from research.parallel.mesh import AXES, batch_sharding, batch_ways
+from research.training.run import Run
 
 USABLE = 0.9
 """Of a device's memory; the rest is left to the allocator and the libraries."""
@@ -147,7 +147,7 @@ def _time(run: Run, seconds: float) -> None:
     compiled: dict[tuple, jax.stages.Compiled] = {}
     began = time.perf_counter()
     for step in range(len(run.batches)):
-        batch = place_batch(run.batches[step], run.mesh)
+        batch = run.place(run.batches[step])
         shape = tuple((name, array.shape) for name, array in batch.items())
         fresh = shape not in compiled
         if fresh:

@@ -18,7 +18,7 @@ def evaluate(
     print(f"evaluating {', '.join(splits)} at step {step}", flush=True)
     results: dict[str, float] = {}
     for split in splits:
-        examples = experiment.source.examples(split)
+        examples = experiment.examples(split)
         metrics = experiment.evaluator.score(variables, examples)
         results |= {f"{split}/{name}": value for name, value in metrics.items()}
     if samples and splits:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from research.config import build, choose, from_json, suggestion
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches, Dataset
+from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
 from research.data.scan import Scan
@@ -24,6 +25,7 @@ from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.errors import UserError
 from research.files import write_json
+from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -33,20 +35,24 @@ from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.vit import ViT
-from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
+from research.parallel.mesh import MeshShape, batch_sharding, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.pretrained.timm import from_timm
-from research.tasks.classification import Classification
+from research.tasks.classification import Classification, difference
+from research.tasks.distillation import Distillation
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
+from research.tasks.next_token import NextToken
+from research.tasks.packed_classification import PackedClassification
 from research.tasks.pretext import Pretext
 from research.tasks.task import Task
 from research.tasks.translation import Translation
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
-from research.training.loop import Run, TrainingOptions
+from research.training.fingerprint import contents, sealed
 from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patterns
+from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Precision, Step
@@ -55,6 +61,7 @@ from research.training.transfer import Transfer, read_weights, transferred, with
 SOURCES = {
     "digits": Digits,
     "image_folder": ImageFolder,
+    "modular": Modular,
     "parallel_text": ParallelText,
     "phrasebook": Phrasebook,
     "scan": Scan,
@@ -63,12 +70,16 @@ SOURCES = {
 }
 TASKS = {
     "classification": Classification,
+    "distillation": Distillation,
     "language_modeling": LanguageModeling,
     "masked_images": MaskedImages,
+    "next_token": NextToken,
+    "packed_classification": PackedClassification,
     "pretext": Pretext,
     "translation": Translation,
 }
 MODELS = {
+    "decoder": Decoder,
     "efficientformer": EfficientFormer,
     "gpt": GPT,
     "mae": MAE,
@@ -106,36 +117,55 @@ class Experiment:
         """The seed of initial weights, data order and dropout."""
         return self.config.get("seed", 0)
 
+    def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
+        """A split's examples. Raises UserError where the data's classes are not those that the run began with."""
+        ours = getattr(self.task, "class_names", None)  # tasks that make their own labels have none
+        if ours is not None and tuple(self.source.class_names) != ours:
+            raise UserError(
+                f"the data have {difference(self.source.class_names, ours)}, unlike when {self.folder} began: give the "
+                "data it had, or use another --workdir"
+            )
+        return self.source.examples(split)
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """What the run reads at each of its steps."""
+        dataset = self.task.dataset(self.examples("train"), train=True, seed=self.seed)
+        plan = self._plan(dataset)
+        total = self._clock(plan).steps(self.options.duration)
+        return Batches.on_mesh(dataset, plan, total, self.mesh, self.options.accumulate)
+
+    def _clock(self, plan: Plan) -> Clock:
+        examples_per_step = plan.num_examples / plan.steps_per_epoch
+        inputs = self.task.model_inputs(self.sample_batch)
+        tokens = sum(array.size for array in inputs if array.dtype == np.int32)
+        tokens_per_step = self.options.batch_tokens or tokens * examples_per_step or None
+        return Clock(plan.steps_per_epoch, examples_per_step, tokens_per_step)
+
     @functools.cached_property
     def run(self) -> Run:
         """What the training loop needs."""
-        options, task = self.options, self.task
-        dataset = task.dataset(self.source.examples("train"), train=True, seed=self.seed)
-        plan = self._plan(dataset)
-        examples_per_step = plan.num_examples / plan.steps_per_epoch
-        tokens = sum(array.size for array in task.model_inputs(self.sample_batch) if array.dtype == np.int32)
-        tokens_per_step = options.batch_tokens or tokens * examples_per_step or None
-        clock = Clock(plan.steps_per_epoch, examples_per_step, tokens_per_step)
-        total = clock.steps(options.duration)
+        clock, batches = self._clock(self.batches.plan), self.batches
         schedule = choose(SCHEDULES, self.config.get("schedule", {"name": "constant"}), "schedule")
-        factor = schedule.build(total, clock)
+        factor = schedule.build(len(batches), clock)
         optimizer_config = choose(OPTIMIZERS, self.config.optimizer, "optimizer")
         optimizer = build_optimizer(optimizer_config, factor)
-        create = self._create_state(optimizer)
+        create = self.create_state(optimizer)
         abstract = self._abstract_state(create)
         check_patterns(optimizer_config, abstract.params)
         return Run(
             folder=self.folder,
-            options=options,
+            options=self.options,
             step=self._step(optimizer),
             mesh=self.mesh,
             clock=clock,
-            batches=Batches.on_mesh(dataset, plan, total, self.mesh, options.accumulate),
-            validation=self.source.examples("validation") if "validation" in self.source.splits else None,
+            batches=batches,
+            validation=self.examples("validation") if "validation" in self.source.splits else None,
             evaluator=self.evaluator,
             learning_rate=jax.jit(lambda step: optimizer_config.learning_rate * factor(step)),
             abstract_state=abstract,
             create_state=functools.partial(self._new_state, create, abstract),
+            teach=self._teach(),
         )
 
     def _plan(self, dataset: Dataset) -> Plan:
@@ -143,7 +173,9 @@ class Experiment:
         if lengths is None:
             if options.batch_size is None:
                 raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
-            return Shuffled(len(dataset), options.batch_size, self.seed)
+            return Shuffled(len(dataset), options.batch_size, self.seed, options.repeats)
+        if options.repeats > 1:
+            raise UserError(f"training.repeats {options.repeats} is for images alone: leave it out")
         sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
         buckets = make_buckets(lengths, options.buckets, **sizes)
         return Bucketed(lengths, dataset.tokens(), buckets, self.seed)
@@ -162,12 +194,31 @@ class Experiment:
         steps = checkpoints.evaluation_steps()
         if not steps:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
-        abstract = self._abstract_state(self._create_state(None))
+        abstract = self._abstract_state(self.create_state(None))
         variables = checkpoints.restore_variables(abstract, steps[0])
         for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
             newer = checkpoints.restore_variables(abstract, step)
             variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
         return variables, steps[-1]
+
+    def _teach(self) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
+        """What the task's teacher answers to a batch, [batch, classes]; None where there is no teacher.
+
+        Raises UserError where the teacher does not fit, or is not the one that the run began with.
+        """
+        if not isinstance(self.task, Distillation):
+            return None
+        teacher, variables, step = _trained(Path(self.task.teacher), self.mesh)
+        self.task.check_teacher(teacher.task)
+        _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
+        step_of_teacher = dataclasses.replace(teacher.evaluator.step, accumulate=self.options.accumulate)
+        answers = jax.jit(step_of_teacher.teach, out_shardings=batch_sharding(self.mesh))
+
+        def teach(batch: Mapping[str, jax.Array]) -> jax.Array:
+            with jax.set_mesh(self.mesh):
+                return answers(variables, batch)
+
+        return teach
 
     def _step(self, optimizer: Any) -> Step:
         options = self.options
@@ -175,11 +226,15 @@ class Experiment:
         fields = {"accumulate": options.accumulate, "ema": options.ema, "spike": options.spike}
         return Step(self.model, self.task, optimizer, precision, self.seed, **fields)
 
-    def _create_state(self, optimizer: Any) -> Any:
+    def create_state(self, optimizer: Any, seed: int | jax.Array | None = None) -> Callable[..., TrainState]:
+        """A function from what `transfer` takes over to the state of step 0; the config's seed unless given."""
+
         def create(given: Mapping[str, jax.Array]) -> TrainState:
             inputs = self.task.model_inputs(jax.tree.map(jax.numpy.asarray, self.sample_batch))
             ema = self.options.ema is not None
-            state = create_state(self.model, inputs, optimizer or optax.identity(), seed=self.seed, ema=ema)
+            state = create_state(
+                self.model, inputs, optimizer or optax.identity(), seed=self.seed if seed is None else seed, ema=ema
+            )
             params = with_given(state.params, given)
             model_state = {name: with_given(tree, given) for name, tree in state.model_state.items()}
             return state.replace(
@@ -190,11 +245,15 @@ class Experiment:
 
     def _new_state(self, create: Any, abstract: TrainState) -> TrainState:
         """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over."""
-        given: Mapping[str, jax.Array] = {}
-        if self.transfer:
-            weights = _weights(Path(self.transfer.source), self.model)
-            given = transferred(self.transfer, weights, [abstract.params, *abstract.model_state.values()])
-        return jax.jit(create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(given)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return jax.jit(create, out_shardings=shardings)(self.taken_over(abstract))
+
+    def taken_over(self, abstract: TrainState) -> Mapping[str, jax.Array]:
+        """What `transfer` takes over from another run or a weight file, by its path."""
+        if not self.transfer:
+            return {}
+        weights = _weights(Path(self.transfer.source), self.model)
+        return transferred(self.transfer, weights, [abstract.params, *abstract.model_state.values()])
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
         state = jax.eval_shape(create, {})
@@ -247,7 +306,7 @@ def open_run(folder: Path) -> Experiment:
     """The experiment of a finished or half-finished run, on its mesh if that fits the devices here."""
     stored = folder / "config.json"
     if not stored.exists():
-        raise UserError(f"{folder} holds no run: give --workdir the folder of one that was trained")
+        raise UserError(f"{folder} holds no run: give the folder of one that was trained")
     config = from_json(stored.read_text())
     try:
         make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
@@ -256,12 +315,31 @@ def open_run(folder: Path) -> Experiment:
     return build_experiment(config, folder)
 
 
+def _trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:
+    """A run, on another mesh if given, its model's evaluated variables, and their step."""
+    run = open_run(folder)
+    if mesh is not None:
+        run = dataclasses.replace(run, mesh=mesh)
+    with Checkpoints(run.folder / "checkpoints", run.checkpoint, write=False) as checkpoints:
+        return run, *run.variables(checkpoints)
+
+
+def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
+    """Notes in the run's folder what its teacher is; raises UserError where another was noted before."""
+    path = folder / "teacher.json"
+    if path.exists() and (noted := json.loads(path.read_text())) != found:
+        raise UserError(
+            f"task.teacher has changed since {folder} began (step {noted['step']} then, {found['step']} now): restore "
+            "it, or use another --workdir"
+        )
+    if jax.process_index() == 0:
+        write_json(path, found)
+
+
 def _weights(source: Path, model: Any) -> dict[str, Any]:
     """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths."""
     if not source.is_dir():
         weights = read_weights(source)
         return weights if any("/" in name for name in weights) else from_timm(weights, model)
-    run = open_run(source)
-    with Checkpoints(run.folder / "checkpoints", run.checkpoint, write=False) as checkpoints:
-        variables, _ = run.variables(checkpoints)
+    _, variables, _ = _trained(source)
     return {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}

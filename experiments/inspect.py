@@ -21,7 +21,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.config, arguments.overrides)
     with tempfile.TemporaryDirectory() as folder:
         experiment = build_experiment(config, Path(folder))
-        examples = experiment.source.examples(arguments.split)
+        examples = experiment.examples(arguments.split)
         if arguments.format == "jsonl":
             for index in range(len(examples)):
                 print(json.dumps(examples[index], ensure_ascii=False, default=_plain))

@@ -45,9 +45,9 @@ def draw(experiment: Experiment, item: str | None = None) -> None:
     schedule_picture(rates, steps, folder / "schedule.png")
     split = "validation" if "validation" in experiment.source.splits else "train"
     if isinstance(experiment.task, Translation):
-        _draw_translation(experiment, item or experiment.source.examples(split)[0]["source"])
+        _draw_translation(experiment, item or experiment.examples(split)[0]["source"])
     elif isinstance(experiment.task, Classification):
-        example = example_of(experiment, item) if item else experiment.source.examples(split)[0]
+        example = example_of(experiment, item) if item else experiment.examples(split)[0]
         _draw_image(experiment, {"image": example["image"]})
     elif item is not None:
         raise UserError("this run neither translates nor classifies images: leave the sentence or image out")

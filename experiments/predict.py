@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
 from research.data.images import decode_image
 from research.errors import UserError
 from research.tasks.classification import Classification
+from research.tasks.packed_classification import PackedClassification
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints
 
@@ -34,11 +37,30 @@ def predict(folder: Path | str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
 def example_of(experiment: Experiment, item: Any) -> Mapping[str, Any]:
     """An input as the experiment's task takes it: a text, an image file or an array of pixels."""
     if isinstance(experiment.task, Classification):
-        height, width, channels = experiment.sample_batch["image"].shape[1:]
-        if isinstance(item, str | Path):
-            item = decode_image(Path(item).read_bytes(), str(item), (height, width), channels)
-        return {"image": item}
+        return {"image": _image(experiment, item)}
+    if isinstance(experiment.task, PackedClassification):  # takes images as they are
+        return {
+            "image": decode_image(Path(item).read_bytes(), str(item), None, 3) if isinstance(item, str | Path) else item
+        }
     return {"source" if isinstance(experiment.task, Translation) else "text": item}
+
+
+def _image(experiment: Experiment, item: Any) -> np.ndarray:
+    """Pixels as the data's source gives them; a file is resized to them, and made grey or coloured as they are."""
+    *size, channels = experiment.sample_batch["image"].shape[1:]
+    if experiment.task.photo is not None:  # it brings images of any size to its own
+        side = experiment.config.data.get("size")
+        size = side and (side, side)
+    if isinstance(item, str | Path):
+        return decode_image(Path(item).read_bytes(), str(item), size and tuple(size), channels)
+    item = np.asarray(item)
+    wanted = (*(size or item.shape[:2]), channels)
+    if item.dtype != np.uint8 or item.shape != wanted:
+        raise UserError(
+            f"an image is {item.dtype} {list(item.shape)} and {experiment.folder} takes uint8 {list(wanted)}: convert "
+            "it, or give its file"
+        )
+    return item
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ NEIGHBOURS = 10
 
 def features(experiment: Experiment, variables: Mapping[str, Any], split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pooled features, float32 [images, width], and labels [images] of a split."""
-    examples = experiment.source.examples(split)
+    examples = experiment.examples(split)
     dataset = experiment.task.questions(examples)
     model = experiment.model
     pooled = "pooled_features" if hasattr(model, "pooled_features") else None

@@ -6,6 +6,7 @@ equals itself after a round trip through JSON.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -51,13 +52,8 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     section itself other than those of `OPTIONAL`.
     Raises `UserError` for a missing or failing file, an unknown section, and values that JSON cannot hold.
     """
-    file, separator, arg = spec.partition(".py:")
-    path = Path(file + ".py" if separator else file)
-    if path.suffix != ".py" or not path.is_file():
-        files = sorted({*map(str, path.parent.glob("*.py")), *map(str, Path("configs").rglob("*.py"))})
-        near = difflib.get_close_matches(str(path), files)
-        raise UserError(f"there is no config file {path}: {suggestion(str(path), near or files, 'configs')}")
-    try:
+    path, arg = _config_file(spec)
+    with _blamed_on(path):
         get_config = getattr(_import_file(path), "get_config", None)
         if get_config is None:
             raise UserError(f"{path} has no get_config: define get_config(arg: str) that returns a ConfigDict")
@@ -66,14 +62,16 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
         for key, value in (overrides or {}).items():
             if (section := key.partition(".")[0]) in OPTIONAL and section not in config:
                 config[section] = ConfigDict()
-            _override(config, key, _literal(value) if isinstance(value, str) else value)
+            _override(config, key, literal(value) if isinstance(value, str) else value)
         return from_json(to_json(config))
-    except UserError:
-        raise
-    except Exception as error:  # whatever the file does wrong: name the file and its line
-        frames = reversed(traceback.extract_tb(error.__traceback__))
-        line = next((f":{frame.lineno}" for frame in frames if Path(frame.filename).name == path.name), "")
-        raise UserError(f"{path}{line} fails with {type(error).__name__}: {error}") from error
+
+
+def load_sweep(spec: str) -> dict[str, Any]:
+    """What `sweep()` of the config file returns (`research.search_space`), {} where it has none. Raises UserError."""
+    path, _ = _config_file(spec)
+    with _blamed_on(path):
+        sweep = getattr(_import_file(path), "sweep", dict)
+        return dict(sweep())
 
 
 def argument(arg: str, /, **defaults: Any) -> ConfigDict:
@@ -102,17 +100,7 @@ def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
     tokenizer's vocab_size): those that `cls` has no field for are left out, and a config that contradicts one is an
     error. Raises `UserError`.
     """
-    section = _plain(section)
-    if not isinstance(section, dict):
-        raise UserError(f"{where} must be a section with the fields of {cls.__name__}, got {section!r}")
-    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in hidden}
-    hints = typing.get_type_hints(cls)
-    for key in section:
-        if key not in fields:
-            hint = suggestion(key, fields, "fields")
-            raise UserError(f"{_join(where, key)} is not a field of {cls.__name__}: {hint}")
-    values = {key: _convert(value, hints[key], _join(where, key)) for key, value in section.items()}
+    values, fields, hints = _read(cls, section, where)
     for key, value in given.items():
         if key in values and values[key] != value:
             raise UserError(f"{_join(where, key)} is {values[key]!r} but must be {value!r}: remove it from the config")
@@ -125,11 +113,17 @@ def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
 
 def choose(table: Mapping[str, type], section: Section, where: str, **given: Any) -> Any:
     """`build`s the class of `table` that the section's `name` picks from the section's other keys."""
-    section = _plain(section)
-    name = section.pop("name", None) if isinstance(section, dict) else section
-    if name not in list(table):
-        raise UserError(f"{_join(where, 'name')} is {name!r}: {suggestion(str(name), table, 'names')}")
-    return build(table[name], section, where, **given)
+    cls, section = _pick(table, section, where)
+    return build(cls, section, where, **given)
+
+
+def check(table: Mapping[str, type], section: Section, where: str) -> None:
+    """Refuses what `choose` would refuse, but for fields that are missing and for what the class itself checks.
+
+    For sections whose class needs values that only the program knows. Raises `UserError`.
+    """
+    cls, section = _pick(table, section, where)
+    _read(cls, section, where)
 
 
 def to_json(config: Section) -> str:
@@ -158,6 +152,39 @@ def diff(a: Section, b: Section) -> list[tuple[str, Any, Any]]:
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
+def literal(text: str) -> Any:
+    """Text as the Python literal that it is ("3e-4", "[1, 2]"), true, false or none in any case, else the text."""
+    words = {"true": True, "false": False, "none": None}
+    try:
+        return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _pick(table: Mapping[str, type], section: Section, where: str) -> tuple[type, Any]:
+    """The class that the section's `name` picks, and the section's other keys."""
+    section = _plain(section)
+    name = section.pop("name", None) if isinstance(section, dict) else section
+    if name not in list(table):
+        raise UserError(f"{_join(where, 'name')} is {name!r}: {suggestion(str(name), table, 'names')}")
+    return table[name], section
+
+
+def _read(cls: type, section: Section, where: str) -> tuple[dict[str, Any], dict[str, dataclasses.Field], Any]:
+    """The section's values converted to the types of the fields of `cls`, those fields, and their types."""
+    section = _plain(section)
+    if not isinstance(section, dict):
+        raise UserError(f"{where} must be a section with the fields of {cls.__name__}, got {section!r}")
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in hidden}
+    hints = typing.get_type_hints(cls)
+    for key in section:
+        if key not in fields:
+            hint = suggestion(key, fields, "fields")
+            raise UserError(f"{_join(where, key)} is not a field of {cls.__name__}: {hint}")
+    return {key: _convert(value, hints[key], _join(where, key)) for key, value in section.items()}, fields, hints
+
+
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
@@ -177,6 +204,30 @@ def _leaves(plain: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]
         yield from _leaves(value, path) if isinstance(value, dict) and value else [(path, value)]
 
 
+def _config_file(spec: str) -> tuple[Path, str]:
+    """The file and the argument of "path.py:argument"."""
+    file, separator, arg = spec.partition(".py:")
+    path = Path(file + ".py" if separator else file)
+    if path.suffix != ".py" or not path.is_file():
+        files = sorted({*map(str, path.parent.glob("*.py")), *map(str, Path("configs").rglob("*.py"))})
+        near = difflib.get_close_matches(str(path), files)
+        raise UserError(f"there is no config file {path}: {suggestion(str(path), near or files, 'configs')}")
+    return path, arg
+
+
+@contextlib.contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Whatever the file does wrong becomes a UserError that names the file and its line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((f":{frame.lineno}" for frame in frames if Path(frame.filename).name == path.name), "")
+        raise UserError(f"{path}{line} fails with {type(error).__name__}: {error}") from error
+
+
 def _import_file(path: Path) -> types.ModuleType:
     name = "config_file_" + re.sub(r"\W", "_", str(path.resolve()))
     spec = importlib.util.spec_from_file_location(name, path)
@@ -184,14 +235,6 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module  # dataclasses defined in the file look their module up
     spec.loader.exec_module(module)
     return module
-
-
-def _literal(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    try:
-        return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
 
 
 def _override(config: ConfigDict, path: str, value: Any) -> None:
@@ -213,7 +256,7 @@ def _override(config: ConfigDict, path: str, value: Any) -> None:
 
 def _argument_value(name: str, text: str | None, default: Any) -> Any:
     if not isinstance(default, tuple):
-        value = True if text is None else text if isinstance(default, str) else _literal(text)
+        value = True if text is None else text if isinstance(default, str) else literal(text)
         return _convert(value, type(default), f"the config argument {name}")
     choices = {str(choice): choice for choice in default}
     if text not in choices:

@@ -21,6 +21,7 @@ FLOORS = {
     "research.layers": 1,
     "research.parallel": 1,
     "research.config": 1,
+    "research.search_space": 1,
     "research.errors": 1,
     "research.files": 1,
     "research": 0,

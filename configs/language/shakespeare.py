@@ -11,6 +11,7 @@ published validation loss 1.4697 in about 3 minutes on one A100. The last 10 % o
 from ml_collections import ConfigDict
 
 from research.config import argument
+from research.search_space import Space, choice
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -56,3 +57,11 @@ def get_config(arg: str = "") -> ConfigDict:
         config.checkpoint.every = {"steps": 3}
         del config.expect
     return config
+
+
+def sweep() -> Space:
+    """Learning rate by dropout, a grid."""
+    return {
+        "optimizer.learning_rate": choice([5e-4, 1e-3, 2e-3, 4e-3]),
+        "model.dropout": choice([0.0, 0.1, 0.2]),
+    }

@@ -9,6 +9,11 @@ at equal cost, (B) key size, (C) depth, width and feed-forward width, (D) dropou
 positions. The paper's finding to compare with: one head is 0.9 BLEU worse than the best setting, too many heads lose
 too, smaller keys hurt, bigger models and dropout help, learned positions make no difference.
 
+The whole table, three seeds of each row, is one sweep:
+
+    python -m experiments.sweep --config=configs/theory/attention_ablation.py:folder=multi30k_bpe \
+        --workdir=runs/ablation --seeds=3 --objective=validation/bleu
+
 Hardware and time: as for multi30k.py.
 """
 
@@ -17,6 +22,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from research.config import argument, load
+from research.search_space import Space, choice
 
 BASE = Path(__file__).parents[1] / "translation" / "multi30k.py"
 ROWS = {
@@ -48,3 +54,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.tiny:
         return load(f"{BASE}:folder={arg.folder},tiny")
     return load(f"{BASE}:folder={arg.folder}", ROWS[arg.row])
+
+
+def sweep() -> Space:
+    """All rows of the table."""
+    return {":row": choice(ROWS)}

@@ -3,10 +3,11 @@
     python -m experiments.train --config=configs/vision/cifar10.py:folder=cifar10 --workdir=runs/cifar10
 
 folder holds cifar10_train.zip and cifar10_test.zip (class/image files). The recipe of size=full is that of "Vision
-Transformer for Small-Size Datasets" (Lee et al. 2021) but for CutMix: patch 4, 9 layers, width 192, 12 heads,
-AutoAugment, label smoothing 0.1, mixup, stochastic depth 0.1, AdamW 1e-3, weight decay 0.05, batch 128, 100 epochs;
-recalled as 93.58 %. size=cpu is what fits into ten minutes of two CPU cores. model=resnet is the convolutional network
-beside it.
+Transformer for Small-Size Datasets" (Lee et al. 2021) and its published code: patch 4, 9 layers, width 192, 12 heads,
+AutoAugment, random erasing, CutMix or mixup, three copies of an image in a batch, label smoothing 0.1, stochastic depth
+0.1, AdamW 1e-3, weight decay 0.05, batch 128, 100 epochs with 10 of warm-up; recalled as 93.58 %. Where this differs:
+their code mixes half of the batches and erases up to 40 % of an image, this one mixes all and erases up to a third.
+size=cpu is what fits into ten minutes of two CPU cores. model=resnet is the convolutional network beside it.
 
 Hardware: full needs an accelerator; it has not been run here.
 """
@@ -29,8 +30,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = {
         "name": "classification",
         "label_smoothing": 0.1,
-        "mixup": 0.2,
-        "photo": {"size": 32, "crop": "pad", "flip": True, "policy": "autoaugment_cifar"},
+        "mixup": 1.0,
+        "cutmix": 1.0,
+        "photo": {"size": 32, "crop": "pad", "policy": "autoaugment_cifar", "erasing": 0.25},
     }
     config.model = {
         "name": "vit",
@@ -42,12 +44,13 @@ def get_config(arg: str = "") -> ConfigDict:
         "stochastic_depth": 0.1,
     }
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0}
-    config.schedule = {"name": "cosine", "warmup": {"epochs": 5}}
-    config.training = {"batch_size": 128, "duration": {"epochs": 100}, "evaluate_every": {"epochs": 5}, "log_every": 50}
+    config.schedule = {"name": "cosine", "warmup": {"epochs": 10}}
+    config.training = {"batch_size": 128, "duration": {"epochs": 100}, "evaluate_every": {"epochs": 5}, "repeats": 3}
     config.checkpoint = {"every": {"epochs": 5}}
     if arg.size == "cpu":
-        config.task.mixup = 0.0
-        config.task.photo.policy = "none"
+        config.task.mixup = config.task.cutmix = 0.0
+        config.task.photo.update(policy="none", erasing=0.0)
+        config.training.repeats = 1
         config.model.update(width=96, num_layers=4, num_heads=4, mlp_width=192, stochastic_depth=0.0, pool="mean")
         config.schedule.warmup = {"steps": 200}
         config.training.update(log_every=20)

@@ -9,6 +9,7 @@ Hardware: 2 CPU cores, about 90 seconds a seed. Expected: test/accuracy 0.975 or
 from ml_collections import ConfigDict
 
 from research.config import argument
+from research.search_space import Space, choice, log_uniform, uniform
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -50,3 +51,13 @@ def get_config(arg: str = "") -> ConfigDict:
         config.schedule.warmup = {"steps": 2}
         del config.expect
     return config
+
+
+def sweep() -> Space:
+    """Learning rate and regularisation."""
+    return {
+        "optimizer.learning_rate": log_uniform(3e-4, 1e-2),
+        "optimizer.weight_decay": log_uniform(1e-3, 0.3),
+        "task.mixup": choice([0.0, 0.3]),
+        "task.label_smoothing": uniform(0.0, 0.2),
+    }

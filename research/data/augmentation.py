@@ -32,14 +32,16 @@ ATTEMPTS = 10
 class PhotoAugmentation:
     """A training image of size x size pixels: crop, flip, policy, colours, erasing, in this order.
 
+    For photographs in colour, of any size. Small scans and drawings that have one size already, and grey ones, are
+    better turned and bent by `research.data.images.Augmentation`.
+
     crop: "random_resized" takes a share of the area within `scale`, of an aspect ratio of 3/4 to 4/3, and resizes it;
     "pad" resizes, adds 4 black pixels on every side and crops; "none" resizes, whatever the shape. flip: mirror left
     and right in half of the cases. policy: RandAugment (Cubuk et al. 2020) applies `num_ops` operations of
     `magnitude` (0 to 10, normal with magnitude_std) as timm's rand-m9-mstd0.5-inc1 does; AutoAugment (Cubuk et al.
     2019) follows its published tables. color_jitter: brightness, contrast and saturation, in random order, each by
     a factor within 1 - color_jitter to 1 + color_jitter. erasing: the probability that a rectangle of 2 % to a third
-    of the area becomes noise (Zhong et al. 2020). repeats: repeated augmentation (Hoffer et al. 2020): a plan reads
-    each image so often in a batch, every time as of another epoch; nothing here depends on it.
+    of the area becomes noise (Zhong et al. 2020).
     """
 
     size: int = 224
@@ -52,11 +54,10 @@ class PhotoAugmentation:
     magnitude_std: float = 0.5
     color_jitter: float = 0.0
     erasing: float = 0.0
-    repeats: int = 1
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self):
-        for name, least in (("size", 1), ("num_ops", 1), ("repeats", 1)):
+        for name, least in (("size", 1), ("num_ops", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} {getattr(self, name)} is too small: use {least} or more")
         choices = {"crop": ("none", "random_resized", "pad"), "policy": POLICIES, "interpolation": RESAMPLING}

@@ -1,6 +1,7 @@
 """Images from a folder or a zip archive with one sub-folder per class, decoded when they are asked for."""
 
 import functools
+import io
 import os
 import random
 import threading
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from PIL import Image
 
 from research.data.images import decode_image
 from research.data.source import Example, check_split
@@ -99,14 +102,29 @@ class ImageFiles(Sequence):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Example:
-        name, label = self.entries[index]
+        path, content = self._file(index)
+        size = None if self.size is None else (self.size, self.size)
+        return {"image": decode_image(content, path, size, self.channels), "label": self.entries[index][1]}
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, which is not decoded for that."""
+        if self.size is not None:
+            return self.size, self.size
+        path, content = self._file(index)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.height, image.width
+        except Exception as error:  # as in decode_image
+            raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+
+    def _file(self, index: int) -> tuple[str, bytes]:
+        """The path of a file, for messages, and what it holds."""
+        name, _ = self.entries[index]
         path = os.path.join(self.path, name)
         try:
-            content = _read(self.path, name)
+            return path, _read(self.path, name)
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} cannot be read ({error}): repair or remove it") from error
-        size = None if self.size is None else (self.size, self.size)
-        return {"image": decode_image(content, path, size, self.channels), "label": label}
 
 
 _open_archives = threading.local()

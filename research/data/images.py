@@ -17,6 +17,9 @@ from research.errors import UserError
 class Augmentation:
     """Random affine changes of a training image, each drawn evenly from its range.
 
+    For scans and drawings, grey or in colour, whose content may be turned and bent a little but not cropped; for
+    photographs there is `research.data.augmentation.PhotoAugmentation`. Where a task has both, this one comes second.
+
     rotate: degrees either way. shift: fraction of the side either way. zoom: 0.1 scales by 0.9 to 1.1.
     shear: degrees either way. flip: mirror left and right in half of the cases.
     """
@@ -53,8 +56,10 @@ class LabelledImages:
     """A batch holds `image`, uint8 [batch, height, width, channels], and `label`, int32 [batch].
 
     mixup: the parameter of the Beta distribution of `mix`, float32 [batch], the share of each image in its mixture with
-    another (Zhang et al. 2018); 0 leaves `mix` out. augmentation: None in evaluation. photo: cuts images of any size to
-    its own, and changes them in training.
+    another (Zhang et al. 2018). cutmix: the same for `box`, int32 [batch, 4], the rows and columns (top, left, bottom,
+    right) that are another's (Yun et al. 2019); `mix` is then the share of the area that is left. With both, an image
+    is mixed or cut, each in half of the cases, and the box of one that is mixed is empty. 0 leaves them out.
+    augmentation: None in evaluation. photo: cuts images of any size to its own, and changes them in training.
     """
 
     examples: Sequence[Mapping[str, Any]]
@@ -62,6 +67,7 @@ class LabelledImages:
     seed: int
     mixup: float = 0.0
     photo: PhotoAugmentation | None = None
+    cutmix: float = 0.0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -82,15 +88,42 @@ class LabelledImages:
             keys = zip(epochs, indices, strict=True)
             randoms = [np.random.default_rng((self.seed, int(epoch), int(index))) for epoch, index in keys]
             images = [self.augmentation(image, random) for image, random in zip(images, randoms, strict=True)]
-            if self.mixup:
-                mix = {"mix": np.array([random.beta(self.mixup, self.mixup) for random in randoms], np.float32)}
+            mix = self._mix(randoms, images[0].shape[:2])
         labels = np.array([example["label"] for example in examples], np.int32)
         return {"image": np.stack(images), "label": labels, **mix}
+
+    def _mix(self, randoms: Sequence[np.random.Generator], size: tuple[int, int]) -> dict[str, np.ndarray]:
+        if not self.cutmix:
+            if not self.mixup:
+                return {}
+            return {"mix": np.array([random.beta(self.mixup, self.mixup) for random in randoms], np.float32)}
+        shares, boxes = [], []
+        for random in randoms:
+            if self.mixup and random.random() < 0.5:
+                shares.append(random.beta(self.mixup, self.mixup))
+                boxes.append((0, 0, 0, 0))
+            else:
+                top, left, bottom, right = cut_box(*size, random.beta(self.cutmix, self.cutmix), random)
+                shares.append(1 - (bottom - top) * (right - left) / math.prod(size))
+                boxes.append((top, left, bottom, right))
+        return {"mix": np.array(shares, np.float32), "box": np.array(boxes, np.int32)}
 
     def _photo(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
         if self.augmentation is None:
             return self.photo.evaluate(image)
         return self.photo(image, seed=self.seed, epoch=int(epoch), index=int(index))
+
+
+def cut_box(height: int, width: int, share: float, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of a box of the image's shape and 1 - share of its area (Yun et al. 2019, section 3).
+
+    Its centre is anywhere in the image; what of it lies outside is cut off.
+    """
+    ratio = math.sqrt(1 - share)
+    sizes = int(height * ratio), int(width * ratio)
+    starts = [int(random.integers(side)) - size // 2 for side, size in zip((height, width), sizes, strict=True)]
+    ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+    return max(starts[0], 0), max(starts[1], 0), min(ends[0], height), min(ends[1], width)
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels: int) -> np.ndarray:

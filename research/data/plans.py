@@ -41,24 +41,33 @@ class Plan(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Shuffled:
-    """Every epoch a fresh permutation; batches run on across the end of an epoch, so nothing is dropped."""
+    """Every epoch a fresh permutation; batches run on across the end of an epoch, so nothing is dropped.
+
+    repeats: repeated augmentation (Hoffer et al. 2020): a batch holds each of its examples so often (the last copies
+    are left out where it does not divide), every copy read as of another epoch and far from the others in the batch.
+    An epoch has as many steps as without and reads one of `repeats` examples, as in DeiT (Touvron et al. 2021); the
+    next epoch goes on with the rest.
+    """
 
     num_examples: int
     batch_size: int
     seed: int | tuple[int, ...]
+    repeats: int = 1
 
     @property
     def steps_per_epoch(self) -> float:
         return self.num_examples / self.batch_size
 
     def __call__(self, step: int) -> Selection:
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, offsets = np.divmod(positions, self.num_examples)
-        indices = np.empty(self.batch_size, np.int64)
-        for epoch in np.unique(epochs):
-            rows = epochs == epoch
-            indices[rows] = _permutation(self.num_examples, self.seed, int(epoch))[offsets[rows]]
-        return Selection(indices, epochs)
+        count = -(-self.batch_size // self.repeats)
+        positions = np.arange(step * count, (step + 1) * count)
+        passes, offsets = np.divmod(positions, self.num_examples)
+        indices = np.empty(count, np.int64)
+        for number in np.unique(passes):
+            rows = passes == number
+            indices[rows] = _permutation(self.num_examples, self.seed, int(number))[offsets[rows]]
+        epochs = passes * self.repeats + np.arange(self.repeats)[:, None]
+        return Selection(np.tile(indices, self.repeats)[: self.batch_size], epochs.reshape(-1)[: self.batch_size])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from research.parallel.mesh import BATCH_AXES, ways
+from research.parallel.mesh import BATCH_AXES, on_mesh, ways
 
 MOMENTUM = 0.9
 EPSILON = 1e-5
@@ -102,7 +102,7 @@ def _convolution(images: Array, kernel: Array, *arguments: Any, **options: Any) 
     several devices (jax 0.12)."""
     convolve = functools.partial(jax.lax.conv_general_dilated, **options)
     parts = ways(*BATCH_AXES)
-    if jax.sharding.get_abstract_mesh().empty or len(images) % parts:
+    if not on_mesh() or len(images) % parts:
         return convolve(images, kernel, *arguments)
     batch = PartitionSpec(BATCH_AXES)
     return jax.shard_map(

@@ -1,16 +1,17 @@
 """The Vision Transformer of "An Image Is Worth 16x16 Words" (Dosovitskiy et al. 2021)."""
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
 from research.layers.attention import MultiHeadAttention
 from research.layers.embedding import PatchEmbedding, float32_dot_general
 from research.layers.feed_forward import FeedForward
+from research.layers.masks import segment_mask
 from research.layers.positions import resample_positions, sincos_2d
 from research.layers.transformer import TransformerLayer, TransformerStack
 
@@ -30,6 +31,14 @@ def fields(name: str) -> dict[str, Any]:
     if size not in SIZES or not patch.isdecimal() or int(patch) == 0:
         raise UserError(f"ViT size {name!r} is unknown: use one of {', '.join(SIZES)} with a patch size, such as B/16")
     return {**SIZES[size], "patch_size": int(patch)}
+
+
+class Packing(NamedTuple):
+    """What lies where in rows of packed images; see `ViT.packed`."""
+
+    positions: Int[Array, "rows tokens 2"]
+    segments: Int[Array, "rows tokens"]
+    num_images: int
 
 
 class ViT(nn.Module):
@@ -70,17 +79,48 @@ class ViT(nn.Module):
         outputs = self.all_heads(images, train=train)
         return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
 
-    @nn.compact
     def all_heads(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "batch outputs"], ...]:
         """The logits of every head apart: the classes', and with `distillation` the teacher's."""
+        return self._heads(images, None, train)
+
+    def packed(
+        self,
+        patches: Float[Array, "rows tokens pixels"],
+        positions: Int[Array, "rows tokens 2"],
+        segments: Int[Array, "rows tokens"],
+        num_images: int,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "rows {num_images} outputs"]:
+        """Logits, float32, of several images in each row of patches (Dehghani et al. 2023, section 2): each image's are
+        those of `__call__`, by the same parameters.
+
+        positions: row and column of each patch in its image, less than `tokens`. segments: k for the k-th image of a
+        row, from 1 to num_images; 0 is padding. An image attends to itself alone; the logits of one that a row lacks
+        mean nothing. Dropout is as in `__call__`, but stochastic depth leaves out a sub-layer for a whole row.
+        """
+        if self.pool != "mean" or self.positions != "sincos2d" or self.registers:
+            raise UserError(
+                "packed images have no class token, table of positions or registers: set model.pool to 'mean', "
+                f"model.positions to 'sincos2d' and model.registers to 0, not {self.pool!r}, {self.positions!r} and "
+                f"{self.registers}"
+            )
+        (logits,) = self._heads(as_strips(patches, self.patch_size), Packing(positions, segments, num_images), train)
+        return logits
+
+    @nn.compact
+    def _heads(
+        self, images: Float[Array, "batch height width channels"], packing: Packing | None, train: bool
+    ) -> tuple[Float[Array, "batch *images outputs"], ...]:
         x = PatchEmbedding(self.patch_size, self.width, name="patch_embedding")(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
         special = self._special_tokens()
         if self.positions == "sincos2d":
-            x += sincos_2d(rows, columns, width).astype(x.dtype)
+            table = _sincos_at(packing.positions, width) if packing else sincos_2d(rows, columns, width)
+            x += table.astype(x.dtype)
         first = jnp.broadcast_to(special.astype(x.dtype), (batch, *special.shape))
         x = jnp.concatenate([first, x], axis=1)
         if self.positions == "learned":
@@ -89,10 +129,12 @@ class ViT(nn.Module):
             tokens = self.param("registers", nn.initializers.normal(0.02), (self.registers, width))
             x = jnp.concatenate([x, jnp.broadcast_to(tokens, (batch, self.registers, width))], axis=1)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        x = self._encoder()(x, train=train)
+        mask = segment_mask(packing.segments, packing.segments) if packing else None
+        x = self._encoder()(x, mask=mask, train=train)
         patches = x[:, len(special) : len(special) + rows * columns]
         pooled = {"cls": lambda: x[:, 0], "mean": lambda: patches.mean(axis=1), "attention": lambda: self._map(patches)}
-        outputs = [pooled[self.pool]()] + ([x[:, 1]] if self.distillation else [])
+        features = _image_means(patches, packing) if packing else pooled[self.pool]()
+        outputs = [features] + ([x[:, 1]] if self.distillation else [])
         names = ("head", "head_distillation")
         return tuple(self._head(name, output) for name, output in zip(names, outputs, strict=False))
 
@@ -133,7 +175,7 @@ class ViT(nn.Module):
         norm = nn.LayerNorm(epsilon=self.norm_epsilon, name="pool_norm")
         return (x + FeedForward(self.mlp_width, "gelu", name="pool_feed_forward")(norm(x)))[:, 0]
 
-    def _head(self, name: str, x: Float[Array, "batch width"]) -> Float[Array, "batch outputs"]:
+    def _head(self, name: str, x: Float[Array, "*batch width"]) -> Float[Array, "*batch outputs"]:
         if not self.num_classes:
             return x
         return nn.Dense(
@@ -147,3 +189,27 @@ class ViT(nn.Module):
             if len(table) != tokens:
                 return resample_positions(table, grid, prefix)
         return self.param("position_embedding", nn.initializers.normal(0.02), (tokens, self.width))
+
+
+def as_strips(
+    patches: Float[Array, "rows tokens pixels"], patch_size: int
+) -> Float[Array, "rows {patch_size} {patch_size}*tokens channels"]:
+    """Each row of patches as an image one patch high."""
+    rows, tokens, _ = patches.shape
+    squares = patches.reshape(rows, tokens, patch_size, patch_size, -1)
+    return squares.swapaxes(1, 2).reshape(rows, patch_size, tokens * patch_size, -1)
+
+
+def _sincos_at(positions: Int[Array, "rows tokens 2"], width: int) -> Float[Array, "rows tokens width"]:
+    """The vectors of `sincos_2d` at any (row, column): one half is a function of the column, the other of the row."""
+    tokens, half = positions.shape[1], width // 2
+    by_column = jnp.take(sincos_2d(1, tokens, width)[:, :half], positions[..., 1], axis=0)
+    by_row = jnp.take(sincos_2d(tokens, 1, width)[:, half:], positions[..., 0], axis=0)
+    return jnp.concatenate([by_column, by_row], axis=-1)
+
+
+def _image_means(x: Float[Array, "rows tokens width"], packing: Packing) -> Float[Array, "rows images width"]:
+    """The mean over each image's tokens; 0 for an image that a row lacks."""
+    member = packing.segments[:, None, :] == jnp.arange(1, packing.num_images + 1)[:, None]
+    sums = jnp.einsum("rit,rtw->riw", member.astype(x.dtype), x, preferred_element_type=jnp.float32)
+    return (sums / jnp.maximum(member.sum(axis=-1, keepdims=True), 1)).astype(x.dtype)

@@ -116,12 +116,17 @@ def ways(*axes: str) -> int:
     return math.prod(sizes.get(axis, 1) for axis in axes)
 
 
+def on_mesh() -> bool:
+    """Whether such a mesh is set around the traced step: of a mesh with other axes, layers need not know."""
+    return AXES[0] in jax.sharding.get_abstract_mesh().shape
+
+
 def shard_activations(x: Float[Array, "batch length ..."]) -> Float[Array, "batch length ..."]:
     """Keeps activations split by batch and length, their features whole, under the mesh that is set; without one as is.
 
     The compiler would else be free to follow the parameters' layout and to gather the batch instead of the weights.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if not on_mesh():
         return x
     length = "sequence" if x.shape[1] % ways("sequence") == 0 else None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, length))
@@ -129,13 +134,13 @@ def shard_activations(x: Float[Array, "batch length ..."]) -> Float[Array, "batc
 
 def shard_batch(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """Keeps activations split by batch alone, under the mesh that is set; without one as is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    if not on_mesh():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def whole_rows(table: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
     """Gathers the columns of a table before its rows are looked up, under the mesh that is set; without one as is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    if not on_mesh():
         return table
     return jax.lax.with_sharding_constraint(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))

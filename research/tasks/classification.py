@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +27,9 @@ class Classification:
 
     photo: crops and changes for photographs; they bring all images to one size.
     mixup: trains on mixtures of two images and their labels, with shares from Beta(mixup, mixup) (Zhang et al. 2018).
+    cutmix: a box of the other image takes the place of this one's, its area from Beta(cutmix, cutmix), and the labels
+    are mixed as the areas are (Yun et al. 2019). With both, each image takes one of them with probability 1/2.
+    The other image is the one before in the batch.
     """
 
     label_smoothing: float = 0.0
@@ -35,9 +39,15 @@ class Classification:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     photo: PhotoAugmentation | None = None
     class_names: tuple[str, ...] = ()
+    cutmix: float = 0.0
 
     pad: ClassVar[int | None] = None
     scored: ClassVar[bool] = False
+
+    def __post_init__(self):
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"task.{name} is {getattr(self, name)}: use 0 for none, or more, such as 0.2 or 1.0")
 
     def prepare(self, source: Any, folder: Path) -> "Classification":
         path = folder / "classes.json"
@@ -54,30 +64,42 @@ class Classification:
     def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
         if not train:
             return LabelledImages(examples, None, seed, photo=self.photo)
-        return LabelledImages(examples, self.augmentation, seed, self.mixup, self.photo)
+        return LabelledImages(examples, self.augmentation, seed, self.mixup, self.photo, self.cutmix)
 
     def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
         return LabelledImages([{"label": 0, **example} for example in examples], None, 0, photo=self.photo)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
-        return ((batch["image"].astype(jnp.float32) / 255 - self.mean) / self.deviation,)
+        """The images, float32 [batch, height, width, channels], mixed where the batch says so."""
+        images = (batch["image"].astype(jnp.float32) / 255 - self.mean) / self.deviation
+        if "mix" not in batch:
+            return (images,)
+        share = batch["mix"][:, None, None, None]
+        if "box" in batch:
+            inside = _inside(batch["box"], *images.shape[1:3])[..., None]
+            share = jnp.where(inside.any(axis=(1, 2), keepdims=True), ~inside, share)
+        return (share * images + (1 - share) * jnp.roll(images, 1, axis=0),)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
-        (images,), labels, weights = self.model_inputs(batch), batch["label"], batch["weight"]
-        if "mix" in batch:
-            share = batch["mix"][:, None, None, None]
-            images = share * images + (1 - share) * jnp.roll(images, 1, axis=0)
-        logits, updates = apply(images)
-        smoothed, _ = cross_entropy(logits, labels, self.label_smoothing)
-        if "mix" in batch:
-            others, _ = cross_entropy(logits, jnp.roll(labels, 1), self.label_smoothing)
-            smoothed = batch["mix"] * smoothed + (1 - batch["mix"]) * others
-        metrics = {
-            "loss": weighted(smoothed, weights),
+        logits, updates = apply(*self.model_inputs(batch))
+        return self.metrics(logits, self.label_loss(logits, batch), batch), updates
+
+    def label_loss(self, logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The loss of each image against its labels, float32 [batch]; logits are [batch, classes]."""
+        losses, _ = cross_entropy(logits, batch["label"], self.label_smoothing)
+        if "mix" not in batch:
+            return losses
+        others, _ = cross_entropy(logits, jnp.roll(batch["label"], 1), self.label_smoothing)
+        return batch["mix"] * losses + (1 - batch["mix"]) * others
+
+    def metrics(self, logits: jax.Array, losses: jax.Array, batch: Mapping[str, jax.Array]) -> Metrics:
+        """What is measured of logits, [batch, classes], and of the loss of each image, [batch]."""
+        labels, weights = batch["label"], batch["weight"]
+        return {
+            "loss": weighted(losses, weights),
             "accuracy": weighted(in_top(logits, labels, 1).astype(jnp.float32), weights),
             "top5_accuracy": weighted(in_top(logits, labels, 5).astype(jnp.float32), weights),
         }
-        return metrics, updates
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Class probabilities, float32 [batch, classes]."""
@@ -101,3 +123,16 @@ class Classification:
             f"label {self.class_names[batch['label'][row]]!r}, image {image.shape}, pixels {image.min()}-{image.max()}"
         )
         return "\n".join([header, *lines] if image.shape[1] <= 64 else [header])
+
+
+def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """How two lists of classes differ, such as "10 classes, not 9 (the first that differ: 'dog', not 'cow')"."""
+    first = next((pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1]), None)
+    return f"{len(ours)} classes, not {len(theirs)} (the first that differ: {first[0]!r}, not {first[1]!r})"
+
+
+def _inside(boxes: jax.Array, height: int, width: int) -> jax.Array:
+    """Which pixels lie in the box of their image, bool [batch, height, width]."""
+    top, left, bottom, right = jnp.moveaxis(jnp.asarray(boxes), 1, 0)[..., None]
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]

@@ -65,8 +65,14 @@ class Evaluator:
         return ByLength(lengths, make_buckets(lengths, NUM_BUCKETS, batch_size=self.batch_size))
 
     def _load(self, dataset: Dataset, plan: Plan) -> Iterator[dict[str, jax.Array]]:
-        batches = Batches.on_mesh(dataset, plan, int(plan.steps_per_epoch), self.mesh)
-        return load(batches, 0, functools.partial(place_batch, mesh=self.mesh))
+        return load(self._batches(dataset, plan), 0, functools.partial(place_batch, mesh=self.mesh))
+
+    def batches(self, dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
+        """All batches of a split, unplaced."""
+        return load(self._batches(dataset, self._plan(dataset)), 0, lambda batch: batch)
+
+    def _batches(self, dataset: Dataset, plan: Plan) -> Batches:
+        return Batches.on_mesh(dataset, plan, int(plan.steps_per_epoch), self.mesh)
 
     @functools.cached_property
     def _evaluate(self):

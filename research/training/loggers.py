@@ -50,12 +50,15 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class Loggers:
-    """All places at once. With `folder` None (processes other than the first) nothing is written."""
+    """All places at once. With `folder` None (processes other than the first) nothing is written.
 
-    def __init__(self, folder: Path | None, step: int, total_steps: int):
+    bar: whether the console is one of the places.
+    """
+
+    def __init__(self, folder: Path | None, step: int, total_steps: int, *, bar: bool = True):
         self._file = MetricsFile(folder / "metrics.jsonl", step) if folder else None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if folder else None
-        self._bar = _ProgressBar(step, total_steps) if folder else None
+        self._bar = _ProgressBar(step, total_steps) if folder and bar else None
 
     def __enter__(self) -> "Loggers":
         return self
@@ -74,10 +77,11 @@ class Loggers:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a step everywhere."""
-        if self._file and self._board and self._bar:
+        if self._file and self._board:
             self._file.write(step, metrics)
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+        if self._bar:
             self._bar.say(step, metrics)
 
 

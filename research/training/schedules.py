@@ -57,7 +57,7 @@ class InverseSqrt:
     warmup: Duration
 
     def build(self, total_steps: int, clock: Clock) -> Factor:
-        warmup = max(1, clock.steps(self.warmup))
+        warmup = jnp.maximum(1, clock.steps(self.warmup))
         return lambda step: jnp.minimum(_rise(step, warmup), jnp.sqrt(warmup / (step + 1)))
 
 
@@ -69,20 +69,20 @@ class Noam:
     warmup: Duration
 
     def build(self, total_steps: int, clock: Clock) -> Factor:
-        warmup = max(1, clock.steps(self.warmup))
+        warmup = jnp.maximum(1, clock.steps(self.warmup))
         return lambda step: self.width**-0.5 * jnp.minimum((step + 1) ** -0.5, (step + 1) * warmup**-1.5)
 
 
 def _decay(remaining: Callable, warmup: int, total_steps: int, final: float) -> Factor:
     def factor(step):
-        progress = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        progress = jnp.clip((step - warmup) / jnp.maximum(1, total_steps - warmup), 0.0, 1.0)
         return _rise(step, warmup) * (final + (1 - final) * remaining(progress))
 
     return factor
 
 
 def _rise(step, warmup: int):
-    return jnp.minimum(1.0, (step + 1) / max(1, warmup))
+    return jnp.minimum(1.0, (step + 1) / jnp.maximum(1, warmup))
 
 
 SCHEDULES = {"constant": Constant, "linear": Linear, "cosine": Cosine, "inverse_sqrt": InverseSqrt, "noam": Noam}

@@ -1,6 +1,7 @@
 """One training step and one evaluation step, as pure functions to be jitted."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -100,10 +101,7 @@ class Step:
             more = self._gradients(state.params, state.model_state, microbatch, jax.random.fold_in(rng, number))
             return jax.tree.map(jnp.add, carry, more), None
 
-        # Every n-th example, not n stretches: each device then finds its rows of every micro-batch at home.
-        microbatches = jax.tree.map(
-            lambda x: x.reshape(x.shape[0] // self.accumulate, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch
-        )
+        microbatches = self._microbatches(batch)
         first = jax.tree.map(lambda x: x[0], microbatches)
         shapes = jax.eval_shape(self._gradients, state.params, state.model_state, first, rng)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -111,6 +109,11 @@ class Step:
         grads, metrics, model_state = sums
         # Every micro-batch starts from the same state: the mean of what they make of it is what the whole batch makes.
         return grads, metrics, jax.tree.map(lambda total: total / self.accumulate, model_state)
+
+    def _microbatches(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """[accumulate, rows, ...]. Every n-th example, not n stretches: each device then finds its rows of every
+        micro-batch at home."""
+        return jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), dict(batch))
 
     def _gradients(self, params, model_state, batch, rng):
         """The gradient of the summed loss, the metrics and the model's new state."""
@@ -139,6 +142,11 @@ class Step:
     def predict(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
         """The task's raw answers for a batch."""
         return self.task.predict(self.model, self._cast(variables), batch)
+
+    def teach(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The task's raw answers for a training batch, [batch, ...], whose micro-batches are mixed as in `train`."""
+        answers = jax.lax.map(functools.partial(self.predict, variables), self._microbatches(batch))
+        return answers.swapaxes(0, 1).reshape(-1, *answers.shape[2:])
 
     def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return {**variables, "params": self.precision.cast(variables["params"])}

@@ -157,7 +157,6 @@ def test_other_arrays_are_refused(image):
     [
         ({"size": 0}, "size 0 is too small: use 1 or more"),
         ({"num_ops": 0}, "num_ops 0 is too small"),
-        ({"repeats": 0}, "repeats 0 is too small"),
         ({"crop": "centre"}, "crop 'centre' does not exist: use one of none, random_resized, pad"),
         ({"policy": "augmix"}, "policy 'augmix' does not exist: use one of none, randaugment"),
         ({"interpolation": "cubic"}, "use one of bilinear, bicubic"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.data.images import Augmentation, LabelledImages, decode_image
+from research.data.images import Augmentation, LabelledImages, cut_box, decode_image
 from research.errors import UserError
 
 
@@ -47,6 +47,39 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index():
     other = images.batch(np.array([1, 2]), np.array([5, 5]), None)
     assert (one["image"] == other["image"][::-1]).all() and one["label"].tolist() == [2, 1]
     assert (one["image"][0] != images.batch(np.array([2]), np.array([6]), None)["image"][0]).any()
+
+
+def test_boxes_are_cut_by_area_around_any_centre():
+    random = np.random.default_rng(0)
+    boxes = np.array([cut_box(40, 60, 0.75, random) for _ in range(4000)])  # half of each side: 20 x 30
+    top, left, bottom, right = boxes.T
+    assert boxes.min() == 0 and bottom.max() == 40 and right.max() == 60
+    inner = (top > 0) & (bottom < 40) & (left > 0) & (right < 60)
+    assert (bottom - top)[inner].tolist() == [20] * inner.sum() and ((right - left)[inner] == 30).all()
+    # Centres are even over the image: within half a box of an edge, where half of them are, a quarter of it is lost.
+    assert (bottom - top).mean() == pytest.approx(20 * 7 / 8, rel=0.02)
+    assert (right - left).mean() == pytest.approx(30 * 7 / 8, rel=0.02)
+    top, left, bottom, right = cut_box(8, 8, 1.0, random)
+    assert (bottom - top) * (right - left) == 0 and cut_box(8, 8, 0.0, random) != (top, left, bottom, right)
+
+
+def test_mixtures_are_a_function_of_seed_epoch_and_index():
+    examples = [{"image": disc(16), "label": number} for number in range(300)]
+    both = LabelledImages(examples, Augmentation(), seed=0, mixup=0.2, cutmix=1.0)
+    rows, epochs = np.arange(300), np.full(300, 3)
+    batch, backwards = both.batch(rows, epochs, None), both.batch(rows[::-1], epochs, None)
+    for name in ("mix", "box"):
+        assert (batch[name] == backwards[name][::-1]).all()
+        assert (batch[name] != both.batch(rows, epochs + 1, None)[name]).any()
+    top, left, bottom, right = batch["box"].T
+    areas = (bottom - top) * (right - left)
+    assert batch["box"].dtype == np.int32 and batch["mix"].dtype == np.float32
+    np.testing.assert_allclose(batch["mix"][areas > 0], 1 - areas[areas > 0] / 256, rtol=1e-6)
+    assert 110 < (areas > 0).sum() < 190  # half of the images, but for boxes of no pixel
+    cut = LabelledImages(examples, Augmentation(), seed=0, cutmix=1.0).batch(rows, epochs, None)
+    top, left, bottom, right = cut["box"].T
+    np.testing.assert_allclose(cut["mix"], 1 - (bottom - top) * (right - left) / 256, rtol=1e-6)
+    assert "box" not in LabelledImages(examples, Augmentation(), seed=0, mixup=0.2).batch(rows, epochs, None)
 
 
 def test_images_of_different_shapes_are_refused():

@@ -30,6 +30,26 @@ def test_shuffled_handles_batches_larger_than_the_data():
     assert selection.epochs.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
+def test_repeats_are_copies_as_of_other_epochs_and_apart():
+    plan, once = Shuffled(num_examples=10, batch_size=12, seed=3, repeats=3), Shuffled(10, 4, 3)
+    assert plan.steps_per_epoch == 10 / 12 and plan.num_examples == 10
+    seen = []
+    for step in range(15):
+        selection, single = plan(step), once(step)
+        copies = selection.indices.reshape(3, 4)
+        assert (copies == single.indices).all()  # far apart: the neighbour that an image is mixed with is another one
+        assert (selection.epochs.reshape(3, 4) == 3 * single.epochs + np.arange(3)[:, None]).all()
+        seen += zip(selection.indices.tolist(), selection.epochs.tolist(), strict=True)
+    assert len(set(seen)) == len(seen) == 180  # never the same example as of the same epoch
+    assert np.bincount([index for index, _ in seen]).tolist() == [18] * 10
+
+
+def test_repeats_that_do_not_divide_the_batch_leave_out_the_last_copies():
+    selection = Shuffled(num_examples=100, batch_size=8, seed=0, repeats=3)(2)
+    assert sorted(np.bincount(selection.indices)[np.unique(selection.indices)]) == [2, 3, 3]
+    assert selection.epochs.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
 @pytest.mark.parametrize("num_examples", [1, 7, 8, 9])
 def test_in_order_pads_the_last_batch(num_examples):
     plan = InOrder(num_examples, 4)

@@ -71,7 +71,11 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         return f"{config}:folder={data},", {}
     if config == "configs/translation/wmt14.py":
         return f"{config}:data_dir={data / 'tfds'},", {}
-    paths = {"configs/language/shakespeare.py": {"data.path": f"{data}/text.txt"}}
+    archives = {"data.path": f"{data}/cifar10_train.zip", "data.validation_path": f"{data}/cifar10_test.zip"}
+    paths = {
+        "configs/language/shakespeare.py": {"data.path": f"{data}/text.txt"},
+        "configs/vision/imagenet.py": archives,
+    }
     return f"{config}:", paths.get(config, {})
 
 

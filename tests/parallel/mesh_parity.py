@@ -14,7 +14,7 @@ import numpy as np
 from experiments.experiment import build_experiment
 from research.config import load
 from research.parallel.mesh import place_batch
-from research.training.loop import Run
+from research.training.run import Run
 from research.training.state import TrainState
 
 MESHES = {

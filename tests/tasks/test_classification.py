@@ -4,6 +4,7 @@ import pytest
 
 from research.data.digits import Digits
 from research.data.images import Augmentation
+from research.errors import UserError
 from research.tasks.classification import Classification
 
 
@@ -29,6 +30,41 @@ def test_mixup_mixes_images_and_losses_with_the_neighbour():
     losses = share[:, 0] * own + (1 - share[:, 0]) * other
     assert float(metrics["loss"][0]) == pytest.approx(losses[:3].sum(), rel=1e-5)
     assert float(metrics["loss"][1]) == 3
+
+
+def test_cutmix_takes_boxes_and_their_share_of_the_labels_from_the_neighbour():
+    random = np.random.default_rng(0)
+    task = Classification(mixup=0.5, cutmix=1.0, mean=0.0, deviation=1.0, label_smoothing=0.1)
+    boxes = [(0, 1, 2, 4), (1, 0, 3, 2), (0, 0, 0, 0), (0, 0, 3, 4)]  # the third is mixed up, the last all another's
+    batch = {
+        "image": random.integers(0, 256, (4, 3, 4, 2), np.uint8),
+        "label": np.array([0, 3, 1, 2], np.int32),
+        "mix": np.array([1 - 6 / 12, 1 - 4 / 12, 0.3, 0.0], np.float32),
+        "box": np.array(boxes, np.int32),
+        "weight": np.ones(4, np.float32),
+    }
+    pixels = np.float64(batch["image"]) / 255
+    mixed = pixels.copy()
+    for row, (top, left, bottom, right) in enumerate(boxes):
+        mixed[row, top:bottom, left:right] = pixels[row - 1, top:bottom, left:right]
+    mixed[2] = 0.3 * pixels[2] + 0.7 * pixels[1]
+    np.testing.assert_allclose(task.model_inputs(batch)[0], mixed, atol=1e-6)
+    metrics, _ = task.loss(lambda images: (images.sum(2).reshape(4, 6)[:, :5], {}), batch)
+    logits = mixed.sum(2).reshape(4, 6)[:, :5]
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    losses = []
+    for row, share in enumerate(batch["mix"]):
+        targets = np.full(5, 0.1 / 5)
+        targets[batch["label"][row]] += 0.9 * share
+        targets[batch["label"][row - 1]] += 0.9 * (1 - share)
+        losses.append(-(targets * log_probabilities[row]).sum())
+    assert float(metrics["loss"][0]) == pytest.approx(sum(losses), rel=1e-5)
+
+
+def test_parameters_of_mixtures_are_checked():
+    for name in ("mixup", "cutmix"):
+        with pytest.raises(UserError, match=rf"task\.{name} is -1\.0: use 0 for none"):
+            Classification(**{name: -1.0})
 
 
 def test_mixup_and_augmentation_are_for_training_only():

@@ -16,8 +16,8 @@ def batch_of(count, weights=None):
     return {**batch, "weight": np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)}
 
 
-def make(model=None, accumulate=1, ema=None, precision=FLOAT32):
-    step = Step(model or Linear(), Regression(), optax.sgd(0.1), precision, 0, accumulate, ema)
+def make(model=None, accumulate=1, ema=None, precision=FLOAT32, task=None):
+    step = Step(model or Linear(), task or Regression(), optax.sgd(0.1), precision, 0, accumulate, ema)
     state = create_state(step.model, (jnp.zeros((1, 3)),), step.optimizer, seed=0, ema=ema is not None)
     return step, state
 
@@ -47,6 +47,22 @@ def test_accumulation_equals_the_big_batch_for_uneven_weights(accumulate):
     other, other_metrics = jax.jit(parts.train)(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), one.params, other.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one_metrics, other_metrics)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_a_teacher_sees_micro_batches_as_training_does(accumulate):
+    class Neighbours(Regression):
+        def predict(self, model, variables, batch):
+            return batch["x"] + jnp.roll(batch["x"], 1, axis=0)
+
+    step, state = make(accumulate=accumulate, task=Neighbours())
+    batch = batch_of(8)
+    answers = jax.jit(step.teach)(state.variables(), batch)
+    expected = np.empty_like(batch["x"])
+    for start in range(accumulate):  # a micro-batch is every n-th example
+        rows = batch["x"][start::accumulate]
+        expected[start::accumulate] = rows + np.roll(rows, 1, axis=0)
+    np.testing.assert_allclose(answers, expected, rtol=1e-6)
 
 
 def test_dropout_is_a_function_of_seed_and_step():

@@ -13,8 +13,8 @@ from research.data.plans import Shuffled
 from research.parallel.mesh import MeshShape, make_mesh
 from research.training.durations import Clock, Duration
 from research.training.evaluation import Evaluator
-from research.training.loop import Run, TrainingOptions
 from research.training.optimizers import SGD, build_optimizer
+from research.training.run import Run, TrainingOptions
 from research.training.state import create_state
 from research.training.step import Precision, Step
 

@@ -1,0 +1,57 @@
+"""Arithmetic modulo a prime as a table of equations, part of it for training (Power et al. 2022, "Grokking")."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from research.data.source import Example, check_split
+from research.errors import UserError
+
+OPERATIONS = ("+", "-", "/")
+
+
+@dataclass(frozen=True)
+class Modular:
+    """All equations a + b, a - b or a / b (b not 0) of the residues of a prime (appendix A.1.1 of the paper).
+
+    modulus: the prime. train_fraction: the share of the table that is trained on, drawn from `seed`; validation is all
+    the rest.
+    """
+
+    operation: Literal["+", "-", "/"] = "/"
+    modulus: int = 97
+    train_fraction: float = 0.5
+    seed: int = 0
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation")
+
+    def __post_init__(self):
+        if self.operation not in OPERATIONS:
+            raise UserError(f"data.operation {self.operation!r} is unknown: use {', '.join(OPERATIONS)}")
+        if self.modulus < 2 or any(self.modulus % divisor == 0 for divisor in range(2, self.modulus)):
+            raise UserError(f"data.modulus {self.modulus} is no prime, so division is not defined: use one such as 97")
+        if not 0 < self.train_fraction < 1:
+            raise UserError(f"data.train_fraction is {self.train_fraction}: use a share between 0 and 1, such as 0.5")
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """{"source": "12 / 5 =", "target": "80"}, in random order."""
+        check_split(split, self.splits)
+        table = self._table()
+        random.Random(self.seed).shuffle(table)
+        cut = round(len(table) * self.train_fraction)
+        return table[:cut] if split == "train" else table[cut:]
+
+    def _table(self) -> list[Example]:
+        residues = range(self.modulus)
+        return [
+            {"source": f"{a} {self.operation} {b} =", "target": str(self._result(a, b))}
+            for a in residues
+            for b in residues
+            if b or self.operation != "/"
+        ]
+
+    def _result(self, a: int, b: int) -> int:
+        if self.operation == "/":
+            return a * pow(b, -1, self.modulus) % self.modulus
+        return (a + b if self.operation == "+" else a - b) % self.modulus

@@ -1,0 +1,101 @@
+"""The one token that follows a prompt: the answer of an equation, say. Loss and accuracy are of that token alone."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from research.data.loader import Dataset
+from research.data.tokenizer import UNK, Tokenizer, TrainedTokenizer
+from research.errors import UserError
+from research.tasks.losses import cross_entropy, in_top, weighted
+from research.tasks.task import Apply, Metrics
+from research.tasks.vocabulary import show_tokens, vocabulary_of_run
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenRows:
+    """Rows of as many tokens each, and the token that follows. A batch holds `tokens`, int32 [batch, length], and
+    `label`, int32 [batch]."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def lengths(self) -> None:
+        return None
+
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+        return {"tokens": self.tokens[indices], "label": self.labels[indices]}
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken:
+    """{"source": prompt, "target": one token}; all prompts have as many tokens."""
+
+    tokenizer: Tokenizer
+    vocabulary: TrainedTokenizer | None = None
+
+    pad: ClassVar[int | None] = None
+    scored: ClassVar[bool] = False
+
+    def prepare(self, source: Any, folder: Path) -> "NextToken":
+        def texts():
+            return (example[side] for example in source.examples("train") for side in ("source", "target"))
+
+        return dataclasses.replace(self, vocabulary=vocabulary_of_run(self.tokenizer, texts, folder))
+
+    def model_fields(self) -> dict[str, Any]:
+        return {"vocab_size": self.vocabulary.vocab_size}
+
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+        labels = self.vocabulary.encode_batch([example["target"] for example in examples])
+        wrong = next((example for example, label in zip(examples, labels, strict=True) if len(label) != 1), None)
+        if wrong:
+            raise UserError(f"the answer {wrong['target']!r} is not one token: use another task.tokenizer")
+        return TokenRows(self._prompts(examples), np.array(labels, np.int32)[:, 0])
+
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+        prompts = self._prompts(examples)
+        return TokenRows(prompts, np.zeros(len(prompts), np.int32))
+
+    def _prompts(self, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        texts = [example["source"] for example in examples]
+        prompts = self.vocabulary.encode_batch(texts)
+        for text, prompt in zip(texts, prompts, strict=True):
+            if not prompt or len(prompt) != len(prompts[0]) or UNK in prompt:
+                raise UserError(f"{text!r} is not written like {texts[0]!r} with the words of the training data")
+        return np.array(prompts, np.int32)
+
+    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+        return (batch["tokens"],)
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+        logits, updates = apply(*self.model_inputs(batch))
+        losses, _ = cross_entropy(logits[:, -1], batch["label"])
+        right = in_top(logits[:, -1], batch["label"], 1).astype(np.float32)
+        return {"loss": weighted(losses, batch["weight"]), "accuracy": weighted(right, batch["weight"])}, updates
+
+    def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The most probable next token of each prompt, int32 [batch]."""
+        return model.apply(variables, *self.model_inputs(batch))[:, -1].argmax(axis=-1)
+
+    def answer(self, raw: np.ndarray) -> dict[str, Any]:
+        return {"text": self.vocabulary.decode([int(raw)])}
+
+    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {}
+
+    def signatures(self) -> dict[str, str]:
+        return {}
+
+    def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        label = int(batch["label"][row])
+        prompt = show_tokens(self.vocabulary, batch["tokens"][row], -1)
+        return f"tokens: {prompt} -> {self.vocabulary.id_to_token(label)!r}={label}"
