@@ -1,0 +1,256 @@
+"""What a sweep is, and its trials in a database that any number of processes work on together.
+
+Every trial is in the study from the start, waiting, so that the number of trials is exact however many processes take
+from it. A trial belongs to the process that holds its lock, `trials/0007.lock`, which the system takes back when the
+process ends, however it ends: whoever comes next goes on with what a dead process had begun.
+"""
+
+import contextlib
+import fcntl
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from experiments.sweeps.plan import SEED, Plan
+from experiments.sweeps.space import encode, overrides, spec_of, suggest
+from research.config import diff
+from research.errors import UserError
+from research.search_space import Point
+
+BEAT_SECONDS, STALE_SECONDS = 10, 30
+"""How often a process shows that it lives, and when others, on machines that may not see its locks, take it as dead."""
+
+
+class Trial:
+    """A trial that this process holds. Exactly one of `complete`, `prune`, `fail` and `release` ends that."""
+
+    def __init__(self, study: "Study", trial: optuna.trial.Trial, lock: TextIO):
+        self._study, self._trial, self._lock = study, trial, lock
+        self.number = trial.number
+        self.point = suggest(trial, study.plan.space)
+        self.folder = study.trial_folder(self.number)
+        self.log = self.folder.with_suffix(".log")
+        self.spec = spec_of(study.plan.spec, self.point)
+        self.overrides = {**study.plan.given, **overrides(self.point)}
+        self._reported = set(study.frozen(self.number).intermediate_values)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What `note` has stored, also by processes that held the trial before."""
+        return self._trial.user_attrs
+
+    def note(self, **notes: Any) -> None:
+        """Stores values beside the trial: `seconds`, `failures`, `reason`."""
+        for name, value in notes.items():
+            self._trial.set_user_attr(name, value)
+
+    def report(self, evaluation: int, value: float) -> bool:
+        """Stores the objective after the `evaluation`th validation (1, 2, ...); True where the pruner gives it up."""
+        if evaluation in self._reported:
+            return False
+        self._reported.add(evaluation)
+        self._trial.report(value, evaluation)
+        return self._trial.should_prune()
+
+    def complete(self, value: float) -> None:
+        """The trial has come to its end with this objective."""
+        self._end(TrialState.COMPLETE, value)
+
+    def prune(self) -> None:
+        """The trial was given up; its last report stays as its value."""
+        self._end(TrialState.PRUNED)
+
+    def fail(self, reason: str) -> None:
+        """The trial cannot be run; the reason is one line."""
+        self.note(reason=reason)
+        self._end(TrialState.FAIL)
+
+    def release(self) -> None:
+        """The trial is left as it is, for this process or another to go on with."""
+        self._study.drop(self._lock)
+
+    def _end(self, state: TrialState, value: float | None = None) -> None:
+        self._trial.study.tell(self.number, value, state)
+        self.release()
+
+
+class Study:
+    """The study in `folder`, made or joined. Use it in a `with`: it beats as long as it is open.
+
+    storage: a database's URL; without it `folder/study.db`. Raises UserError for a folder or database that holds
+    another sweep, or that cannot be opened.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, storage: str | None = None):
+        self.folder, self.plan = folder, plan
+        self._held: set[TextIO] = set()
+        self._closed = threading.Event()
+        points = plan.points()
+        try:
+            (folder / "trials").mkdir(parents=True, exist_ok=True)
+            with self.locked():
+                self._open(storage or f"sqlite:///{folder.resolve() / 'study.db'}", points)
+        except OSError as error:
+            raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
+
+    def _open(self, url: str, points: Sequence[Point]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        self._name = self.folder.resolve().name
+        waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        try:
+            self._storage = optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waits))
+            study = self._load(create=True)
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
+            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise UserError(f"the study {url} cannot be opened ({cause}): use another --storage") from error
+        self._id = self._storage.get_study_id_from_name(self._name)
+        described = self.plan.describe()
+        if "sweep" not in study.user_attrs:
+            study.set_user_attr("sweep", described)
+            study.set_metric_names([self.plan.objective])
+        if changes := diff(study.user_attrs["sweep"], described):
+            path, there, here = changes[0]
+            raise UserError(
+                f"{self.folder} holds another sweep ({path} is {there!r} there and {here!r} here): "
+                "use another --workdir, or the command it had"
+            )
+        self._add(study, points)
+
+    def _add(self, study: optuna.Study, points: Sequence[Point]) -> None:
+        """Enqueues the points that are not there yet."""
+        there = [trial.user_attrs["point"] for trial in study.get_trials(deepcopy=False)]
+        if len(points) < len(there):
+            raise UserError(f"{self.folder} has {len(there)} trials already: use --trials={len(there)} or more")
+        for point in points:
+            point = {path: encode(value) for path, value in point.items()}
+            if point in there:
+                there.remove(point)
+            else:
+                study.enqueue_trial(point, user_attrs={"point": point})
+
+    def _load(self, number: int = 0, *, create: bool = False) -> optuna.Study:
+        """Optuna's study with samplers of the trial: what it chooses depends on its number and the results before."""
+        sampler, pruner = _sampler(self.plan.sampler, SEED + number), _pruner(self.plan.pruner)
+        fields = {"study_name": self._name, "storage": self._storage, "sampler": sampler, "pruner": pruner}
+        if create:
+            return optuna.create_study(**fields, direction=self.plan.direction, load_if_exists=True)
+        return optuna.load_study(**fields)
+
+    def __enter__(self) -> "Study":
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._closed.set()
+        for lock in list(self._held):
+            self.drop(lock)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes of the sweep from doing the same at once."""
+        with (self.folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def trial_folder(self, number: int) -> Path:
+        """Where the run of a trial is."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def optuna(self) -> optuna.Study:
+        """The study itself, for Optuna's own tools."""
+        return self._load()
+
+    def frozen(self, number: int) -> FrozenTrial:
+        """A trial as the database has it."""
+        return self._storage.get_trial(self._trial_id(number))
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as the database has them, in order."""
+        return self._storage.get_all_trials(self._id)
+
+    def claim(self) -> Trial | None:
+        """The first trial that waits, or that a dead process had begun; None where there is none left to take."""
+        open_states = (TrialState.WAITING, TrialState.RUNNING)
+        for frozen in self._storage.get_all_trials(self._id, states=open_states):
+            lock = self._take(frozen.number)
+            if lock is None:
+                continue
+            try:  # another process may have finished it in the meantime
+                state = self.frozen(frozen.number).state
+                if state == TrialState.WAITING:
+                    self._storage.set_trial_state_values(self._trial_id(frozen.number), TrialState.RUNNING)
+                if not state.is_finished():
+                    trial = optuna.trial.Trial(self._load(frozen.number), self._trial_id(frozen.number))
+                    return Trial(self, trial, lock)
+            except BaseException:
+                self.drop(lock)
+                raise
+            self.drop(lock)
+        return None
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+    def _take(self, number: int) -> TextIO | None:
+        """The trial's lock, unless a living process has it."""
+        path = self.trial_folder(number).with_suffix(".lock")
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(path.open("a+"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            lock.seek(0)
+            if lock.read() not in ("", platform.node()) and self._age(path) < STALE_SECONDS:
+                return None  # it lives on another machine, and locks may not reach this one
+            lock.truncate(0)
+            lock.write(platform.node())
+            lock.flush()
+            self._held.add(lock)
+            stack.pop_all()
+            return lock
+
+    def drop(self, lock: TextIO) -> None:
+        """Gives a trial's lock back."""
+        if lock in self._held:
+            self._held.discard(lock)
+            with contextlib.suppress(OSError):
+                lock.truncate(0)
+            lock.close()
+
+    def _age(self, path: Path) -> float:
+        """Seconds since the last beat of a lock's owner, by the clock of the disk."""
+        now = self.folder / ".clock"
+        now.touch()
+        return now.stat().st_mtime - path.stat().st_mtime
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            for lock in list(self._held):
+                with contextlib.suppress(OSError, ValueError):  # closed a moment ago
+                    os.utime(lock.fileno())
+
+
+def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=seed)
+    if name == "cmaes":
+        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _pruner(name: str) -> optuna.pruners.BasePruner:
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=3)
+    return optuna.pruners.MedianPruner() if name == "median" else optuna.pruners.NopPruner()

@@ -1,0 +1,153 @@
+"""Works on a study: takes trials, runs each as an ordinary run in its own process, follows it and books its end."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.sweeps.launchers import Handle, Launcher
+from experiments.sweeps.study import Study, Trial
+from research.errors import UserError
+from research.training.interruptions import RESTART, Interrupted
+from research.training.loggers import read_metrics
+
+TRAIN = (sys.executable, "-m", "experiments.train")
+POLL_SECONDS = 0.2
+RETRIES = 2
+USER_ERROR = 2
+"""Exit code of a command that would fail again."""
+
+
+def work(study: Study, launcher: Launcher, say: Callable[[Trial], None], program: Sequence[str] = TRAIN) -> None:
+    """Runs trials in all of the launcher's slots until none is left to take; `say` hears of each that has ended.
+
+    Raises UserError where no trial could ever succeed, and Interrupted after a signal, once all trials are saved.
+    """
+    stop = threading.Event()
+
+    def fill(slot: int) -> None:
+        while not stop.is_set() and (trial := study.claim()):
+            try:
+                _Follower(study, trial, stop).run(lambda: launcher.start(_command(trial, program), trial.log, slot))
+            except BaseException:
+                stop.set()
+                trial.release()
+                raise
+            if not stop.is_set():
+                say(trial)
+
+    with _signals(stop) as received, ThreadPoolExecutor(launcher.slots) as pool:
+        slots = {pool.submit(fill, slot) for slot in range(launcher.slots)}
+        while slots:
+            done, slots = wait(slots, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for slot in done:
+                slot.result()
+    if received:
+        finished = sum(trial.state.is_finished() for trial in study.trials())
+        total = len(study.trials())
+        raise Interrupted(
+            f"stopped by {received[0]}: {finished} of {total} trials are finished: the same command goes on"
+        )
+
+
+def _command(trial: Trial, program: Sequence[str]) -> list[str]:
+    changes = [f"--config.{path}={value}" for path, value in trial.overrides.items()]
+    return [*program, f"--config={trial.spec}", f"--workdir={trial.folder.resolve()}", *changes]
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[list[str]]:
+    """SIGTERM and SIGINT set `stop`, their names are in the list; what batch systems warn their own jobs with does not
+    end this process and its trials."""
+    received: list[str] = []
+
+    def receive(number: int, frame: object) -> None:
+        received.append(signal.Signals(number).name)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    before |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Follower:
+    """One trial from its start to its end."""
+
+    def __init__(self, study: Study, trial: Trial, stop: threading.Event):
+        self.objective, self.prunes = study.plan.objective, study.plan.pruner != "none"
+        self.trial, self.stop = trial, stop
+        self.seen = None
+
+    def run(self, start: Callable[[], Handle]) -> None:
+        trial = self.trial
+        while True:
+            began, handle = time.monotonic(), start()
+            try:
+                code, pruned = self._follow(handle)
+            except BaseException:
+                handle.stop()
+                raise
+            trial.note(seconds=trial.notes.get("seconds", 0.0) + time.monotonic() - began)
+            if code == 0:
+                return self._complete()
+            if pruned:
+                return trial.prune()
+            if self.stop.is_set():
+                return trial.release()
+            if code != RESTART:
+                failures = trial.notes.get("failures", 0) + 1
+                trial.note(failures=failures)
+                if code == USER_ERROR or failures > RETRIES:
+                    return trial.fail(_last_line(trial.log) or f"exit code {code}")
+            self.stop.wait(1)  # nothing is gained by starting again within the second
+
+    def _follow(self, handle: Handle) -> tuple[int, bool]:
+        """The exit code, and whether the pruner gave the trial up."""
+        while (code := handle.poll()) is None:
+            if self._report():
+                return handle.stop(), True
+            if self.stop.wait(POLL_SECONDS):
+                return handle.stop(), False
+        self._report()
+        return code, False
+
+    def _report(self) -> bool:
+        """Reports what was validated since the last call; True where the pruner gives the trial up."""
+        path = self.trial.folder / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else None
+        if size == self.seen:
+            return False
+        self.seen = size
+        rows = [row for row in read_metrics(path) if any(name.startswith("validation/") for name in row)]
+        if rows and self.objective not in rows[0]:
+            if self.prunes and self.objective.startswith("validation/"):
+                names = ", ".join(name for name in rows[0] if name.startswith("validation/"))
+                raise UserError(f"{self.objective} is not measured during training: prune by one of {names}")
+            return False
+        return any([self.trial.report(index, float(row[self.objective])) for index, row in enumerate(rows, 1)])
+
+    def _complete(self) -> None:
+        results = json.loads((self.trial.folder / "results.json").read_text())
+        if self.objective not in results:
+            raise UserError(f"--objective={self.objective} is not measured: use one of {', '.join(results)}")
+        value = float(results[self.objective])
+        if value != value:
+            return self.trial.fail(f"{self.objective} is not a number")
+        return self.trial.complete(value)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
