@@ -13,6 +13,7 @@ from experiments.command import add_config, run_command
 from experiments.evaluate import evaluate
 from experiments.experiment import Experiment, build_experiment
 from experiments.pictures import draw
+from experiments.report import live_report, record_samples
 from experiments.run_folder import claim, write_manifest
 from research.config import load
 from research.data.plans import Bucketed
@@ -26,7 +27,7 @@ from research.training.loop import fit
 def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
     """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`."""
     config = load(config_spec, overrides)
-    with claim(folder, config), Interruptions():
+    with claim(folder, config), Interruptions(), live_report(folder):
         return _train(config, folder)
 
 
@@ -54,6 +55,7 @@ def _train(config: ConfigDict, folder: Path) -> dict[str, float]:
         write_json(folder / "timing.json", timing.report())
         if jax.process_count() == 1:  # pictures need the whole model in one process; experiments.pictures draws later
             draw(experiment)
+            record_samples(experiment)
         if signatures := experiment.task.signatures():
             write_json(folder / "signatures.json", signatures)
         write_json(results_path, results)

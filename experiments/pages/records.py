@@ -1,0 +1,121 @@
+"""What a run's folder tells, read without opening the experiment: a run may be going on, killed or half copied."""
+
+import dataclasses
+import fcntl
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from research.errors import UserError
+from research.training.loggers import read_metrics
+
+FILES = ("config.json", "metrics.jsonl", "results.json", "timing.json", "manifest.json", "report.json")
+"""What a page is made of; each may be missing."""
+
+type State = Literal["running", "finished", "stopped"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A run. `shown` is what `experiments.pages.samples` recorded: samples, attention and memory."""
+
+    folder: Path
+    state: State
+    config: dict[str, Any]
+    rows: Sequence[dict[str, Any]]
+    results: dict[str, Any]
+    timing: dict[str, Any]
+    manifest: dict[str, Any]
+    shown: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def step(self) -> int:
+        """The last step of the log; 0 before the first."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The run's results, or while there are none what the log says last of each metric that was validated."""
+        last = {name: value for row in self.rows for name, value in row.items() if name.startswith("validation/")}
+        values = {name: number(value) for name, value in (self.results or last).items()}
+        return {name: value for name, value in sorted(values.items()) if value is not None}
+
+    def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values, float64 [points], of a metric; what was no number is not finite there."""
+        points = [(row["step"], number(row[metric])) for row in self.rows if metric in row]
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        return np.array(steps, float), np.array([math.nan if value is None else value for value in values])
+
+    @property
+    def examples_per_step(self) -> float:
+        """Examples of one update; 0 where the log does not tell."""
+        for row in self.rows:
+            steps, examples = (number(row.get(f"time/{name}_per_second")) for name in ("steps", "examples"))
+            if steps and examples:
+                return examples / steps
+        return 0.0
+
+    def seconds(self, steps: np.ndarray) -> np.ndarray:
+        """Seconds of training, without evaluations and saving, until each of `steps`."""
+        logged, rates = self.curve("time/steps_per_second")
+        good = np.isfinite(rates) & (rates > 0)
+        if not good.any():
+            return np.zeros_like(steps)
+        logged, rates = np.concatenate([[0], logged[good]]), rates[good]
+        return np.interp(steps, logged, np.concatenate([[0], np.cumsum(np.diff(logged) / rates)]))
+
+
+def read_run(folder: Path, state: State | None = None) -> Record:
+    """The run of a folder, as far as its files can be read; `state` is found out unless given.
+
+    Raises UserError for a folder that holds none.
+    """
+    if not any((folder / name).exists() for name in ("config.json", "metrics.jsonl")):
+        raise UserError(f"{folder} holds no run: give the folder of one, with its config.json or metrics.jsonl")
+    try:
+        rows = read_metrics(folder / "metrics.jsonl")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / 'metrics.jsonl'} is not text ({error.reason}): restore it from a copy") from error
+    rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    objects = {name: _read(folder / f"{name}.json") for name in ("config", "results", "timing", "manifest")}
+    return Record(folder, state or state_of(folder), rows=rows, shown=_read(folder / "report.json"), **objects)
+
+
+def state_of(folder: Path) -> State:
+    """Finished once there are results; running while a process holds the folder's lock."""
+    if (folder / "results.json").exists():
+        return "finished"
+    try:
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "running"
+    except OSError:
+        pass
+    return "stopped"
+
+
+def number(value: Any) -> float | None:
+    """A logged value: numbers, and those that JSON lacks as text ("nan", "inf"); None for anything else."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file's JSON object; {} where it is missing, cut short or something else."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
