@@ -44,5 +44,6 @@ echo "Creating .venv from uv.lock with $python"
 unset VIRTUAL_ENV
 export UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv
 export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" # trust what the machine trusts, as pip and git do
-$uv sync --quiet --frozen --python "$python"
+# A process that may not write bytecode would compile all of it at every start, for seconds.
+$uv sync --quiet --frozen --compile-bytecode --python "$python"
 cp uv.lock .venv/uv.lock

@@ -274,8 +274,11 @@ class Experiment:
         return {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
 
 
-def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
-    """Builds every section strictly. Reads the data only where the folder lacks the vocabulary or class names."""
+def build_experiment(config: ConfigDict, folder: Path, devices: Sequence[jax.Device] | None = None) -> Experiment:
+    """Builds every section strictly. Reads the data only where the folder lacks the vocabulary or class names.
+
+    devices: those of the mesh, all unless given.
+    """
     for section in config:
         if section not in SECTIONS:
             raise UserError(f"{section} is not a section of a config: {suggestion(section, SECTIONS, 'sections')}")
@@ -287,7 +290,7 @@ def build_experiment(config: ConfigDict, folder: Path) -> Experiment:
     options = build(TrainingOptions, config.training, "training")
     Precision.parse(options.precision)
     mesh_shape = build(MeshShape, config.get("mesh", {}), "mesh")
-    mesh = make_mesh(mesh_shape)
+    mesh = make_mesh(mesh_shape, devices)
     if options.batch_size is not None:
         check_batch_size(options.batch_size, mesh, options.accumulate, "training.batch_size")
     checkpoint = build(CheckpointPolicy, config.get("checkpoint", {}), "checkpoint")

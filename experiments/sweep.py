@@ -4,6 +4,7 @@ The same command goes on with a sweep, and as many of them as are started work o
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if not (arguments.config and arguments.workdir):
         raise UserError("a sweep needs --config=FILE.py and --workdir=FOLDER (or --compare A B): give both")
-    if arguments.launcher != "vectorized":
+    if arguments.launcher == "vectorized":
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # where there is nothing better
+    else:
         jax.config.update("jax_platforms", "cpu")  # the accelerators are the trials'
     try:
         with Study(Path(arguments.workdir), plan_of(arguments), arguments.storage) as study:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from experiments.sweeps.plan import objective_of
 from research.config import from_json
@@ -35,6 +34,8 @@ class Comparison:
         difference = self.b - self.a
         if np.ptp(difference) == 0:  # no spread to judge by
             return 1.0 if difference[0] == 0 else 0.0
+        from scipy import stats  # takes seconds to import
+
         return float(stats.ttest_rel(self.b, self.a).pvalue)
 
 

@@ -60,7 +60,8 @@ def _train(study: Study, trials: Sequence[Trial], say: Callable[[Trial], None]) 
         for trial in trials:
             config = load(trial.spec, trial.overrides)
             stack.enter_context(claim(trial.folder, config))
-            experiments.append(build_experiment(config, trial.folder))
+            config.mesh = {}  # a trial is on one device
+            experiments.append(build_experiment(config, trial.folder, jax.local_devices()[:1]))
         group = _Group(experiments)
         for experiment in experiments:
             checkpoints = Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint)

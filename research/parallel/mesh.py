@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -60,10 +60,11 @@ def _remedy(sizes: Mapping[str, int], num_devices: int) -> str:
     return f"use sizes whose product divides {num_devices}, and mesh.data -1"
 
 
-def make_mesh(shape: MeshShape) -> Mesh:
-    """A mesh over all devices of all processes, with the axes of `MeshShape`."""
+def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes of `MeshShape`, over all devices of all processes unless others are given."""
+    devices = jax.devices() if devices is None else devices
     # Explicit axis types (today's default) are refused by Linen's Embed and Optax's losses.
-    return jax.make_mesh(shape.sizes(jax.device_count()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(shape.sizes(len(devices)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -305,6 +305,7 @@ class _Stacked:
 
     def __init__(self, batches: Sequence[Batches]):
         self._batches = batches
+        self._different = {id(each): each for each in batches}
 
     def __len__(self) -> int:
         return len(self._batches[0])
@@ -314,7 +315,7 @@ class _Stacked:
         return self._batches[0].examples(step)
 
     def __getitem__(self, step: int) -> Batch:
-        read = {id(batches): batches[step] for batches in self._batches}
+        read = {key: batches[step] for key, batches in self._different.items()}
         rows = [read[id(batches)] for batches in self._batches]
         if len({tuple((name, array.shape) for name, array in row.items()) for row in rows}) > 1:
             raise UserError(
