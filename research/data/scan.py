@@ -16,7 +16,7 @@ from research.errors import UserError
 ACTIONS = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP", "turn": None}
 TURNS = {"left": "I_TURN_LEFT", "right": "I_TURN_RIGHT"}
 REPEATS = {"": 1, " twice": 2, " thrice": 3}
-LONGEST_TRAINING_ACTIONS = 22  # of the length split
+LONGEST_TRAINING_ACTIONS = {"length": 22, "length26": 26}
 PRIMITIVES = {"addprim_jump": "jump", "addprim_turn_left": "turn left"}
 VALIDATION_SHARE = 50  # one command in 50
 
@@ -26,14 +26,15 @@ class Scan:
     """Commands ("source") to actions ("target"), both words joined by spaces.
 
     split: simple (a random 80 % of the commands for training, drawn from `seed`: 16,728 / 4,182), length (at most 22
-    actions for training: 16,990 / 3,920), addprim_jump and addprim_turn_left (the primitive's compositions are the
-    test, the primitive alone is repeated to a tenth of the training set: 14,670 / 7,706 and 21,890 / 1,208).
+    actions for training: 16,990 / 3,920), length26 (re-cut at 26, as in Csordas et al. 2021: 18,286 / 2,624),
+    addprim_jump and addprim_turn_left (the primitive's compositions are the test, the primitive alone is repeated to a
+    tenth of the training set: 14,670 / 7,706 and 21,890 / 1,208).
     The validation split is one in 50 of the training commands, the repeated primitive excepted. hold_out takes it out
     of the training split; without, training is the full published set and validation only tells how it is fitted.
     size: examples kept of each split, for quick trials; all unless given.
     """
 
-    split: Literal["simple", "length", "addprim_jump", "addprim_turn_left"] = "simple"
+    split: Literal["simple", "length", "length26", "addprim_jump", "addprim_turn_left"] = "simple"
     seed: int = 0
     hold_out: bool = True
     size: int | None = None
@@ -41,9 +42,9 @@ class Scan:
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
     def __post_init__(self):
-        if self.split not in ("simple", "length", *PRIMITIVES):
+        if self.split not in ("simple", *LONGEST_TRAINING_ACTIONS, *PRIMITIVES):
             raise UserError(
-                f"SCAN split {self.split!r} is unknown: use simple, length, addprim_jump or addprim_turn_left"
+                f"SCAN split {self.split!r} is unknown: use simple, length, length26, addprim_jump or addprim_turn_left"
             )
 
     def examples(self, split: str) -> Sequence[Example]:
@@ -99,8 +100,8 @@ def _published(split: str, seed: int) -> tuple[list[str], list[str]]:
     if split == "simple":
         cut = len(commands) * 4 // 5
         return commands[:cut], commands[cut:]
-    if split == "length":
-        is_test = {command: len(actions[command]) > LONGEST_TRAINING_ACTIONS for command in commands}
+    if split in LONGEST_TRAINING_ACTIONS:
+        is_test = {command: len(actions[command]) > LONGEST_TRAINING_ACTIONS[split] for command in commands}
     else:
         is_test = {command: PRIMITIVES[split] in command for command in commands}
     train = [command for command in commands if not is_test[command]]

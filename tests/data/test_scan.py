@@ -69,12 +69,12 @@ def test_published_counts(split: str):
     assert not {example["source"] for example in train} & {example["source"] for example in test}
 
 
-def test_length_split_cuts_at_22_actions():
-    lengths = {
-        split: [len(example["target"].split()) for example in Scan("length").examples(split)]
-        for split in ("train", "test")
-    }
-    assert max(lengths["train"]) == 22 and min(lengths["test"]) == 24 and max(lengths["test"]) == 48
+@pytest.mark.parametrize(("name", "longest", "next_longer"), [("length", 22, 24), ("length26", 26, 27)])
+def test_length_splits_cut_at_22_and_26_actions(name: str, longest: int, next_longer: int):
+    splits = {split: Scan(name, hold_out=False).examples(split) for split in ("train", "test")}
+    lengths = {split: [len(example["target"].split()) for example in found] for split, found in splits.items()}
+    assert (max(lengths["train"]), min(lengths["test"]), max(lengths["test"])) == (longest, next_longer, 48)
+    assert len(lengths["train"]) + len(lengths["test"]) == 20910
 
 
 @pytest.mark.parametrize(("split", "primitive"), [("addprim_jump", "jump"), ("addprim_turn_left", "turn left")])
@@ -91,7 +91,7 @@ def test_the_seed_decides_the_simple_split():
 
 
 def test_errors():
-    with pytest.raises(UserError, match="use simple, length, addprim_jump or addprim_turn_left"):
+    with pytest.raises(UserError, match="use simple, length, length26, addprim_jump or addprim_turn_left"):
         Scan("jump")
     with pytest.raises(UserError, match="split 'tset' is unknown: use train, validation or test"):
         Scan().examples("tset")
