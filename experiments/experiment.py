@@ -186,15 +186,17 @@ class Experiment:
         ways = batch_ways(self.mesh)
         return Evaluator(self._step(None), self.mesh, self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways)
 
-    def variables(self, checkpoints: Any) -> tuple[dict[str, Any], int]:
+    def variables(self, checkpoints: Any, abstract: TrainState | None = None) -> tuple[dict[str, Any], int]:
         """The model's variables to evaluate, and their step (the last of those averaged).
+
+        abstract: the state's shapes, where they are known.
 
         Raises UserError before the first save.
         """
         steps = checkpoints.evaluation_steps()
         if not steps:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
-        abstract = self._abstract_state(self.create_state(None))
+        abstract = abstract or self._abstract_state(self.create_state(None))
         variables = checkpoints.restore_variables(abstract, steps[0])
         for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
             newer = checkpoints.restore_variables(abstract, step)

@@ -4,7 +4,6 @@ The same command goes on with a sweep, and as many of them as are started work o
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -85,9 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if not (arguments.config and arguments.workdir):
         raise UserError("a sweep needs --config=FILE.py and --workdir=FOLDER (or --compare A B): give both")
-    if arguments.launcher == "vectorized":
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # where there is nothing better
-    else:
+    if arguments.launcher != "vectorized":
         jax.config.update("jax_platforms", "cpu")  # the accelerators are the trials'
     try:
         with Study(Path(arguments.workdir), plan_of(arguments), arguments.storage) as study:

@@ -152,7 +152,10 @@ class _Group:
             return []
         experiments = [self.experiments[member.run.folder] for member in members]
         pairs = zip(experiments, members, strict=True)
-        variables = [jax.device_get(experiment.variables(member.checkpoints)[0]) for experiment, member in pairs]
+        abstract = self.first.run.abstract_state
+        variables = [
+            jax.device_get(experiment.variables(member.checkpoints, abstract)[0]) for experiment, member in pairs
+        ]
         stacked, numbers = self.together.stacked(variables), [member.numbers for member in members]
         evaluator, task = self.first.evaluator, self.first.task
         results: list[dict[str, float]] = [{} for _ in members]
