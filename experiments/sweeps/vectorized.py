@@ -138,13 +138,13 @@ class _Group:
         parts = _parts(experiment)
         factor = parts["schedule"].build(len(self.first.batches), self.first.run.clock)
         rate = parts["optimizer"].learning_rate
-        of_its_own = {"folder": experiment.folder, "options": experiment.options}
+        of_its_own: dict[str, Any] = {"folder": experiment.folder, "options": experiment.options}
         config = experiment.config.to_dict()
         key = json.dumps([config.get("seed"), config["task"]])
-        batches = self._batches.setdefault(key, experiment.batches)
-        return dataclasses.replace(
-            self.first.run, **of_its_own, batches=batches, learning_rate=lambda step: rate * factor(step)
-        )
+        if key not in self._batches:  # reading and encoding the data again would take longer than some trials
+            self._batches[key] = experiment.batches
+        of_its_own |= {"batches": self._batches[key], "learning_rate": lambda step: rate * factor(step)}
+        return dataclasses.replace(self.first.run, **of_its_own)
 
     def results(self, members: Sequence[Member]) -> list[dict[str, float]]:
         """The results of trials that came to their end, as `experiments.evaluate` measures them."""
