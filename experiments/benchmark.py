@@ -1,31 +1,36 @@
 """Compares vision models on this machine: `python -m experiments.benchmark --config=configs/vision/compare.py`.
 
-Parameters, multiply-adds, latency (batch normalisation folded, models in turns), images a second, and memory. Then how
-attention's time grows with the number of tokens.
+Prints parameters, multiply-adds, latency (batch normalisation folded, models in turns), images a second, and memory.
+Then how time and memory grow with the number of tokens: of attention alone, of a block of a ViT, and of a residual
+block of two 3x3 convolutions of the same width. `--output=FOLDER` keeps them as `comparison.md` and `comparison.json`
+and draws `models.png` and `tokens.png`.
 """
 
 import argparse
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments.command import add_config, run_command
 from experiments.experiment import MODELS
 from research.analysis import cost
+from research.analysis.comparison import cost_picture, growth_picture
 from research.analysis.latency import growth, measure
 from research.config import choose, load
 from research.errors import UserError
-from research.files import write_json
+from research.files import write_json, write_text
 from research.layers.attention import dot_product_attention
 from research.layers.convolution import fold
+from research.layers.transformer import TransformerLayer
+from research.models import resnet
 
-TOKENS = (256, 512, 1024, 2048)
+WIDTH, NUM_HEADS = 256, 4
 
 
 def inference(model: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -36,55 +41,113 @@ def inference(model: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def compare(config: ConfigDict) -> list[dict[str, Any]]:
-    """One row for each model; milliseconds are medians of a forward pass, memory is what the compiler plans."""
+    """One row for each model, by rising multiply-adds.
+
+    Milliseconds are medians of a forward pass, memory is what the compiler plans.
+    """
     rows, calls = {}, {}
     for label, section in config.models.items():
-        model = choose(MODELS, section, f"models.{label}", num_classes=config.num_classes)
+        fields = {key: value for key, value in section.items() if key != "accuracy"}
+        model = choose(MODELS, fields, f"models.{label}", num_classes=config.num_classes)
         variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, config.size, config.size, 3)))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         model, variables = inference(model, variables)
         image = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
         rows[label] = {
             "model": label,
+            "accuracy": section.get("accuracy"),
             "parameters": parameters,
             "multiply_adds": cost.flops(model.apply, variables, image) // 2,
         }
         for batch in config.batch_sizes:
             images = jnp.zeros((batch, config.size, config.size, 3))
-            compiled = jax.jit(model.apply).lower(variables, images).compile()
-            rows[label][f"memory_{batch}"] = cost.memory(compiled).total
-            calls[label, batch] = _call(compiled, variables, images)
-    seconds = measure(calls, config.rounds)
-    for (label, batch), values in seconds.items():
+            calls[label, batch], memory = _compiled(model.apply, variables, images)
+            rows[label][f"memory_{batch}"] = memory.total
+    for (label, batch), values in measure(calls, config.rounds).items():
         rows[label][f"milliseconds_{batch}"] = 1000 * float(np.median(values))
         rows[label][f"images_per_second_{batch}"] = batch / float(np.median(values))
-    return list(rows.values())
+    return sorted(rows.values(), key=lambda row: row["multiply_adds"])
 
 
-def _call(compiled: jax.stages.Compiled, *arguments: Any) -> Callable[[], Any]:
-    return lambda: compiled(*arguments)
+def _compiled(function: Callable, *arguments: Any) -> tuple[Callable[[], Any], cost.Memory]:
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return lambda: compiled(*arguments), cost.memory(compiled)
 
 
-def attention_growth(rounds: int) -> float:
-    """The exponent with which the time of attention grows with the number of tokens (4 heads of 64)."""
-    attend = jax.jit(dot_product_attention)
-    inputs = {tokens: jnp.ones((1, tokens, 4, 64)) for tokens in TOKENS}
-    seconds = measure({str(n): _call(attend, x, x, x) for n, x in inputs.items()}, rounds)
-    return growth(np.array(TOKENS), np.array([np.median(values) for values in seconds.values()]))
+def grow(sides: Sequence[int], rounds: int) -> dict[str, dict[str, Any]]:
+    """How each kind of layer grows over square grids with so many tokens on a side (batch 1, width 256, 4 heads).
+
+    For each kind `milliseconds` and `megabytes` (the result and all that is held on the way to it), lists with a value
+    for each grid, and the exponents with which they grow with the number of tokens.
+    """
+    images = {side: jnp.ones((1, side, side, WIDTH)) for side in sides}
+    kinds, calls, megabytes = _kinds(), {}, {}
+    for name, (function, variables) in kinds.items():
+        for side, image in images.items():
+            calls[name, side], memory = _compiled(function, variables, image)
+            megabytes[name, side] = (memory.outputs + memory.temporaries) / 1e6
+    seconds = measure(calls, rounds)
+    tokens = np.square(list(sides))
+    curves: dict[str, dict[str, Any]] = {}
+    for name in kinds:
+        values = {
+            "milliseconds": [1000 * float(np.median(seconds[name, side])) for side in sides],
+            "megabytes": [megabytes[name, side] for side in sides],
+        }
+        exponents = {f"{quantity}_growth": growth(tokens, np.array(value)) for quantity, value in values.items()}
+        curves[name] = values | exponents
+    return curves
 
 
-def _print(rows: list[Mapping[str, Any]], batch_sizes: list[int]) -> None:
-    heads = [f"ms, batch {batch}" for batch in batch_sizes] + [f"images/s, batch {batch_sizes[-1]}", "memory, MB"]
-    print("| model | parameters, M | multiply-adds, G | " + " | ".join(heads) + " |")
-    print("|---" * (3 + len(heads)) + "|")
-    for row in rows:
-        values = [f"{row['parameters'] / 1e6:.3f}", f"{row['multiply_adds'] / 1e9:.2f}"]
-        values += [f"{row[f'milliseconds_{batch}']:.1f}" for batch in batch_sizes]
-        values += [
-            f"{row[f'images_per_second_{batch_sizes[-1]}']:.1f}",
-            f"{row[f'memory_{batch_sizes[-1]}'] / 1e6:.0f}",
-        ]
-        print(f"| {row['model']} | " + " | ".join(values) + " |")
+def _kinds() -> dict[str, tuple[Callable[[Any, Array], Array], Any]]:
+    """{name: (a function of variables and a grid of tokens, the variables)}."""
+    layer = TransformerLayer(NUM_HEADS, 4 * WIDTH, activation="gelu", norm="pre")
+    block = resnet.Block(WIDTH, stride=1, bottleneck=False, folded=True)
+
+    def attention(_, x):
+        heads = x.reshape(1, -1, NUM_HEADS, WIDTH // NUM_HEADS)
+        return dot_product_attention(heads, heads, heads)
+
+    image = jnp.zeros((1, 2, 2, WIDTH))
+    return {
+        "attention": (attention, {}),
+        "ViT block": (
+            lambda variables, x: layer.apply(variables, x.reshape(1, -1, WIDTH)),
+            layer.init(jax.random.key(0), image.reshape(1, -1, WIDTH)),
+        ),
+        "convolution block": (block.apply, block.init(jax.random.key(0), image)),
+    }
+
+
+def models_table(rows: Sequence[Mapping[str, Any]], batch_sizes: Sequence[int]) -> str:
+    """The rows of `compare` in Markdown, with published accuracies where any model has one."""
+    last = batch_sizes[-1]
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {"model": lambda row: row["model"]}
+    if any(row["accuracy"] is not None for row in rows):
+        columns["top-1, % (published)"] = lambda row: "-" if row["accuracy"] is None else f"{row['accuracy']:.1f}"
+    columns["parameters, M"] = lambda row: f"{row['parameters'] / 1e6:.3f}"
+    columns["multiply-adds, G"] = lambda row: f"{row['multiply_adds'] / 1e9:.2f}"
+    for batch in batch_sizes:
+        columns[f"ms, batch {batch}"] = lambda row, batch=batch: f"{row[f'milliseconds_{batch}']:.1f}"
+    columns[f"images/s, batch {last}"] = lambda row: f"{row[f'images_per_second_{last}']:.1f}"
+    columns[f"memory, MB, batch {last}"] = lambda row: f"{row[f'memory_{last}'] / 1e6:.0f}"
+    return _markdown([list(columns)] + [[cell(row) for cell in columns.values()] for row in rows])
+
+
+def growth_table(tokens: Sequence[int], curves: Mapping[str, Mapping[str, Any]]) -> str:
+    """The curves of `grow` in Markdown, a line for each number of tokens and the exponents below."""
+    units = {"ms": "milliseconds", "MB": "megabytes"}
+    cells = [(name, unit, curve, units[unit]) for name, curve in curves.items() for unit in units]
+    lines = [["tokens"] + [f"{name}, {unit}" for name, unit, _, _ in cells]]
+    for index, number in enumerate(tokens):
+        lines.append([str(number)] + [f"{curve[quantity][index]:.2f}" for _, _, curve, quantity in cells])
+    lines.append(["grows with"] + [f"tokens^{curve[f'{quantity}_growth']:.2f}" for _, _, curve, quantity in cells])
+    return _markdown(lines)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    texts = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]]) + "\n"
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -92,14 +155,25 @@ def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.config, arguments.overrides)
     if not config.get("models"):
         raise UserError(f"{arguments.config} lists no models to compare: use configs/vision/compare.py")
-    device = jax.devices()[0]
-    print(f"{config.size} x {config.size} pixels, float32, {device.device_kind}, median of {config.rounds} rounds\n")
-    rows = compare(config)
-    _print(rows, list(config.batch_sizes))
-    exponent = attention_growth(config.rounds)
-    print(f"\nattention takes time proportional to tokens^{exponent:.2f} ({TOKENS[0]} to {TOKENS[-1]} tokens)")
-    if arguments.output:
-        write_json(Path(arguments.output), json.loads(json.dumps({"models": rows, "attention_exponent": exponent})))
+    folder = Path(arguments.output) if arguments.output else None
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    device = jax.devices()[0].device_kind
+    text = f"{config.size} x {config.size} pixels, float32, {device}, median of {config.rounds} rounds\n\n"
+    rows, batch_sizes = compare(config), list(config.batch_sizes)
+    text += models_table(rows, batch_sizes)
+    print(text, flush=True)
+    tokens, curves = [side**2 for side in config.sides], grow(config.sides, config.rounds)
+    table = growth_table(tokens, curves)
+    print(table, end="")
+    if folder:
+        write_text(folder / "comparison.md", f"{text}\n{table}")
+        figures = {"device": device, "size": config.size, "models": rows, "tokens": tokens, "growth": curves}
+        write_json(folder / "comparison.json", figures)
+        cost_picture(rows, batch_sizes, folder / "models.png")
+        panels = {"milliseconds": "milliseconds", "megabytes": "megabytes of activations"}
+        growth_picture(tokens, curves, panels, folder / "tokens.png")
+        print(f"\ntables and pictures are in {folder}")
 
 
 if __name__ == "__main__":
@@ -109,5 +183,5 @@ if __name__ == "__main__":
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
-    parser.add_argument("--output", help="a JSON file for the figures")
+    parser.add_argument("--output", metavar="FOLDER", help="where tables and pictures are written")
     run_command(main, parser)

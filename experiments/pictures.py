@@ -2,8 +2,9 @@
 
 Into the run's folder: `learning_curves.png` and `schedule.png`. For models that translate `masks.png`, `positions.png`
 and, while the model translates the sentence, `attention/<layer>.png` for every attention layer and head, with the
-numbers in `attention.json`. For image classifiers `attention/<layer>.png` over the image for each
-head, `attention/rollout.png` through all layers, and `relevance.png`, the places that speak for the predicted class.
+numbers in `attention.json`. For image classifiers with a feature map (ResNet, MobileNet, EfficientFormer, Swin)
+`relevance.png`, the places that speak for the predicted class; for a ViT `attention/<layer>.png` over the image for
+each head, and `attention/rollout.png` through all layers.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from research.errors import UserError
 from research.files import write_json
 from research.layers.masks import causal_mask, padding_mask
 from research.layers.positions import sinusoidal_positions
+from research.models.vit import ViT
 from research.tasks.classification import Classification
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints
@@ -94,26 +96,33 @@ def _draw_image(experiment: Experiment, example: dict[str, Any]) -> None:
     if hasattr(model, "feature_map"):
         relevance = np.asarray(grad_cam(model, variables, inputs, np.array([best])))[0]
         image_heat_maps(image, {"relevance": relevance}, title, folder / "relevance.png")
-    if not hasattr(model, "patch_size"):
-        return
+    if isinstance(model, ViT):
+        _draw_patch_attention(model, attention_weights(model, variables, inputs), image, title, folder / "attention")
+
+
+def _draw_patch_attention(
+    model: ViT, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path
+) -> None:
     grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
-    weights = {path: layer for path, layer in attention_weights(model, variables, inputs).items() if len(layer) == 1}
-    weights = {path: layer for path, layer in weights.items() if layer.shape[-1] >= grid[0] * grid[1]}
-    (folder / "attention").mkdir(exist_ok=True)
+    special = (model.pool == "cls") + model.distillation
+    folder.mkdir(exist_ok=True)
     for path, layer in weights.items():
-        maps = {f"head {head + 1}": _over_image(heat, grid) for head, heat in enumerate(layer[0])}
-        image_heat_maps(image, maps, f"{path}: {title}", folder / "attention" / f"{path.replace('/', '_')}.png")
+        maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}
+        image_heat_maps(image, maps, f"{path}: {title}", folder / f"{path.replace('/', '_')}.png")
     square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
-    if square:
-        maps = {"all layers": _over_image(rollout(square)[0], grid)}
-        image_heat_maps(image, maps, f"attention rollout: {title}", folder / "attention" / "rollout.png")
+    maps = {"all layers": over_image(rollout(square)[0], grid, special)}
+    image_heat_maps(image, maps, f"attention rollout: {title}", folder / "rollout.png")
 
 
-def _over_image(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """What the class token, or all patches on average where there is none, attend to, [rows, columns] of patches."""
-    first = weights.shape[-1] - grid[0] * grid[1]
-    seen = weights[0] if first else weights.mean(axis=0)
-    return seen[first:].reshape(grid)
+def over_image(weights: np.ndarray, grid: tuple[int, int], special: int) -> np.ndarray:
+    """What the class token, or all patches on average where there is none, attend to, [rows, columns] of patches.
+
+    weights: [queries, keys] of tokens: `special` ones, of which the first is the class token, then the patches, then
+    registers if there are any.
+    """
+    patches = slice(special, special + grid[0] * grid[1])
+    seen = weights[0] if special else weights[patches].mean(axis=0)
+    return seen[patches].reshape(grid)
 
 
 def _draw_masks_and_positions(experiment: Experiment, batch: dict[str, Any]) -> None:

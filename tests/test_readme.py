@@ -1,29 +1,68 @@
-"""Every command of the README runs: as written, but for the tiny size, folders of the test's own and a text to read."""
+"""Every command of the README and of the pages in docs/ runs: as written, but for the tiny size and folders of the
+test's own, which hold a text, line-aligned files, photographs and weights.
+
+Left out is what needs a cluster; several processes on one machine are tested in tests/parallel/test_processes.py.
+"""
 
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from research.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+CLUSTER = r"mpirun|srun|sbatch|kubectl|JAX_PROCESS_ID|/shared/"
+FOREIGN = {"runs/pre_norm", "runs/post_norm"}
+"""Runs that a page only supposes."""
+WRITTEN_BY_READERS = (
+    "research/models/cvt.py",
+    "research/tasks/tagging.py",
+    "configs/vision/cvt.py",
+    "configs/language/tagging.py",
+)
+"""Files that a page has its reader write."""
 
 
-def commands() -> list[str]:
+def commands(text: str) -> list[str]:
     """The lines of the sh blocks, continued lines joined, comments dropped."""
-    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
+def experiments_of(page: str) -> list[str]:
+    return [
+        line for line in commands(PAGES[page].read_text()) if "experiments." in line and not re.search(CLUSTER, line)
+    ]
+
+
+DEMO = re.search(r"demo: setup\n\t(.*)", (ROOT / "Makefile").read_text())[1]
+MAKERS = {
+    workdir[1]: line
+    for line in reversed([DEMO, *(line for page in PAGES for line in experiments_of(page))])
+    if re.search(r"experiments\.(train|sweep) ", line) and (workdir := re.search(r"--workdir=(runs/\w+)", line))
+}
+"""The first command that makes a run."""
+
+
 def tiny(command: str, folder: Path) -> str:
     """The same command at the smallest size."""
-    command = re.sub(r"(configs/\w+/\w+\.py)(:[\w=,./]+)?", _with_tiny, command)
-    command = command.replace("runs/", f"{folder}/").replace("my_text.txt", str(folder / "my_text.txt"))
+    command = re.sub(r"((?:configs/\w+|docs/examples)/\w+\.py)(:[\w=,./]+)?", _with_tiny, command)
+    command = re.sub(r"(?<![\w/])(runs\b|my_\w+|vit\.safetensors)", rf"{folder}/\1", command)
     return command.replace(".venv/bin/python", sys.executable)
 
 
@@ -32,31 +71,101 @@ def _with_tiny(found: re.Match) -> str:
     return f"{path}:{argument if 'tiny' in argument else ','.join(filter(None, [argument, 'tiny']))}"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What a person brings along: data of the names that the pages use, and weights in timm's names."""
+    folder = tmp_path_factory.mktemp("person")
+    text = "All the world's a stage,\nAnd all the men and women merely players;\n"
+    (folder / "my_text.txt").write_text(text * 30)
+    for part in ("train", "valid"):
+        (folder / f"my_{part}.en").write_text("A man rides a bicycle.\nTwo dogs run.\n" * 20)
+        (folder / f"my_{part}.de").write_text("Ein Mann fährt Fahrrad.\nZwei Hunde rennen.\n" * 20)
+    random = np.random.default_rng(0)
+    for number in range(8):
+        for name in ("cat", "dog"):
+            (folder / "my_photos" / name).mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
+    golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
+    weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
+    save_file(weights, folder / "vit.safetensors")
+    for run in FOREIGN:
+        for seed in range(2):
+            (folder / run / str(seed)).mkdir(parents=True)
+            write_json(folder / run / str(seed) / "config.json", {"seed": seed})
+            write_json(folder / run / str(seed) / "results.json", {"test/accuracy": seed / 2})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def execute(folder) -> Callable[[str], None]:
+    """Runs a command of a page once, after those that make the runs it takes."""
+    done: set[str] = set()
+
+    def make(line: str) -> None:
+        if line in done:
+            return
+        done.add(line)
+        for run in re.findall(r"runs/\w+", line):
+            if run in MAKERS:
+                make(MAKERS[run])
+        words = shlex.split(tiny(line, folder))
+        settings = [word for word in words if re.match(r"[A-Z_]+=", word)]
+        environment = os.environ | dict(setting.split("=", 1) for setting in settings)
+        _run(words[len(settings) :], environment, line)
+
+    return make
+
+
+def _run(words: list[str], environment: dict[str, str], line: str) -> None:
+    if "experiments.serve" in words:
+        return _visit(words, environment)
+    ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, f"{line}\n{ended.stdout[-2000:]}\n{ended.stderr}"
+
+
+def _visit(words: list[str], environment: dict[str, str]) -> None:
+    """Starts a server at a free port, asks it for its list, and ends it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([*words, f"--port={port}"], cwd=ROOT, env=environment)
+    try:
+        while server.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
+                    assert answer.status == 200 and 'href="/runs/demo"' in answer.read().decode()
+                return
+            except urllib.error.URLError:  # it does not listen yet
+                time.sleep(0.2)
+        raise AssertionError(f"{words} ended with {server.returncode}")
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
 def test_make_targets_of_the_readme_exist():
-    targets = {line.split()[1] for line in commands() if line.startswith("make ")}
+    targets = {line.split()[1] for line in commands(PAGES["README.md"].read_text()) if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert targets == {"demo", "test"} and all(f"\n{target}:" in makefile for target in targets)
 
 
-def test_every_python_command_runs_in_order(tmp_path, run):
-    (tmp_path / "my_text.txt").write_text("All the world's a stage,\nAnd all the men and women merely players;\n" * 30)
-    demo = re.search(r"demo: setup\n\t(.*)", (ROOT / "Makefile").read_text())[1]
-    lines = [demo, *(line for line in commands() if "experiments." in line)]
-    assert len(lines) > 6
-    for line in lines:
-        words = shlex.split(tiny(line, tmp_path))
-        settings = [word for word in words if re.match(r"[A-Z_]+=", word)]
-        done = subprocess.run(
-            words[len(settings) :],
-            cwd=ROOT,
-            env=os.environ | dict(setting.split("=", 1) for setting in settings),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+@pytest.mark.parametrize("page", [page for page in PAGES if experiments_of(page)])
+def test_every_command_runs(page, execute):
+    for line in experiments_of(page):
+        execute(line)
 
 
-@pytest.mark.parametrize("path", re.findall(r"`((?:research|experiments|configs)/[\w/.]*)`", TEXT))
-def test_paths_of_the_readme_exist(path):
-    assert (ROOT / path).exists()
+def test_commands_are_found():
+    assert len(experiments_of("README.md")) > 12 and len(experiments_of("docs/own_text.md")) > 4
+    assert set(MAKERS) >= {"runs/demo", "runs/digits", "runs/sweep"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_of_the_page_exist(page):
+    text = PAGES[page].read_text()
+    paths = re.findall(r"`((?:research|experiments|tests|docs|configs/\w+/\w+\.py)[\w/.]*)(?::[^`]*)?`", text)
+    links = [path for path in re.findall(r"\]\(([^)#]+)", text) if "://" not in path]
+    paths = [ROOT / path for path in paths if path not in WRITTEN_BY_READERS and "NAME" not in path]
+    paths += [PAGES[page].parent / link for link in links]
+    assert [path for path in paths if not path.exists()] == []

@@ -16,7 +16,7 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
     """
     _, collected = model.apply(variables, *inputs, train=False, mutable=["attention"])
     weights: dict[str, np.ndarray] = {}
-    for path, value in jax.tree_util.tree_leaves_with_path(collected["attention"]):
+    for path, value in jax.tree_util.tree_leaves_with_path(collected.get("attention", {})):
         names = [str(getattr(key, "key", key)) for key in path if hasattr(key, "key")][:-1]
         layer = "/".join(names)
         if "layers" in names:  # scanned: the layers lie along a leading axis

@@ -138,12 +138,3 @@ def test_recurrent_baseline_and_raw_text_run(data, tmp_path, run):
                "--config.task.max_length=64")  # fmt: skip
     assert done.code == 0, done.stderr
     assert "test/chrf" in done.stdout
-
-
-def test_models_are_compared(run, tmp_path):
-    code, stdout, stderr = run("benchmark", f"--config={COMPARISON}:tiny", f"--output={tmp_path / 'figures.json'}")
-    assert code == 0, stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["model"] for row in figures["models"]] == ["MobileNetV2", "ViT-Ti/16"]
-    assert all(row["milliseconds_8"] > 0 and row["memory_8"] > 0 for row in figures["models"])
-    assert "attention takes time proportional to tokens^" in stdout

@@ -1,0 +1,55 @@
+"""Pictures of image classifiers, through the command."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.pictures import over_image
+
+CONFIG = """
+from configs.vision import digits
+from ml_collections import ConfigDict
+
+def get_config(arg):
+    config = digits.get_config("tiny")
+    config.model = ConfigDict({model})
+    return config
+"""
+RESNET = {"name": "resnet", "depths": (1, 1), "bottleneck": False, "width": 4, "small_images": True}
+SWIN = {"name": "swin", "depths": (1, 1), "num_heads": (1, 2), "width": 8, "patch_size": 2, "window": 2}
+VIT = {"name": "vit", "patch_size": 2, "width": 8, "num_layers": 1, "num_heads": 2, "mlp_width": 16, "registers": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (RESNET, ["relevance.png"]),
+        (SWIN, ["relevance.png"]),
+        (VIT, ["attention/encoder_layer_0_self_attention.png", "attention/rollout.png"]),
+    ],
+)
+def test_a_given_image_is_drawn(model, names, run, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG.replace("{model}", repr(model)))
+    folder, workdir = tmp_path / "run", f"--workdir={tmp_path / 'run'}"
+    done = run("train", f"--config={tmp_path / 'config.py'}", workdir)
+    assert done.code == 0, done.stderr
+    before = [(folder / name).read_bytes() for name in names]  # of the first image of the validation split
+    Image.fromarray(np.tile(np.arange(8, dtype=np.uint8) * 30, (8, 1))).save(tmp_path / "ramp.png")
+    done = run("pictures", workdir, str(tmp_path / "ramp.png"))
+    assert done.code == 0, done.stderr
+    for name, old in zip(names, before, strict=True):
+        assert (folder / name).read_bytes() != old
+        assert Image.open(folder / name).size[0] > 300
+    assert (folder / "relevance.png").exists() == (model is not VIT)
+    assert (folder / "attention").exists() == (model is VIT)
+
+
+def test_attention_lies_over_the_patches_between_special_tokens_and_registers():
+    """One class token, 2 x 3 patches, two registers; then the same without a class token."""
+    weights = np.zeros((9, 9))
+    weights[0] = [0.3, 0.0, 0.1, 0.0, 0.2, 0.0, 0.1, 0.2, 0.1]
+    np.testing.assert_array_equal(over_image(weights, (2, 3), 1), [[0.0, 0.1, 0.0], [0.2, 0.0, 0.1]])
+    rows = np.arange(64.0).reshape(8, 8)
+    expected = [[sum(rows[query][key] for query in range(6)) / 6 for key in keys] for keys in ((0, 1, 2), (3, 4, 5))]
+    np.testing.assert_allclose(over_image(rows, (2, 3), 0), expected)
+    np.testing.assert_array_equal(over_image(rows[:1, :6], (2, 3), 0), [[0, 1, 2], [3, 4, 5]])  # attention pooling
