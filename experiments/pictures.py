@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from experiments.command import run_command
@@ -31,7 +32,6 @@ from research.errors import UserError
 from research.files import write_json
 from research.layers.masks import causal_mask, padding_mask
 from research.layers.positions import sinusoidal_positions
-from research.models.vit import ViT
 from research.tasks.classification import Classification
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints
@@ -96,15 +96,15 @@ def _draw_image(experiment: Experiment, example: dict[str, Any]) -> None:
     if hasattr(model, "feature_map"):
         relevance = np.asarray(grad_cam(model, variables, inputs, np.array([best])))[0]
         image_heat_maps(image, {"relevance": relevance}, title, folder / "relevance.png")
-    if isinstance(model, ViT):
+    elif hasattr(model, "patch_size"):
         _draw_patch_attention(model, attention_weights(model, variables, inputs), image, title, folder / "attention")
 
 
 def _draw_patch_attention(
-    model: ViT, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path
+    model: nn.Module, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path
 ) -> None:
     grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
-    special = (model.pool == "cls") + model.distillation
+    special = (getattr(model, "pool", None) == "cls") + getattr(model, "distillation", False)
     folder.mkdir(exist_ok=True)
     for path, layer in weights.items():
         maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}

@@ -164,7 +164,7 @@ def test_commands_are_found():
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_of_the_page_exist(page):
     text = PAGES[page].read_text()
-    paths = re.findall(r"`((?:research|experiments|tests|docs|configs/\w+/\w+\.py)[\w/.]*)(?::[^`]*)?`", text)
+    paths = re.findall(r"`((?:research/|experiments/|tests/|docs/|configs/\w+/\w+\.py)[\w/.]*)(?::[^`]*)?`", text)
     links = [path for path in re.findall(r"\]\(([^)#]+)", text) if "://" not in path]
     paths = [ROOT / path for path in paths if path not in WRITTEN_BY_READERS and "NAME" not in path]
     paths += [PAGES[page].parent / link for link in links]

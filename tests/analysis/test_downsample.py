@@ -1,5 +1,7 @@
 """Fewer points of a curve: what a reader sees of it stays."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ def test_extremes_of_every_stretch_stay(points):
     kept = kept_points(values, 2000)
     assert len(kept) <= 2000 and kept[0] == 0 and kept[-1] == points - 1 and (np.diff(kept) > 0).all()
     borders = [points * stretch // 666 for stretch in range(667)]
-    for start, stop in zip(borders[:-1], borders[1:], strict=True):
+    for start, stop in itertools.pairwise(borders):
         inside = values[kept[(kept >= start) & (kept < stop)]]
         assert inside.min() == values[start:stop].min() and inside.max() == values[start:stop].max()
 
