@@ -1,5 +1,7 @@
 """Long curves, drawn with few points that look the same."""
 
+import itertools
+
 import numpy as np
 
 
@@ -18,7 +20,7 @@ def kept_points(values: np.ndarray, limit: int = 2000) -> np.ndarray:
     lows, highs = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
     borders = np.linspace(0, len(values), (limit - 2) // 3 + 1).astype(np.int64)
     kept = {0, len(values) - 1}
-    for start, stop in zip(borders[:-1], borders[1:], strict=True):
+    for start, stop in itertools.pairwise(borders):
         kept |= {int(start + lows[start:stop].argmin()), int(start + highs[start:stop].argmax())}
         if not finite[start:stop].all():
             kept.add(int(start + finite[start:stop].argmin()))
