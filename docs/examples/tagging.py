@@ -51,10 +51,8 @@ class Tagging:
     scored: ClassVar[bool] = False
 
     def prepare(self, source: Any, folder: Path) -> "Tagging":
-        def texts():
-            return (example[side] for example in source.examples("train") for side in ("source", "target"))
-
-        return dataclasses.replace(self, vocabulary=vocabulary_of_run(Tokenizer("whitespace"), texts, folder))
+        vocabulary = vocabulary_of_run(Tokenizer("whitespace"), source, ("source", "target"), folder)
+        return dataclasses.replace(self, vocabulary=vocabulary)
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

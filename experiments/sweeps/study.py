@@ -7,11 +7,12 @@ process ends, however it ends: whoever comes next goes on with what a dead proce
 
 import contextlib
 import fcntl
+import math
 import os
 import platform
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -63,6 +64,14 @@ class Trial:
     def complete(self, value: float) -> None:
         """The trial has come to its end with this objective."""
         self._end(TrialState.COMPLETE, value)
+
+    def book(self, results: Mapping[str, float]) -> None:
+        """The trial has come to its end with these results. Raises UserError where the objective is not among them."""
+        objective = self._study.plan.objective
+        if objective not in results:
+            raise UserError(f"--objective={objective} is not measured: use one of {', '.join(results)}")
+        value = float(results[objective])
+        self.fail(f"{objective} is not a number") if math.isnan(value) else self.complete(value)
 
     def prune(self) -> None:
         """The trial was given up; its last report stays as its value."""

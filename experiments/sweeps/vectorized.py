@@ -66,7 +66,7 @@ def _train(study: Study, trials: Sequence[Trial], say: Callable[[Trial], None]) 
         for experiment in experiments:
             checkpoints = Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint)
             members.append(Member(group.run(experiment), stack.enter_context(checkpoints), group.numbers(experiment)))
-            write_manifest(experiment)
+            write_manifest(experiment.folder, experiment.seed, experiment.source)
         trial_of = {id(member): trial for member, trial in zip(members, trials, strict=True)}
         began = time.monotonic()
 
@@ -92,15 +92,8 @@ def _train(study: Study, trials: Sequence[Trial], say: Callable[[Trial], None]) 
             write_json(member.run.folder / "results.json", results)
             trial = trial_of[id(member)]
             trial.note(seconds=seconds())
-            _book(trial, study.plan.objective, results)
+            trial.book(results)
             say(trial)
-
-
-def _book(trial: Trial, objective: str, results: Mapping[str, float]) -> None:
-    if objective not in results:
-        raise UserError(f"--objective={objective} is not measured: use one of {', '.join(results)}")
-    value = results[objective]
-    trial.complete(value) if value == value else trial.fail(f"{objective} is not a number")
 
 
 class _Group:

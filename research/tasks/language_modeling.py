@@ -43,10 +43,8 @@ class LanguageModeling:
     scored: ClassVar[bool] = False
 
     def prepare(self, source: Any, folder: Path) -> "LanguageModeling":
-        def texts():
-            return (example["text"] for example in source.examples("train"))
-
-        return dataclasses.replace(self, vocabulary=vocabulary_of_run(self.tokenizer, texts, folder))
+        vocabulary = vocabulary_of_run(self.tokenizer, source, ("text",), folder)
+        return dataclasses.replace(self, vocabulary=vocabulary)
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

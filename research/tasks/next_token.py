@@ -46,10 +46,8 @@ class NextToken:
     scored: ClassVar[bool] = False
 
     def prepare(self, source: Any, folder: Path) -> "NextToken":
-        def texts():
-            return (example[side] for example in source.examples("train") for side in ("source", "target"))
-
-        return dataclasses.replace(self, vocabulary=vocabulary_of_run(self.tokenizer, texts, folder))
+        vocabulary = vocabulary_of_run(self.tokenizer, source, ("source", "target"), folder)
+        return dataclasses.replace(self, vocabulary=vocabulary)
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

@@ -54,10 +54,8 @@ class Translation:
         self.signatures()  # an unknown score is an error now, not after training
 
     def prepare(self, source: Any, folder: Path) -> "Translation":
-        def texts():
-            return (example[side] for example in source.examples("train") for side in ("source", "target"))
-
-        return dataclasses.replace(self, vocabulary=vocabulary_of_run(self.tokenizer, texts, folder))
+        vocabulary = vocabulary_of_run(self.tokenizer, source, ("source", "target"), folder)
+        return dataclasses.replace(self, vocabulary=vocabulary)
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

@@ -1,7 +1,8 @@
 """The vocabulary of a run: trained once on the training text, then kept in the run's folder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,15 +10,15 @@ import numpy as np
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 
 
-def vocabulary_of_run(tokenizer: Tokenizer, texts: Callable[[], Iterable[str]], folder: Path) -> TrainedTokenizer:
-    """Loads `tokenizer.json` from the run's folder, or trains it on `texts()` and saves it there.
+def vocabulary_of_run(tokenizer: Tokenizer, source: Any, fields: Sequence[str], folder: Path) -> TrainedTokenizer:
+    """Loads `tokenizer.json` from the run's folder, or trains it on these fields of the training examples.
 
-    Every process trains the same one; process 0 writes it.
+    Every process trains the same one; process 0 saves it.
     """
     path = folder / "tokenizer.json"
     if path.exists():
         return TrainedTokenizer.load(path)
-    vocabulary = tokenizer.train(texts())
+    vocabulary = tokenizer.train(example[field] for example in source.examples("train") for field in fields)
     if jax.process_index() == 0:
         vocabulary.save(path)
     return vocabulary

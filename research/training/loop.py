@@ -64,7 +64,7 @@ def _train(
             began = time.perf_counter()
             measured = run.evaluator.metrics(state.variables(), validation) if progress.evaluates(step + 1) else {}
             progress.pause("evaluation", began)
-            progress.finish(state, step + 1, measured)
+            progress.finish(lambda state=state: state, step + 1, measured)
         progress.advance(step + 1, time.perf_counter() - started)
         if interruptions.reached(step + 1):
             if pending:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -90,8 +90,8 @@ class Progress:
         self._logged = (now, self.timing.steps)
         self._loggers.write(step, means)
 
-    def finish(self, state: TrainState, step: int, validation: Mapping[str, float]) -> None:
-        """Saves the state if that is due after so many steps. validation: the metrics measured there, if any were."""
+    def finish(self, state: Callable[[], TrainState], step: int, validation: Mapping[str, float]) -> None:
+        """Saves what `state` gives if that is due after so many steps. validation: metrics measured there, if any."""
         measured = {f"validation/{name}": value for name, value in validation.items()}
         if measured:
             self._loggers.write(step, measured)
@@ -99,7 +99,7 @@ class Progress:
         last = step == len(self._run.batches)
         kept = bool(step % self._save_every == 0 or last or (measured and self._checkpoints.policy.best))
         if kept or (step % self._run.options.log_every == 0 and self._checkpoints.due()):
-            self.save(state, step, measured, kept=kept)
+            self.save(state(), step, measured, kept=kept)
 
     def save(self, state: TrainState, step: int, measured: Mapping[str, float] = {}, *, kept: bool = False) -> None:
         """Saves the state of a step, unless that was done; `kept` for more than resuming."""

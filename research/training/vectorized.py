@@ -7,6 +7,7 @@ share the runs among them.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import operator
 import time
@@ -63,7 +64,7 @@ def _arithmetic(name: str) -> None:
     setattr(Number, f"__r{name}__", lambda self, other: function(other, self.traced))
 
 
-def _refused(self: Number, other: object) -> bool:
+def _refused(self: Number, *other: object) -> bool:
     raise TypeError("its size decides what is computed")
 
 
@@ -252,11 +253,11 @@ class _Loop:
             self._progress(member).log(step)
         began = time.perf_counter()
         values = self._measured(state) if evaluates else [{}] * len(self.rows)
-        host = jax.device_get(state)
+        fetched = functools.cache(lambda: jax.device_get(state))  # once, and only where something is saved
         for row, member in self._alive():
             progress = self._progress(member)
             progress.pause("evaluation", began)
-            progress.finish(_row(host, row), step, values[row])
+            progress.finish(lambda row=row: _row(fetched(), row), step, values[row])
             reason = self.watch(member, step, values[row]) if evaluates and step < self.total else None
             if reason:
                 self._end(member, reason)
@@ -266,7 +267,7 @@ class _Loop:
         if not alive or len(alive) > len(self.rows) // 2:  # each time costs a compilation
             return state
         self.rows = [member for _, member in alive]
-        return self.together.stacked([_row(host, row) for row, _ in alive])
+        return self.together.stacked([_row(fetched(), row) for row, _ in alive])
 
     def _measured(self, state: TrainState) -> list[dict[str, float]]:
         numbers = [member.numbers for member in self.rows]
@@ -319,6 +320,7 @@ class _Stacked:
         rows = [read[id(batches)] for batches in self._batches]
         if len({tuple((name, array.shape) for name, array in row.items()) for row in rows}) > 1:
             raise UserError(
-                f"trials have batches of different shapes at step {step}: use one seed, or --launcher=local"
+                f"trials have batches of different shapes at step {step}: let task.mixup and the like be 0 for all "
+                "or for none, use one seed, or --launcher=local"
             )
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -94,10 +94,10 @@ def test_a_trial_ends_as_if_it_had_been_alone(run, digits, tmp_path, number):
     same_run(folder / "trials" / f"{number:04d}", alone(run, tmp_path / "alone", point, **CLIPPED))
 
 
-def test_trials_with_their_own_schedule_and_decay(run, tmp_path):
-    swept = {"schedule.warmup.steps": [0, 4], "optimizer.b2": [0.9, 0.99], "training.ema": [0.5, 0.9]}
+def test_trials_with_their_own_schedule_mixup_and_decay(run, tmp_path):
+    swept = {"schedule.warmup.steps": [0, 4], "task.mixup": [0.2, 0.4], "training.ema": [0.5, 0.9]}
     sweep(tmp_path / "sweep", swept)
-    point = {"schedule.warmup.steps": "4", "optimizer.b2": "0.9", "training.ema": "0.9"}
+    point = {"schedule.warmup.steps": "4", "task.mixup": "0.2", "training.ema": "0.9"}
     same_run(tmp_path / "sweep/trials/0005", alone(run, tmp_path / "alone", point))
 
 
