@@ -71,7 +71,9 @@ def _ring(query: Array, key: Array, value: Array, extras: list[Array | None], nu
         logits = logits if mask is None else jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         if keys % num_blocks:
             logits = jnp.where(start + jnp.arange(block) < keys, logits, -jnp.inf)
-        new_highest = jnp.maximum(highest, logits.max(axis=-1))
+        # The result does not depend on it. Its gradient is rounding alone, and infinite where the compiler computes the
+        # logits twice: it is shared among the logits that equal the highest, and then none may.
+        new_highest = jax.lax.stop_gradient(jnp.maximum(highest, logits.max(axis=-1)))
         weights = jnp.exp(logits - new_highest[..., None])
         keep = jnp.exp(highest - new_highest)
         total = total * keep + weights.sum(axis=-1)

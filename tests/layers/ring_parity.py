@@ -1,6 +1,5 @@
 """Ring attention on four devices against one: prints the largest deviations of outputs and gradients as JSON."""
 
-import itertools
 import json
 
 import jax
@@ -34,7 +33,7 @@ def reference(query, key, value, *, mask=None, bias=None, weight_factors=1.0):
 def main() -> None:
     """Prints the deviations of every case and number of key heads."""
     deviations = {}
-    for kv_heads, length in itertools.product((4, 2), (8, 5)):
+    for kv_heads, length in ((4, 5), (2, 8)):  # five places over two or four blocks need padding
         shapes = ((2, length, 4, 6), (2, length, kv_heads, 6), (2, length, kv_heads, 5))
         keys = jax.random.split(jax.random.key(1), 3)
         inputs = [2 * jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
