@@ -90,10 +90,10 @@ def _draw_image(experiment: Experiment, example: dict[str, Any]) -> None:
     batch = task.questions([example]).batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
     (inputs,) = task.model_inputs(batch)
     image = batch["image"][0]
-    probabilities = np.asarray(task.predict(model, variables, batch))[0]
-    best = int(probabilities.argmax())
-    title = f"{task.class_names[best]} ({probabilities[best]:.2f})"
+    (answer,) = experiment.evaluator.answers(variables, task.questions([example]))
+    title = f"{answer['label']} ({answer['probability']:.2f})"
     if hasattr(model, "feature_map"):
+        best = task.class_names.index(answer["label"])
         relevance = np.asarray(grad_cam(model, variables, inputs, np.array([best])))[0]
         image_heat_maps(image, {"relevance": relevance}, title, folder / "relevance.png")
     elif hasattr(model, "patch_size"):

@@ -14,7 +14,12 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
 
     Keys are the layers' paths, such as "decoder/layer_0/cross_attention", in the order of the layers.
     """
-    _, collected = model.apply(variables, *inputs, train=False, mutable=["attention"])
+
+    @jax.jit
+    def collect(variables, inputs):
+        return model.apply(variables, *inputs, train=False, mutable=["attention"])[1]
+
+    collected = collect(variables, inputs)
     weights: dict[str, np.ndarray] = {}
     for path, value in jax.tree_util.tree_leaves_with_path(collected.get("attention", {})):
         names = [str(getattr(key, "key", key)) for key in path if hasattr(key, "key")][:-1]
