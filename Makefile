@@ -13,7 +13,7 @@ demo: setup
 	.venv/bin/python -m experiments.train --config=configs/translation/phrasebook.py --workdir=runs/demo
 
 test: setup
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: setup
 	.venv/bin/ruff check .

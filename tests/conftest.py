@@ -1,6 +1,8 @@
 """What every test relies on: the CPU, a compilation cache, shapes checked at run time, and commands to launch."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # Before JAX is imported, and through the environment, so that the processes which tests start do the same.
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling small models takes longer than running them
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MPLBACKEND": "agg",
 }
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every command compiles all of this anew
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background; what it starts would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook(["research.layers", "research.models", "research.decoding"], "beartype.beartype")
 
 
@@ -47,3 +53,17 @@ def run() -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def trained(run, tmp_path_factory) -> Callable[[str], Path]:
+    """`trained("configs/vision/digits.py:tiny")`: the folder of a finished run, made once. Tests may only read it."""
+
+    @functools.cache
+    def train(spec: str) -> Path:
+        folder = tmp_path_factory.mktemp("trained") / "run"
+        done = run("train", f"--config={spec}", f"--workdir={folder}")
+        assert done.code == 0, done.stderr
+        return folder
+
+    return train

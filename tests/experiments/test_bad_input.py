@@ -118,13 +118,12 @@ def test_a_corrupt_image_is_named(fails, tmp_path):
     fails(".png cannot be read as an image", f"--config={config}")
 
 
-def test_a_workdir_of_another_experiment_or_with_other_files(fails, run, tmp_path):
-    folder = tmp_path / "run"
-    assert run("train", f"--config={DIGITS}", f"--workdir={folder}").code == 0
+def test_a_workdir_of_another_experiment_or_with_other_files(fails, trained, tmp_path):
+    folder = trained(DIGITS)
     before = (folder / "results.json").read_text()
     fails("optimizer.learning_rate is 0.002 there and 0.5 here", f"--config={DIGITS}",
-          "--config.optimizer.learning_rate=0.5")  # fmt: skip
-    fails("holds a run of another config", f"--config={PHRASEBOOK}")
+          "--config.optimizer.learning_rate=0.5", workdir=folder)  # fmt: skip
+    fails("holds a run of another config", f"--config={PHRASEBOOK}", workdir=folder)
     assert (folder / "results.json").read_text() == before
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
@@ -132,9 +131,8 @@ def test_a_workdir_of_another_experiment_or_with_other_files(fails, run, tmp_pat
     fails("holds no run", workdir=tmp_path / "thesis", command="evaluate")
 
 
-def test_a_damaged_vocabulary_and_a_checkpoint_that_does_not_fit(fails, run, tmp_path):
-    folder = tmp_path / "run"
-    assert run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}").code == 0
+def test_a_damaged_vocabulary_and_a_checkpoint_that_does_not_fit(fails, trained, run, tmp_path):
+    folder = shutil.copytree(trained(PHRASEBOOK), tmp_path / "run")
     (folder / "results.json").unlink()
     vocabulary = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(vocabulary[:100])
@@ -145,11 +143,11 @@ def test_a_damaged_vocabulary_and_a_checkpoint_that_does_not_fit(fails, run, tmp
     fails("does not fit the config: params/", f"--config={PHRASEBOOK}", "--config.model.mlp_width=48")
     (folder / "config.json").write_text(config)
     assert run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}").code == 0
+    assert "this run is complete" in run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}").stdout
 
 
-def test_evaluating_before_the_first_checkpoint(fails, run, tmp_path):
-    folder = tmp_path / "run"
-    assert run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}").code == 0
+def test_evaluating_before_the_first_checkpoint(fails, trained, tmp_path):
+    folder = shutil.copytree(trained(PHRASEBOOK), tmp_path / "run")
     shutil.rmtree(folder / "checkpoints")
     fails("holds no checkpoint yet: train it first", command="evaluate")
     fails("holds no checkpoint yet: train it first", "hello", command="predict")
@@ -158,9 +156,8 @@ def test_evaluating_before_the_first_checkpoint(fails, run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"), [("", "input 1 is empty"), ("1 2 3 4 5 6 7 8 9 " * 5, "split the text, or train with a larger")]
 )
-def test_inputs_that_cannot_be_translated(text, words, fails, run, tmp_path):
-    assert run("train", f"--config={PHRASEBOOK}", f"--workdir={tmp_path / 'run'}").code == 0
-    fails(words, text, command="predict")
+def test_inputs_that_cannot_be_translated(text, words, fails, trained):
+    fails(words, text, command="predict", workdir=trained(PHRASEBOOK))
 
 
 def test_a_diverging_run_stops(fails):

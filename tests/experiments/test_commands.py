@@ -30,17 +30,11 @@ def text(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def phrasebook_run(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phrasebook") / "run"
-    code, stdout, stderr = run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}")
-    assert code == 0, stderr
-    return folder, stdout
-
-
-def test_training_prints_five_translations_and_draws_attention(phrasebook_run):
-    folder, stdout = phrasebook_run
-    assert stdout.count("\n  -> ") == 5
+def test_training_prints_five_translations_and_draws_attention(run, tmp_path):
+    folder = tmp_path / "run"
+    done = run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}")
+    assert done.code == 0, done.stderr
+    assert done.stdout.count("\n  -> ") == 5
     maps = sorted(path.name for path in (folder / "attention").iterdir())
     assert "decoder_layer_0_cross_attention.png" in maps and len(maps) == 3
     assert all(Image.open(folder / "attention" / name).size[0] > 300 for name in maps)
@@ -53,8 +47,8 @@ def test_training_prints_five_translations_and_draws_attention(phrasebook_run):
     assert "experiments.train" in manifest["starts"][0]["command"]
 
 
-def test_predict_from_arguments_standard_input_and_python(phrasebook_run, run):
-    folder, _ = phrasebook_run
+def test_predict_from_arguments_standard_input_and_python(trained, run):
+    folder = trained(PHRASEBOOK)
     answers = predict(folder, ["5 days", "January 5, 2024"])
     printed = run("predict", f"--workdir={folder}", "--format=jsonl", "5 days", "January 5, 2024")
     assert [json.loads(line) for line in printed.stdout.splitlines()] == answers
@@ -65,13 +59,13 @@ def test_predict_from_arguments_standard_input_and_python(phrasebook_run, run):
     assert piped.stdout == answers[0]["text"] + "\n"
 
 
-def test_predict_images(run, tmp_path):
-    assert run("train", f"--config={DIGITS}", f"--workdir={tmp_path / 'run'}").code == 0
+def test_predict_images(trained, run, tmp_path):
+    folder = trained(DIGITS)
     Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "grey.png")
-    printed = run("predict", f"--workdir={tmp_path / 'run'}", "--format=jsonl", str(tmp_path / "grey.png"))
+    printed = run("predict", f"--workdir={folder}", "--format=jsonl", str(tmp_path / "grey.png"))
     answer = json.loads(printed.stdout)
     assert answer["label"] in "0123456789" and 0.1 <= answer["probability"] <= 1
-    (array_answer,) = predict(tmp_path / "run", [np.full((8, 8, 1), 200, np.uint8)])
+    (array_answer,) = predict(folder, [np.full((8, 8, 1), 200, np.uint8)])
     assert array_answer["label"] == answer["label"]
 
 
@@ -114,6 +108,7 @@ def test_kill_nine_and_the_same_command_give_the_same_bits(config, run, tmp_path
     extra = [
         "--config.checkpoint.every.steps=2",
         "--config.training.duration.steps=60",
+        "--config.training.evaluate_every.steps=12",
         "--config.training.log_every=1",
     ]
     extra += [f"--config.data.path={text}"] if config == SHAKESPEARE else []
@@ -135,13 +130,12 @@ def test_kill_nine_and_the_same_command_give_the_same_bits(config, run, tmp_path
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_eight_devices_train_the_same_model(run, tmp_path):
+def test_eight_devices_train_the_same_model(trained, run, tmp_path):
     """The losses of 8 devices equal those of one, within what another order of summation explains."""
     eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    assert run("train", f"--config={DIGITS}", f"--workdir={tmp_path / 'one'}").code == 0
     done = run("train", f"--config={DIGITS}", f"--workdir={tmp_path / 'eight'}", **eight)
     assert done.code == 0 and "on 8 x" in done.stdout
-    for one, other in zip(logged(tmp_path / "one"), logged(tmp_path / "eight"), strict=True):
+    for one, other in zip(logged(trained(DIGITS)), logged(tmp_path / "eight"), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
@@ -182,8 +176,6 @@ def test_pretraining_without_labels_then_a_probe_and_fine_tuning(run, tmp_path):
         (["--labels=0.001"], "leaves 1 images of one class: use a larger share"),
     ],
 )
-def test_probes_that_make_no_sense(arguments, sentence, run, tmp_path):
-    workdir = f"--workdir={tmp_path / 'run'}"
-    assert run("train", f"--config={DIGITS}", workdir).code == 0
-    done = run("probe", workdir, *arguments)
+def test_probes_that_make_no_sense(arguments, sentence, trained, run):
+    done = run("probe", f"--workdir={trained(DIGITS)}", *arguments)
     assert done.code == 2 and sentence in done.stderr

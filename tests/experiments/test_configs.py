@@ -1,4 +1,4 @@
-"""Every config is launched as `:tiny`: trained, completed, resumed, evaluated."""
+"""Every config is launched as `:tiny`: trained to the end, evaluated."""
 
 import gzip
 import io
@@ -94,8 +94,6 @@ def test_tiny_trains_to_the_end_and_says_so(config, data, tmp_path, run):
     assert all((folder / name).exists() for name in files)
     for figure in ("data_wait_percent", "host_milliseconds_per_step"):
         assert figure in stdout
-    again = run("train", *arguments)
-    assert again.code == 0 and "complete" in again.stdout
     evaluated = run("evaluate", f"--workdir={folder}")
     assert evaluated.code == 0, evaluated.stderr
     for name, value in results.items():

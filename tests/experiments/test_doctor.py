@@ -31,7 +31,7 @@ def test_a_report_for_other_devices(mesh, run):
     assert code == 0, err
     devices = 4 if mesh == "2x2" else 8
     assert f"{devices} x cpu, 17.18 GB each, compiled on this CPU" in out
-    assert "source: int32 [8, 16], [2, 16] on each device" in out
+    assert "source: int32 [8, 13], [2, 13] on each device" in out
     assert re.search(r"all-gather +x\d+", out) and "are whole on every device" in out
     assert "\nTime" not in out
     kernel = "(fsdp, -, -)" if mesh == "2x2" else "(fsdp, tensor, -)"

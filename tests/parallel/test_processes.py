@@ -56,13 +56,16 @@ def losses(folder: Path) -> list[dict[str, float]]:
     ("config", "mesh"),
     [
         ("configs/vision/digits.py:tiny", {}),
-        ("configs/translation/phrasebook.py:tiny", {"data": 1, "fsdp": 4, "tensor": 2}),
+        ("configs/language/shakespeare.py:tiny", {"data": 1, "fsdp": 4, "tensor": 2}),
     ],
 )
 def test_two_processes_train_as_one(config, mesh, tmp_path):
     """Same losses, hence the same examples in each global batch; files written once; process 0 alone speaks."""
     arguments = [f"--config={config}", *(f"--config.mesh.{axis}={size}" for axis, size in mesh.items())]
     arguments += ["--config.model.width=64"]
+    if "shakespeare" in config:
+        (tmp_path / "text.txt").write_text("To be, or not to be, that is the question:\n" * 40)
+        arguments += [f"--config.data.path={tmp_path / 'text.txt'}"]
     launch(1, 8, [*arguments, f"--workdir={tmp_path / 'one'}"])
     first, second = launch(2, 4, [*arguments, f"--workdir={tmp_path / 'two'}"])
     assert "on 8 x" in first and "steps of" not in second

@@ -14,7 +14,12 @@ from research.training.loggers import read_metrics
 from tests.parallel.test_processes import launch, losses
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG = ["--config.training.duration.steps=40", "--config.training.log_every=1", "--config.checkpoint.every.steps=10"]
+LONG = [
+    "--config.training.duration.steps=40",
+    "--config.training.evaluate_every.steps=20",
+    "--config.training.log_every=1",
+    "--config.checkpoint.every.steps=10",
+]
 
 
 def stopped(arguments: list[str], folder: Path, devices: int) -> int:
