@@ -1,12 +1,13 @@
-"""Compares vision models on this machine: `python -m experiments.benchmark --config=configs/vision/compare.py`.
+"""Compares vision models on this machine: `python -m experiments.benchmark --config=FILE.py --workdir=FOLDER`.
 
 Prints parameters, multiply-adds, latency (batch normalisation folded, models in turns), images a second, and memory.
 Then how time and memory grow with the number of tokens: of attention alone, of a block of a ViT, and of a residual
-block of two 3x3 convolutions of the same width. `--output=FOLDER` keeps them as `comparison.md` and `comparison.json`
-and draws `models.png` and `tokens.png`.
+block of two 3x3 convolutions of the same width. The folder keeps them as `comparison.md` and `results.json`, with
+pictures of both, `models.png` and `tokens.png`.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.command import add_config, run_command
 from experiments.experiment import MODELS
+from experiments.run_folder import claim, write_manifest
 from research.analysis import cost
 from research.analysis.comparison import cost_picture, growth_picture
 from research.analysis.latency import growth, measure
@@ -43,7 +45,8 @@ def inference(model: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
 def compare(config: ConfigDict) -> list[dict[str, Any]]:
     """One row for each model, by rising multiply-adds.
 
-    Milliseconds are medians of a forward pass, memory is what the compiler plans.
+    Milliseconds are medians of a forward pass, `relative_1` is the latency of one image over that of the model that the
+    config calls `reference`, memory is what the compiler plans.
     """
     rows, calls = {}, {}
     for label, section in config.models.items():
@@ -55,7 +58,6 @@ def compare(config: ConfigDict) -> list[dict[str, Any]]:
         image = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
         rows[label] = {
             "model": label,
-            "accuracy": section.get("accuracy"),
             "parameters": parameters,
             "multiply_adds": cost.flops(model.apply, variables, image) // 2,
         }
@@ -66,6 +68,8 @@ def compare(config: ConfigDict) -> list[dict[str, Any]]:
     for (label, batch), values in measure(calls, config.rounds).items():
         rows[label][f"milliseconds_{batch}"] = 1000 * float(np.median(values))
         rows[label][f"images_per_second_{batch}"] = batch / float(np.median(values))
+    for row in rows.values():
+        row["relative_1"] = row["milliseconds_1"] / rows[config.reference]["milliseconds_1"]
     return sorted(rows.values(), key=lambda row: row["multiply_adds"])
 
 
@@ -119,16 +123,18 @@ def _kinds() -> dict[str, tuple[Callable[[Any, Array], Array], Any]]:
     }
 
 
-def models_table(rows: Sequence[Mapping[str, Any]], batch_sizes: Sequence[int]) -> str:
-    """The rows of `compare` in Markdown, with published accuracies where any model has one."""
-    last = batch_sizes[-1]
+def models_table(config: ConfigDict, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `compare` in Markdown, with published accuracies where the config has any."""
+    last = config.batch_sizes[-1]
+    accuracies = {label: section.get("accuracy") for label, section in config.models.items()}
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {"model": lambda row: row["model"]}
-    if any(row["accuracy"] is not None for row in rows):
-        columns["top-1, % (published)"] = lambda row: "-" if row["accuracy"] is None else f"{row['accuracy']:.1f}"
+    if any(accuracies.values()):
+        columns["top-1, % (published)"] = lambda row: str(accuracies[row["model"]] or "-")
     columns["parameters, M"] = lambda row: f"{row['parameters'] / 1e6:.3f}"
     columns["multiply-adds, G"] = lambda row: f"{row['multiply_adds'] / 1e9:.2f}"
-    for batch in batch_sizes:
+    for batch in config.batch_sizes:
         columns[f"ms, batch {batch}"] = lambda row, batch=batch: f"{row[f'milliseconds_{batch}']:.1f}"
+    columns[f"times {config.reference}"] = lambda row: f"{row['relative_1']:.2f}"
     columns[f"images/s, batch {last}"] = lambda row: f"{row[f'images_per_second_{last}']:.1f}"
     columns[f"memory, MB, batch {last}"] = lambda row: f"{row[f'memory_{last}'] / 1e6:.0f}"
     return _markdown([list(columns)] + [[cell(row) for cell in columns.values()] for row in rows])
@@ -150,30 +156,43 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]]) + "\n"
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """The command."""
-    config = load(arguments.config, arguments.overrides)
+def benchmark(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
+    """Measures all models of the config, writes all of it into `folder` and returns `{"<model>/<quantity>": value}`.
+
+    Raises UserError for a config that lists no models.
+    """
+    config = load(config_spec, overrides)
     if not config.get("models"):
-        raise UserError(f"{arguments.config} lists no models to compare: use configs/vision/compare.py")
-    folder = Path(arguments.output) if arguments.output else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    device = jax.devices()[0].device_kind
-    text = f"{config.size} x {config.size} pixels, float32, {device}, median of {config.rounds} rounds\n\n"
-    rows, batch_sizes = compare(config), list(config.batch_sizes)
-    text += models_table(rows, batch_sizes)
+        raise UserError(f"{config_spec} lists no models to compare: use configs/vision/compare.py")
+    with claim(folder, config):
+        return _benchmark(config, folder)
+
+
+def _benchmark(config: ConfigDict, folder: Path) -> dict[str, float]:
+    write_manifest(folder)
+    began = time.monotonic()
+    rows = compare(config)
+    machine = f"{config.size} x {config.size} pixels, float32, {jax.devices()[0].device_kind}"
+    text = f"{machine}, median of {config.rounds} rounds\n\n{models_table(config, rows)}"
     print(text, flush=True)
     tokens, curves = [side**2 for side in config.sides], grow(config.sides, config.rounds)
     table = growth_table(tokens, curves)
     print(table, end="")
-    if folder:
-        write_text(folder / "comparison.md", f"{text}\n{table}")
-        figures = {"device": device, "size": config.size, "models": rows, "tokens": tokens, "growth": curves}
-        write_json(folder / "comparison.json", figures)
-        cost_picture(rows, batch_sizes, folder / "models.png")
-        panels = {"milliseconds": "milliseconds", "megabytes": "megabytes of activations"}
-        growth_picture(tokens, curves, panels, folder / "tokens.png")
-        print(f"\ntables and pictures are in {folder}")
+    write_text(folder / "comparison.md", f"{text}\n{table}")
+    cost_picture(rows, config.batch_sizes, folder / "models.png")
+    panels = {"milliseconds": "milliseconds", "megabytes": "megabytes of activations"}
+    growth_picture(tokens, curves, panels, folder / "tokens.png")
+    results = {f"{row['model']}/{name}": value for row in rows for name, value in row.items() if name != "model"}
+    results |= {f"{kind}/{name}": curve[name] for kind, curve in curves.items() for name in curve if "growth" in name}
+    write_json(folder / "timing.json", {"seconds": time.monotonic() - began})
+    write_json(folder / "results.json", results)
+    print(f"\ntables and pictures are in {folder}")
+    return results
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """The command."""
+    benchmark(arguments.config, Path(arguments.workdir), arguments.overrides)
 
 
 if __name__ == "__main__":
@@ -183,5 +202,5 @@ if __name__ == "__main__":
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
-    parser.add_argument("--output", metavar="FOLDER", help="where tables and pictures are written")
+    parser.add_argument("--workdir", required=True, help="the folder of the tables and pictures")
     run_command(main, parser)

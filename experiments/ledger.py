@@ -36,7 +36,7 @@ class Claim:
     published: float
     tolerance: float
     better: Literal["higher", "lower", "neither"] = "higher"
-    unit: Literal["%", "BLEU", "nats", "ms"] = "%"
+    unit: Literal["%", "BLEU", "nats", "times"] = "%"
     config: str | None = None
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
@@ -64,7 +64,7 @@ class Claim:
         """A value in the claim's unit, with the digits that matter."""
         if self.unit == "%":
             return f"{100 * value:.4g} %"
-        return f"{value:.{2 if self.unit == 'BLEU' else 4}f} {self.unit}"
+        return f"{value:.{4 if self.unit == 'nats' else 2}f} {self.unit}"
 
     def estimate(self) -> str:
         """What all its runs cost, in words."""

@@ -19,10 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from experiments.architectures import STORED, architecture_table
+from experiments.benchmark import benchmark, models_table
 from experiments.command import run_command
 from experiments.ledger import (
     Claim,
@@ -43,7 +45,7 @@ from research.files import write_text
 from research.training.loggers import read_metrics
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"README.md": ("results",), "docs/results.md": ("details", "architectures")}
+PAGES = {"README.md": ("results",), "docs/results.md": ("details", "latency", "architectures")}
 SIGNS = {"higher": "", "lower": "at most ", "neither": "near "}
 FROM = {"paper": "", "repository": ", its repository", "measured": ", this project", "recalled": ", recalled"}
 
@@ -55,7 +57,10 @@ def reproduce(name: str, workdir: Path, data: str) -> Result:
     folders = [workdir / name / f"seed_{seed}" for seed in claim.seeds]
     for seed, folder in zip(claim.seeds, folders, strict=True):
         if not finished(folder, claim, seed):
-            train(spec, folder, {**overrides, "seed": str(seed)})
+            if "models" in claim.settings():
+                benchmark(spec, folder, overrides)
+            else:
+                train(spec, folder, {**overrides, "seed": str(seed)})
     result = summarise(name, claim, folders)
     for folder in folders:
         _draw(claim, folder)
@@ -66,6 +71,8 @@ def reproduce(name: str, workdir: Path, data: str) -> Result:
 
 def _draw(claim: Claim, folder: Path) -> None:
     """`metric.png`: the claim's metric in training and validation, as far as logged, over a logarithmic axis."""
+    if not (folder / "metrics.jsonl").exists():
+        return
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     name = claim.metric.partition("/")[2]
@@ -143,6 +150,20 @@ def _detail(name: str, claim: Claim, result: Result | None) -> str:
     return "\n".join(lines)
 
 
+def latencies() -> str:
+    """The table of the models whose latency was measured."""
+    result = read_result("latency")
+    if result is None:
+        return "not measured yet"
+    config, metrics = ConfigDict(result.config), result.metrics[0]
+    rows = {label: {"model": label} for label in config.models}
+    for name, value in metrics.items():
+        label, _, quantity = name.rpartition("/")
+        if label in rows:
+            rows[label][quantity] = value
+    return models_table(config, sorted(rows.values(), key=lambda row: row["multiply_adds"]))
+
+
 def check(write: bool) -> list[str]:
     """Reads every result and compares the tables of the pages; the pages that differ, which `write` renews."""
     claims = read_claims()
@@ -153,6 +174,7 @@ def check(write: bool) -> list[str]:
     tables = {
         "results": results_table(claims),
         "details": details(claims),
+        "latency": latencies(),
         "architectures": architecture_table(json.loads(STORED.read_text())),
     }
     different = []

@@ -19,7 +19,6 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from experiments.experiment import Experiment
 from research.config import ABSENT, diff, from_json, to_json
 from research.errors import UserError
 from research.files import write_json, write_text
@@ -99,9 +98,9 @@ def _short(value: Any) -> str:
     return "absent" if value == ABSENT else repr(value)
 
 
-def write_manifest(experiment: Experiment) -> None:
+def write_manifest(folder: Path, seed: int | None = None, source: Any = None) -> None:
     """`manifest.json`: what is needed to repeat the run; each start adds its command, commit and machine."""
-    path = experiment.folder / "manifest.json"
+    path = folder / "manifest.json"
     starts = json.loads(path.read_text())["starts"] if path.exists() else []
     commit, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
     start = {
@@ -115,7 +114,8 @@ def write_manifest(experiment: Experiment) -> None:
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
     }
-    write_json(path, {"seed": experiment.seed, "data": _fingerprint(experiment), "starts": [*starts, start]})
+    data = {} if source is None else _fingerprint(source)
+    write_json(path, {"seed": seed, "data": data, "starts": [*starts, start]})
 
 
 def _module_and_arguments() -> list[str]:
@@ -133,11 +133,11 @@ def _git(*command: str) -> str:
         return ""
 
 
-def _fingerprint(experiment: Experiment) -> Mapping[str, Any]:
+def _fingerprint(source: Any) -> Mapping[str, Any]:
     """The size of every split and a digest of a few of its examples: enough to notice other data."""
     fingerprint = {}
-    for split in experiment.source.splits:
-        examples = experiment.source.examples(split)
+    for split in source.splits:
+        examples = source.examples(split)
         digest = hashlib.sha256()
         for index in {0, len(examples) // 2, len(examples) - 1} if len(examples) else ():
             for name, value in sorted(examples[index].items()):

@@ -40,7 +40,7 @@ def _train(config: ConfigDict, folder: Path) -> dict[str, float]:
         return results
     experiment = build_experiment(config, folder)
     if jax.process_index() == 0:
-        write_manifest(experiment)
+        write_manifest(folder, experiment.seed, experiment.source)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.run.abstract_state.params))
     devices = jax.devices()
     print(f"{config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")

@@ -1,6 +1,6 @@
 """The models that "EfficientFormer: Vision Transformers at MobileNet Speed" (Li et al. 2022) is compared with.
 
-    python -m experiments.benchmark --config=configs/vision/compare.py --output=runs/compare
+    python -m experiments.benchmark --config=configs/vision/compare.py --workdir=runs/compare
 
 Its claims: ViTs are several times slower than light CNNs, and EfficientFormer closes the gap (L1 as fast as
 MobileNetV2x1.4, here MobileNetV2-140, on a telephone). Measured with random weights: latency does not depend on them.
@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """Arguments: tiny (two very small models on small images)."""
     arg = argument(arg, tiny=False)
     config = ConfigDict({"size": 224, "num_classes": 1000, "batch_sizes": [1, 8], "rounds": 20})
+    config.reference = "MobileNetV2-140"
     config.sides = [16, 24, 32, 48, 64]  # of square grids of tokens
     config.models = {
         "MobileNetV2": {"name": "mobilenet", "accuracy": 71.9},
@@ -39,5 +40,5 @@ def get_config(arg: str = "") -> ConfigDict:
             "ViT": {"name": "vit", "patch_size": 8, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_width": 32},
             "ResNet": {"name": "resnet", "depths": (1, 1), "bottleneck": False, "width": 8},
         }
-        config.update(size=32, rounds=2, sides=[8, 16])
+        config.update(size=32, rounds=2, sides=[8, 16], reference="ResNet")
     return config

@@ -1,6 +1,8 @@
 import json
 
 import numpy as np
+import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.benchmark import growth_table, models_table
@@ -10,19 +12,22 @@ CONFIG = "configs/vision/compare.py"
 
 
 def test_models_are_compared(run, tmp_path):
-    code, stdout, stderr = run("benchmark", f"--config={CONFIG}:tiny", f"--output={tmp_path / 'compare'}")
+    code, stdout, stderr = run("benchmark", f"--config={CONFIG}:tiny", f"--workdir={tmp_path / 'compare'}")
     assert code == 0, stderr
-    figures = json.loads((tmp_path / "compare/comparison.json").read_text())
-    rows, tokens = figures["models"], figures["tokens"]
-    assert {row["model"] for row in rows} == {"ResNet", "ViT"} and rows[0]["multiply_adds"] < rows[1]["multiply_adds"]
-    assert all(row["milliseconds_8"] > 0 and row["memory_8"] > row["parameters"] * 4 for row in rows)
-    attention, block = figures["growth"]["attention"], figures["growth"]["convolution block"]
-    for size, megabytes in zip(tokens, attention["megabytes"], strict=True):
-        assert megabytes * 1e6 >= 4 * size * size * 4  # four heads of float32 scores
-    assert attention["megabytes_growth"] > block["megabytes_growth"]
-    assert len(block["milliseconds"]) == len(tokens) and min(block["milliseconds"]) > 0
+    results = json.loads((tmp_path / "compare/results.json").read_text())
+    assert results["ViT/multiply_adds"] < results["ResNet/multiply_adds"]
+    for model in ("ResNet", "ViT"):
+        assert results[f"{model}/milliseconds_8"] > 0
+        assert results[f"{model}/memory_8"] > results[f"{model}/parameters"] * 4
+        relative = results[f"{model}/milliseconds_1"] / results["ResNet/milliseconds_1"]
+        assert results[f"{model}/relative_1"] == pytest.approx(relative)
+    assert results["attention/megabytes_growth"] > results["convolution block/megabytes_growth"]
     text = (tmp_path / "compare/comparison.md").read_text()
     assert text in stdout and "published" not in text  # the tiny models have no accuracy
+    header, _, *lines = [line.split(" | ") for line in text.splitlines() if line.startswith("|")][4:-1]
+    for cells in lines:
+        size, megabytes = int(cells[0].strip("| ")), float(cells[header.index("attention, MB")])
+        assert megabytes * 1e6 >= 4 * size * size * 4  # four heads of float32 scores
     for name in ("models.png", "tokens.png"):
         picture = np.asarray(Image.open(tmp_path / "compare" / name).convert("L"))
         assert picture.shape[1] > 800 and picture.std() > 10
@@ -31,12 +36,13 @@ def test_models_are_compared(run, tmp_path):
 def test_tables():
     row = {"parameters": 1_500_000, "multiply_adds": 2e9, "milliseconds_4": 8.0, "images_per_second_4": 500.0}
     rows = [
-        {"model": "A", "accuracy": None, "memory_4": 3e6, **row},
-        {"model": "B", "accuracy": 79.26, "memory_4": 4e6, **row},
+        {"model": "A", "relative_1": 1.0, "memory_4": 3e6, **row},
+        {"model": "B", "relative_1": 1.5, "memory_4": 4e6, **row},
     ]
-    head, _, a, b = models_table(rows, [4]).splitlines()
-    assert head.startswith("| model | top-1, % (published) | parameters, M |")
-    assert a == "| A | - | 1.500 | 2.00 | 8.0 | 500.0 | 3 |" and b.startswith("| B | 79.3 |")
+    config = ConfigDict({"batch_sizes": [4], "reference": "A", "models": {"A": {}, "B": {"accuracy": 79.3}}})
+    head, _, a, b = models_table(config, rows).splitlines()
+    assert head.startswith("| model | top-1, % (published) | parameters, M |") and "| times A |" in head
+    assert a == "| A | - | 1.500 | 2.00 | 8.0 | 1.00 | 500.0 | 3 |" and b.startswith("| B | 79.3 |")
     curve = {"milliseconds": [1.0, 4.0], "megabytes": [2, 4]}
     curve |= {"milliseconds_growth": 2.0, "megabytes_growth": 1.0}
     lines = growth_table([8, 16], {"attention": curve}).splitlines()

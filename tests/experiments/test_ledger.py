@@ -26,6 +26,18 @@ better = "neither"
 config = "configs/translation/scan.py:split=length26,tiny"
 seeds = [0, 1]
 
+[timed]
+title = "a ViT over a ResNet, tiny"
+paper = "nobody 2026"
+source = "recalled"
+metric = "ViT/relative_1"
+definition = "seconds over seconds"
+published = 1e9
+tolerance = 0.0
+better = "lower"
+unit = "times"
+config = "configs/vision/compare.py:tiny"
+
 [unbuilt]
 title = "a dream"
 paper = "nobody 2026"
@@ -80,6 +92,12 @@ def test_a_claim_is_run_once_checked_and_stored(tiny, workdir):
     written = (workdir / "tiny/seed_0/manifest.json").stat().st_mtime_ns
     reproduce.reproduce("tiny", workdir, "")
     assert (workdir / "tiny/seed_0/manifest.json").stat().st_mtime_ns == written
+
+
+def test_a_claim_about_latency_is_measured_by_the_benchmark(tiny):
+    result = reproduce.reproduce("timed", tiny / "runs", "")
+    assert result.reproduced and result.metrics[0]["ViT/milliseconds_1"] > 0 and result.seconds[0] > 0
+    assert result.config["reference"] == "ResNet" and result.log == ((),)
 
 
 def test_other_values_make_other_states(tiny, measured, workdir):
