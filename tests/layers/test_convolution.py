@@ -75,3 +75,33 @@ def test_folding_changes_no_output(options):
     np.testing.assert_allclose(
         ConvNorm(features, **options, folded=True).apply(folded, x), layer.apply(variables, x), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad", "height"), [(3, 1, 1, 6), (3, 2, 1, 7), (5, 2, 2, 8), (2, 2, 0, 5)]
+)
+def test_depthwise_convolution_and_its_gradients_against_numpy(kernel, stride, pad, height):
+    random = np.random.default_rng(0)
+    images, weights = random.normal(size=(2, height, 6, 3)), random.normal(size=(kernel, kernel, 1, 3))
+    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    rows, columns = ((size - kernel) // stride + 1 for size in padded.shape[1:3])
+    cotangent = random.normal(size=(2, rows, columns, 3))
+    expected, by_padded, by_weights = np.zeros(cotangent.shape), np.zeros(padded.shape), np.zeros(weights.shape)
+    for row, column in np.ndindex(rows, columns):
+        place = np.s_[:, row * stride : row * stride + kernel, column * stride : column * stride + kernel]
+        expected[:, row, column] = (padded[place] * weights[..., 0, :]).sum((1, 2))
+        by_padded[place] += cotangent[:, row, column][:, None, None] * weights[..., 0, :]
+        by_weights[..., 0, :] += (padded[place] * cotangent[:, row, column][:, None, None]).sum(0)
+    by_images = by_padded[:, pad : pad + height, pad : pad + 6]
+
+    layer = ConvNorm(3, kernel, stride, groups=-1, padding=pad, folded=True)
+    variables = {"params": {"conv": {"kernel": jnp.float32(weights), "bias": jnp.zeros(3)}}}
+    for apply in (layer.apply, jax.jit(layer.apply)):
+        found, backward = jax.vjp(apply, variables, jnp.float32(images))
+        gradients, images_gradient = backward(jnp.float32(cotangent))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(images_gradient, by_images, atol=1e-5)
+        np.testing.assert_allclose(gradients["params"]["conv"]["kernel"], by_weights, atol=2e-5)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+    np.testing.assert_allclose(layer.apply(half, jnp.bfloat16(images)).astype(float), expected, atol=0.1)
+    assert layer.apply(half, jnp.bfloat16(images)).dtype == jnp.bfloat16
