@@ -21,8 +21,8 @@ SPLITS = ("simple", "length", "length26", "addprim_jump", "addprim_turn_left")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: split, tiny."""
-    arg = argument(arg, split=SPLITS, tiny=False)
+    """Arguments: split, model (transformer, rnn), tiny."""
+    arg = argument(arg, split=SPLITS, model=("transformer", "rnn"), tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {"name": "scan", "split": arg.split}
     # The longest action sequence has 48 actions; the end marker makes 49.
@@ -35,6 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "mlp_width": 256,
         "dropout": 0.1,
     }
+    if arg.model == "rnn":
+        config.model = ConfigDict({"name": "rnn", "num_layers": 1, "width": 128, "dropout": 0.1})
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "b2": 0.98, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"steps": 200}}
     config.training = {
@@ -55,7 +57,9 @@ def get_config(arg: str = "") -> ConfigDict:
         config.expect = {"metric": "test/exact_match", "value": 1.0, "tolerance": 0.01}
     if arg.tiny:
         config.data.size = 100
-        config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
+        config.model.update(num_layers=1, width=16)
+        if arg.model == "transformer":
+            config.model.update(num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, buckets=2, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)
         config.checkpoint.every = {"steps": 3}
     return config
