@@ -17,7 +17,7 @@ import numpy as np
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
 from experiments.predict import example_of
-from research.analysis.attention import attention_weights, rollout
+from research.analysis.attention import attention_weights, rollout, sides, special_tokens
 from research.analysis.pictures import (
     attention_heat_maps,
     image_heat_maps,
@@ -62,16 +62,14 @@ def _draw_translation(experiment: Experiment, sentence: str) -> None:
     pair = task.dataset([{"source": sentence, "target": answer["text"]}], train=False, seed=0)
     batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
     tokens = {
-        side: [task.vocabulary.id_to_token(token) for token in batch[name][0][batch[name][0] != PAD]]
-        for side, name in (("source", "source"), ("input", "target_input"), ("output", "target_output"))
+        side: [task.vocabulary.id_to_token(token) for token in batch[side][0][batch[side][0] != PAD]]
+        for side in ("source", "target_input", "target_output")
     }
     weights = attention_weights(experiment.model, variables, *task.model_inputs(batch))
     (folder / "attention").mkdir(exist_ok=True)
     layers = {}
     for path, layer in weights.items():
-        # A decoder's query stands where its next token is written; the queries are named by what they write.
-        queries = tokens["source" if path.startswith("encoder") else "output"]
-        keys = tokens["input" if path.startswith("decoder") and "cross" not in path else "source"]
+        queries, keys = (tokens[side] for side in sides(path))
         heads = layer[0, :, : len(queries), : len(keys)]
         layers[path] = {"queries": queries, "keys": keys, "weights": np.round(heads, 4).tolist()}
         file = folder / "attention" / f"{path.replace('/', '_')}.png"
@@ -104,7 +102,7 @@ def _draw_patch_attention(
     model: nn.Module, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path
 ) -> None:
     grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
-    special = (getattr(model, "pool", None) == "cls") + getattr(model, "distillation", False)
+    special = special_tokens(model)
     folder.mkdir(exist_ok=True)
     for path, layer in weights.items():
         maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}

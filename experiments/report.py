@@ -81,6 +81,8 @@ def main(arguments: argparse.Namespace) -> None:
     for run in runs:
         if not run.is_dir():
             raise UserError(f"there is no folder {run}: give the folder of a run or a sweep")
+        if len(runs) > 1 and (run / "sweep.csv").exists():
+            raise UserError(f"{run} is a sweep, whose page shows it alone: give it as the only folder")
     if len(runs) > 1 and not arguments.output:
         raise UserError("several runs have no folder of their own for a page: add --output=FILE.html")
     output = Path(arguments.output or runs[0] / "report.html")

@@ -30,15 +30,16 @@ LIST_SECONDS = 5
 
 
 def runs_of(root: Path) -> dict[str, Path]:
-    """Every folder of a run or a sweep under `root`, by its path from there; those whose files lie elsewhere are left
-    out, and links are not followed."""
+    """Every folder of a run or a sweep under `root`, by its path from there ("" for itself); those whose files lie
+    elsewhere are left out, and links are not followed."""
     found = {}
     for place, _, names in os.walk(root.resolve()):
         folder = Path(place)
         files = [folder / name for name in names if name in (*FILES, ".lock", "sweep.csv", "importance.png")]
         holds_one = not {"config.json", "metrics.jsonl", "sweep.csv"}.isdisjoint(names)
         if holds_one and not any(file.is_symlink() for file in files):
-            found[folder.relative_to(root.resolve()).as_posix()] = folder
+            name = folder.relative_to(root.resolve()).as_posix()
+            found["" if name == "." else name] = folder
     return found
 
 
@@ -71,7 +72,7 @@ def _page(folder: Path, changed: float, state: State) -> str:
 @functools.lru_cache(maxsize=1000)
 def _row(name: str, folder: Path, changed: float, state: State) -> str:
     """A row of the list, without the time."""
-    link = f'<a href="/runs/{quote(name)}">{escape(name)}</a>'
+    link = f'<a href="/runs/{quote(name)}">{escape(name or folder.name)}</a>'
     if (folder / "sweep.csv").exists():
         return f"<th scope=row dir=auto>{link}</th><td>sweep</td><td></td><td></td>"
     try:
@@ -112,7 +113,8 @@ def _state(folder: Path) -> State:
 
 def _changed(folder: Path) -> float:
     """When a file that the page is made of was last written, in seconds since 1970."""
-    files = [folder / name for name in (*FILES, "sweep.csv")]
+    files = [folder / name for name in (*FILES, "sweep.csv", "importance.png")]
+    files += folder.glob("trials/*/metrics.jsonl")
     return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 

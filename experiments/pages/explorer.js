@@ -110,16 +110,23 @@
     ];
   }
 
+  /** Where an image's patches begin and end among its tokens. */
+  const patchesOf = (look) => [look.special, look.special + look.grid[0] * look.grid[1]];
+
   function imageView(look, layer) {
     const [rows, columns] = look.grid;
-    const extra = layer.shape[2] - rows * columns; // class token and the like stand before the patches
+    const [first, end] = patchesOf(look); // class token and the like stand before the patches, registers behind
     const patch = (index) => `row ${Math.floor(index / columns) + 1}, column ${(index % columns) + 1}`;
-    const names = [...Array(layer.shape[2]).keys()].map((i) => (i < extra ? "class token" : patch(i - extra)));
-    const buttons = names.map((name, index) => {
-      const className = index < extra ? "token" : "";
-      return make("button", { type: "button", className, aria: { label: name, pressed: false } });
+    const names = [...Array(layer.shape[2]).keys()].map((i) => {
+      if (i < first) return ["class token", "distillation token"][i];
+      return i < end ? patch(i - first) : `register ${i - end + 1}`;
     });
-    buttons.slice(0, extra).forEach((button) => (button.textContent = "class token"));
+    const isPatch = (_, index) => first <= index && index < end;
+    const buttons = names.map((name, index) => {
+      const look = isPatch(name, index) ? {} : { className: "token", textContent: name };
+      return make("button", { type: "button", ...look, aria: { label: name, pressed: false } });
+    });
+    const others = buttons.filter((button, index) => !isPatch(button, index));
     const aspect = `${columns} / ${rows}`;
     const image = make("img", { src: look.image, alt: look.title });
     const canvas = make("canvas", { role: "img", ariaLabel: "where the head looks" });
@@ -128,16 +135,16 @@
     paintQuery = () => {
       const weights = row(layer, chosen.head, chosen.query);
       press(buttons, chosen.query);
-      spotlight(canvas, image, relative(weights.slice(extra)), columns);
+      spotlight(canvas, image, relative(weights.slice(first, end)), columns);
       say(said, names[chosen.query], names, weights);
     };
     image.addEventListener("load", () => paintQuery());
     const tracks = { "grid-template-columns": `repeat(${columns}, 1fr)`, "grid-template-rows": `repeat(${rows}, 1fr)` };
     const group = { className: "patches", role: "group", ariaLabel: "patches", style: tracks };
-    const patches = make("div", group, ...buttons.slice(extra));
+    const patches = make("div", group, ...buttons.filter(isPatch));
     const photo = (...parts) => make("div", { className: "photo", style: { "--aspect": aspect } }, ...parts);
     return [
-      ...(extra ? [make("div", { className: "tokens" }, ...buttons.slice(0, extra))] : []),
+      ...(others.length ? [make("div", { className: "tokens" }, ...others)] : []),
       make("div", { className: "pair" },
         make("div", {}, make("h3", { textContent: "From this patch" }), photo(image, patches)),
         make("div", {}, make("h3", { textContent: "To these" }), photo(canvas))),
@@ -241,7 +248,7 @@
         paintMap(canvas, rows.map(Math.sqrt), keys);
       } else {
         const weights = row(layer, head, Math.min(chosen.query, queries - 1));
-        paintMap(canvas, relative(weights.slice(keys - look.grid[0] * look.grid[1])), look.grid[1]);
+        paintMap(canvas, relative(weights.slice(...patchesOf(look))), look.grid[1]);
       }
     }
   }

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import shlex
 import string
@@ -201,7 +202,13 @@ def _image(sample: Mapping[str, Any]) -> str:
 
 
 def _explorer(records: Sequence[Record]) -> str:
-    looks = [look for record in records for look in record.shown.get("attention", [])][:3]
+    named = [
+        [look | {"title": f"{record.name}: {look['title']}"} if len(records) > 1 else look for look in looks]
+        for record in records
+        if (looks := record.shown.get("attention", []))
+    ]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*named))
+    looks = [look for look in turns if look][: max(3, len(named))]
     if not looks:
         return ""
     data = f'<script type=application/json id="attention-data">{embedded(looks)}</script>'

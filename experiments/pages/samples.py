@@ -13,7 +13,7 @@ from PIL import Image
 from sacrebleu.metrics import CHRF
 
 from experiments.experiment import Experiment
-from research.analysis.attention import attention_weights
+from research.analysis.attention import attention_weights, sides, special_tokens
 from research.data.tokenizer import PAD
 from research.errors import UserError
 from research.files import write_json
@@ -75,14 +75,12 @@ def _look_at_pairs(experiment: Experiment, variables: Mapping, pairs: Sequence[M
     layered = attention_weights(experiment.model, variables, *task.model_inputs(batch))
     layered = dict(sorted(layered.items(), key=lambda item: item[0].startswith("decoder")))
     for index, pair in enumerate(pairs):
-        sides = {name: batch[name][index] for name in ("source", "target_input", "target_output")}
-        ids = {side: tokens[tokens != PAD][:MAX_TOKENS] for side, tokens in sides.items()}
+        padded = {side: batch[side][index] for side in ("source", "target_input", "target_output")}
+        ids = {side: tokens[tokens != PAD][:MAX_TOKENS] for side, tokens in padded.items()}
         tokens = {side: [task.vocabulary.id_to_token(int(token)) for token in kept] for side, kept in ids.items()}
         layers = []
         for path, weights in layered.items():
-            # A decoder's query stands where its next token is written; the queries are named by what they write.
-            rows = "source" if path.startswith("encoder") else "target_output"
-            columns = "target_input" if path.startswith("decoder") and "cross" not in path else "source"
+            rows, columns = sides(path)
             layers.append(layer(path, weights[index, :, : len(tokens[rows]), : len(tokens[columns])], rows, columns))
         title = f"{clean(pair['source'])} → {clean(pair['target'])}"
         looks.append({"kind": "text", "title": title, "tokens": tokens, "layers": layers})
@@ -130,7 +128,8 @@ def _images(experiment: Experiment, variables: Mapping, examples: Sequence[Mappi
     for index, (label, answer) in enumerate(zip(labels[:LOOKS], answers, strict=False)):
         layers = [layer(path, weights[index], "patches", "patches") for path, weights in layered.items()]
         title = f"{label}, taken for {answer['label']} ({answer['probability']:.0%})"
-        looks.append({"kind": "image", "title": title, "image": pictures[index], "grid": grid, "layers": layers})
+        look = {"kind": "image", "title": title, "image": pictures[index], "grid": grid, "layers": layers}
+        looks.append(look | {"special": special_tokens(model)})
     return samples, looks
 
 

@@ -35,7 +35,7 @@ def write_page(folder, looks, rows=50):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Addresses of a page about a text, one about an image with a class token, and one with a long log."""
+    """Addresses of a page about a text, one about an image with a class token and a register, one with a long log."""
     folder = tmp_path_factory.mktemp("pages")
     text = {"kind": "text", "title": "</script>", "tokens": {"source": SOURCE, "target_output": TARGET}}
     text["layers"] = [
@@ -43,9 +43,9 @@ def pages(tmp_path_factory):
         layer("decoder/layer_0/cross_attention", weights(1, 2, 3, 4), "target_output", "source"),
     ]
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    image = {"kind": "image", "title": "cat", "image": png(pixels), "grid": [4, 4]}
+    image = {"kind": "image", "title": "cat", "image": png(pixels), "grid": [4, 4], "special": 1}
     image["layers"] = [
-        layer(f"layer_{n}/self_attention", weights(n, 3, 17, 17), "patches", "patches") for n in range(2)
+        layer(f"layer_{n}/self_attention", weights(n, 3, 18, 18), "patches", "patches") for n in range(2)
     ]
     return {
         "text": write_page(folder / "text", [text]),
@@ -150,10 +150,13 @@ def test_pointing_at_a_patch_lights_what_it_looks_at(visit, size):
     tab.locator(".maps button").nth(4).click()
     assert picker(tab, "Head").input_value() == "2" and picker(tab, "Layer").input_value() == "1"
     assert picture(tab) != second
-    tab.get_by_role("button", name="class token").click()
-    seen = weights(1, 3, 17, 17)[1, 0]
-    names = ["class token", *(f"row {place // 4 + 1}, column {place % 4 + 1}" for place in range(16))]
-    assert f"class token → {names[seen.argmax()]} ({100 * seen.max():.0f} %)" in tab.locator(".said").text_content()
+    places = [f"row {place // 4 + 1}, column {place % 4 + 1}" for place in range(16)]
+    names = ["class token", *places, "register 1"]
+    for number in (0, 3, 17):
+        tab.get_by_role("button", name=names[number], exact=True).click()
+        seen = weights(1, 3, 18, 18)[1, number]
+        said = f"{names[number]} → {names[seen.argmax()]} ({100 * seen.max():.0f} %)"
+        assert said in tab.locator(".said").text_content()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -243,9 +243,16 @@ def test_training_writes_the_page_with_samples_and_attention(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("runs", "sentence"),
-    [(["nowhere"], "there is no folder nowhere"), (["."], "holds no run"), ([".", "."], "add --output=FILE")],
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["."], "holds no run"),
+        ([".", "."], "add --output=FILE"),
+        ([".", "sweep"], "sweep is a sweep, whose page shows it alone"),
+    ],
 )
 def test_wrong_folders_are_one_sentence(tmp_path, monkeypatch, runs, sentence):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/sweep.csv").write_text("")
     with pytest.raises(UserError, match=sentence):
         report.main(argparse.Namespace(runs=runs, output=None))

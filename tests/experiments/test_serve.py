@@ -29,16 +29,9 @@ def write_run(folder, accuracies, age=0):
     return folder
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the runs, and `get(path)` of a server for it: status and text."""
-    root = tmp_path_factory.mktemp("place") / "runs"
-    write_run(root / "old", [0.25, 0.75, 0.5], age=1000)
-    write_run(root / "group" / "new & <b>", [0.5])
-    write_run(root.parent / "secret", [0.125])
-    (root / "link").symlink_to(root.parent / "secret")
-    (root / "half").mkdir()
-    (root / "half" / "config.json").symlink_to(root.parent / "secret" / "config.json")
+@contextlib.contextmanager
+def serving(root):
+    """`get(path)` of a server for the folder: status and text."""
     server = uvicorn.Server(uvicorn.Config(serve.application(root, ["127.0.0.1"]), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -52,9 +45,23 @@ def site(tmp_path_factory):
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
-    yield root, get
+    yield get
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the runs, and `get` of a server for it."""
+    root = tmp_path_factory.mktemp("place") / "runs"
+    write_run(root / "old", [0.25, 0.75, 0.5], age=1000)
+    write_run(root / "group" / "new & <b>", [0.5])
+    write_run(root.parent / "secret", [0.125])
+    (root / "link").symlink_to(root.parent / "secret")
+    (root / "half").mkdir()
+    (root / "half" / "config.json").symlink_to(root.parent / "secret" / "config.json")
+    with serving(root) as get:
+        yield root, get
 
 
 def test_the_list_has_every_run_the_last_changed_first(site):
@@ -71,6 +78,13 @@ def test_the_list_has_every_run_the_last_changed_first(site):
     (root / "old" / ".lock").unlink()
     assert get("/runs/group/new%20%26%20%3Cb%3E")[0] == 200
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_folder_that_is_a_run_itself_is_listed_by_its_name(tmp_path):
+    with serving(write_run(tmp_path / "alone", [0.5])) as get:
+        assert '<a href="/runs/">alone</a>' in get("/")[1]
+        status, text = get("/runs/")
+    assert status == 200 and "0.5" in text
 
 
 def test_a_page_is_made_anew_only_when_its_run_has_changed(site, monkeypatch):
