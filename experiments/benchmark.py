@@ -7,6 +7,7 @@ pictures of both, `models.png` and `tokens.png`.
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from experiments.command import add_config, run_command
 from experiments.experiment import MODELS
@@ -24,7 +24,7 @@ from experiments.run_folder import claim, write_manifest
 from research.analysis import cost
 from research.analysis.comparison import cost_picture, growth_picture
 from research.analysis.latency import growth, measure
-from research.config import choose, load
+from research.config import build, choose, load, suggestion
 from research.errors import UserError
 from research.files import write_json, write_text
 from research.layers.attention import dot_product_attention
@@ -35,6 +35,33 @@ from research.models import resnet
 WIDTH, NUM_HEADS = 256, 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What a config of this command says: models by label (sections as `model` elsewhere, and their published
+    `accuracy` in per cent), the one that the others' latency is divided by, images of `size` x `size` pixels, and the
+    sides of square grids of tokens over which single layers are measured."""
+
+    models: Mapping[str, Any]
+    reference: str
+    size: int
+    num_classes: int
+    batch_sizes: tuple[int, ...]
+    rounds: int
+    sides: tuple[int, ...]
+
+    def __post_init__(self):
+        if self.reference not in self.models:
+            raise UserError(f"reference is {self.reference!r}: {suggestion(self.reference, self.models, 'models')}")
+        if 1 not in self.batch_sizes:
+            raise UserError(
+                f"batch_sizes {list(self.batch_sizes)} lack 1, the size that models are compared at: add it"
+            )
+        if self.rounds < 1 or len(self.sides) < 2:
+            raise UserError(
+                f"rounds {self.rounds} and sides {list(self.sides)} are too few: use 1 round, 2 sides or more"
+            )
+
+
 def inference(model: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
     """The model as it is used, batch normalisation folded where it has one, and its variables."""
     if "batch_stats" not in variables:
@@ -42,7 +69,7 @@ def inference(model: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
     return model.clone(folded=True), fold(variables)
 
 
-def compare(config: ConfigDict) -> list[dict[str, Any]]:
+def compare(config: Comparison) -> list[dict[str, Any]]:
     """One row for each model, by rising multiply-adds.
 
     Milliseconds are medians of a forward pass, `relative_1` is the latency of one image over that of the model that the
@@ -123,7 +150,7 @@ def _kinds() -> dict[str, tuple[Callable[[Any, Array], Array], Any]]:
     }
 
 
-def models_table(config: ConfigDict, rows: Sequence[Mapping[str, Any]]) -> str:
+def models_table(config: Comparison, rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of `compare` in Markdown, with published accuracies where the config has any."""
     last = config.batch_sizes[-1]
     accuracies = {label: section.get("accuracy") for label, section in config.models.items()}
@@ -159,16 +186,17 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 def benchmark(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
     """Measures all models of the config, writes all of it into `folder` and returns `{"<model>/<quantity>": value}`.
 
-    Raises UserError for a config that lists no models.
+    Raises UserError for a config that is not one of a comparison.
     """
-    config = load(config_spec, overrides)
-    if not config.get("models"):
+    stored = load(config_spec, overrides)
+    if not stored.get("models"):
         raise UserError(f"{config_spec} lists no models to compare: use configs/vision/compare.py")
-    with claim(folder, config):
+    config = build(Comparison, stored, "")
+    with claim(folder, stored):
         return _benchmark(config, folder)
 
 
-def _benchmark(config: ConfigDict, folder: Path) -> dict[str, float]:
+def _benchmark(config: Comparison, folder: Path) -> dict[str, float]:
     write_manifest(folder)
     began = time.monotonic()
     rows = compare(config)

@@ -19,12 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from experiments.architectures import STORED, architecture_table
-from experiments.benchmark import benchmark, models_table
+from experiments.benchmark import Comparison, benchmark, models_table
 from experiments.command import run_command
 from experiments.ledger import (
     Claim,
@@ -40,6 +39,7 @@ from experiments.ledger import (
     summarise,
 )
 from experiments.train import train
+from research.config import build
 from research.errors import UserError
 from research.files import write_text
 from research.training.loggers import read_metrics
@@ -155,7 +155,7 @@ def latencies() -> str:
     result = read_result("latency")
     if result is None:
         return "not measured yet"
-    config, metrics = ConfigDict(result.config), result.metrics[0]
+    config, metrics = build(Comparison, result.config, ""), result.metrics[0]
     rows = {label: {"model": label} for label in config.models}
     for name, value in metrics.items():
         label, _, quantity = name.rpartition("/")

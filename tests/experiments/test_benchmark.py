@@ -2,10 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.benchmark import growth_table, models_table
+from experiments.benchmark import Comparison, growth_table, models_table
 from research.config import load
 
 CONFIG = "configs/vision/compare.py"
@@ -33,16 +32,37 @@ def test_models_are_compared(run, tmp_path):
         assert picture.shape[1] > 800 and picture.std() > 10
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.round=5", "did you mean rounds"),
+        ("--config.batch_sizes=[8]", "lack 1"),
+        ("--config.reference=ResNett", "did you mean ResNet"),
+        ("--config.sides=[8]", "2 sides or more"),
+    ],
+)
+def test_settings_that_make_no_sense_end_before_anything_is_measured(override, words, run, tmp_path):
+    done = run("benchmark", f"--config={CONFIG}:tiny", f"--workdir={tmp_path / 'compare'}", override)
+    assert done.code == 2 and words in done.stderr and not (tmp_path / "compare").exists()
+
+
 def test_tables():
-    row = {"parameters": 1_500_000, "multiply_adds": 2e9, "milliseconds_4": 8.0, "images_per_second_4": 500.0}
+    row = {
+        "parameters": 1_500_000,
+        "multiply_adds": 2e9,
+        "milliseconds_1": 2.0,
+        "milliseconds_4": 8.0,
+        "images_per_second_4": 500.0,
+    }
     rows = [
         {"model": "A", "relative_1": 1.0, "memory_4": 3e6, **row},
         {"model": "B", "relative_1": 1.5, "memory_4": 4e6, **row},
     ]
-    config = ConfigDict({"batch_sizes": [4], "reference": "A", "models": {"A": {}, "B": {"accuracy": 79.3}}})
+    models = {"A": {}, "B": {"accuracy": 79.3}}
+    config = Comparison(models, reference="A", size=8, num_classes=2, batch_sizes=(1, 4), rounds=1, sides=(8, 16))
     head, _, a, b = models_table(config, rows).splitlines()
     assert head.startswith("| model | top-1, % (published) | parameters, M |") and "| times A |" in head
-    assert a == "| A | - | 1.500 | 2.00 | 8.0 | 1.00 | 500.0 | 3 |" and b.startswith("| B | 79.3 |")
+    assert a == "| A | - | 1.500 | 2.00 | 2.0 | 8.0 | 1.00 | 500.0 | 3 |" and b.startswith("| B | 79.3 |")
     curve = {"milliseconds": [1.0, 4.0], "megabytes": [2, 4]}
     curve |= {"milliseconds_growth": 2.0, "megabytes_growth": 1.0}
     lines = growth_table([8, 16], {"attention": curve}).splitlines()
