@@ -121,7 +121,7 @@ def undocumented(sources: Sources) -> list[str]:
 def test_floors(house: Sources) -> None:
     assert len(house) > 10
     packages = {package_of(module_of(path)) for path in house} - {"tests"}
-    assert packages <= set(FLOORS), f"give {packages - set(FLOORS)} a floor in the design and in FLOORS"
+    assert packages <= set(FLOORS), f"give {packages - set(FLOORS)} a floor in the README and in FLOORS"
     assert upward_imports(house) == []
     assert circle(house) == []
 

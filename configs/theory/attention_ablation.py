@@ -12,9 +12,9 @@ too, smaller keys hurt, bigger models and dropout help, learned positions make n
 The whole table, three seeds of each row, is one sweep:
 
     python -m experiments.sweep --config=configs/theory/attention_ablation.py:folder=multi30k_bpe \
-        --workdir=runs/ablation --seeds=3 --objective=validation/bleu
+        --workdir=runs/ablation --seeds=3 --objective=validation/multi_bleu
 
-Hardware and time: as for multi30k.py.
+Hardware and time: as for multi30k.py; not yet run.
 """
 
 from pathlib import Path

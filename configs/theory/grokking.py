@@ -12,7 +12,7 @@ at most 100,000; accuracy is that of the best checkpoint, since large weight dec
 steps now and then. GPT in its place (pre-norm, output tied to the embedding, small initial weights) generalises after
 300 steps, at the same time as it learns the training table.
 
-Hardware: 2 CPU cores, about 10 minutes. Expected: validation/accuracy above 0.99.
+Hardware: 2 CPU cores, about 8 minutes. Expected: validation/accuracy above 0.99.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
 source: a run's folder or a .safetensors file; without, the same training from scratch, to compare with. labels:
 training scans that are used, 126 (a tenth of them) unless given.
 
-Hardware and time: 2 CPU cores, about half a minute for 126 labels.
+Hardware and time: 2 CPU cores, about a minute for 126 labels.
 """
 
 from pathlib import Path

@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.training = {"batch_size": 4096, "duration": {"epochs": 800}, "evaluate_every": {"epochs": 20}}
         config.training.precision = "params=float32,compute=bfloat16"
         config.checkpoint = {"every": {"epochs": 20}}
-        return config
+        return _tiny(config) if arg.tiny else config
     config.data = {"name": "digits"}
     config.task = {
         "name": "masked_images",
@@ -48,11 +48,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.training = {"batch_size": 128, "duration": {"epochs": 400}, "log_every": 20, "ema": 0.995}
     config.training.evaluate_every = {"epochs": 80}
     config.checkpoint = {"every": {"epochs": 80}}
-    if arg.tiny:
-        config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
-        config.model.update(decoder_width=16, decoder_layers=1, decoder_heads=2)
-        config.training.update(batch_size=8, log_every=2)
-        config.training.duration = {"steps": 6}
-        config.training.evaluate_every = config.checkpoint.every = {"steps": 3}
-        config.schedule.warmup = {"steps": 2}
+    return _tiny(config) if arg.tiny else config
+
+
+def _tiny(config: ConfigDict) -> ConfigDict:
+    config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
+    config.model.update(decoder_width=16, decoder_layers=1, decoder_heads=2)
+    config.training.update(batch_size=8, log_every=2)
+    config.training.duration = {"steps": 6}
+    config.training.evaluate_every = config.checkpoint.every = {"steps": 3}
+    config.schedule.warmup = {"steps": 2}
     return config

@@ -7,7 +7,7 @@
 The model is the small ViT of configs/vision/digits.py. The paper's figures are for a convolutional network on CIFAR-10:
 89.06 % with a non-linear probe on its features, 92.80 % supervised.
 
-Hardware and time: 2 CPU cores, about 2 minutes.
+Hardware and time: 2 CPU cores, about 3 minutes.
 """
 
 from pathlib import Path
