@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import jax
-import sqlalchemy
 
 from experiments.command import run_command
 from experiments.sweeps.compare import compare
@@ -18,7 +17,7 @@ from experiments.sweeps.plan import PRUNERS, SAMPLERS, Plan, direction_of, objec
 from experiments.sweeps.progress import Progress, summarize
 from experiments.sweeps.results import write_results
 from experiments.sweeps.space import check_space, plain, read_space
-from experiments.sweeps.study import Study
+from experiments.sweeps.study import DATABASE_ERRORS, Study, cause
 from experiments.sweeps.worker import work
 from research.config import load
 from research.errors import UserError
@@ -36,9 +35,9 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     direction = arguments.direction or direction_of(objective, config)
     listed = all(isinstance(plain(dimension), Choice) for dimension in space.values())
     sampler = arguments.sampler or ("grid" if listed else "random")
-    return Plan(
-        arguments.config, arguments.overrides, space, objective, direction, sampler, arguments.pruner, arguments.trials
-    )
+    file, colon, argument = arguments.config.partition(".py:")
+    spec = str(Path(file).resolve()) + colon + argument  # trials start at the root of the repository
+    return Plan(spec, arguments.overrides, space, objective, direction, sampler, arguments.pruner, arguments.trials)
 
 
 def sweep(study: Study, arguments: argparse.Namespace) -> None:
@@ -48,7 +47,8 @@ def sweep(study: Study, arguments: argparse.Namespace) -> None:
             from experiments.sweeps.slurm_launcher import submit
 
             jobs = arguments.workers or 1
-            submit(_shared(sys.argv[1:]), study.folder, jobs, arguments.cpus, arguments.gpus, progress.show)
+            options = [*_shared(sys.argv[1:]), f"--config={study.plan.spec}", f"--workdir={study.folder}"]
+            submit(options, study.folder, jobs, arguments.cpus, arguments.gpus, progress.show)
         elif arguments.launcher == "ray":
             from experiments.sweeps.ray_launcher import RayLauncher
 
@@ -89,8 +89,10 @@ def main(arguments: argparse.Namespace) -> None:
     try:
         with Study(Path(arguments.workdir), plan_of(arguments), arguments.storage) as study:
             sweep(study, arguments)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise UserError(f"the study's database fails ({error}): see to it, and the same command goes on") from error
+    except DATABASE_ERRORS as error:
+        raise UserError(
+            f"the study's database fails ({cause(error)}): see to it, and the same command goes on"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from experiments.sweeps.results import STATES, ranked, shown, write_results
+from experiments.sweeps.results import STATES, from_root, ranked, shown, write_results
 from experiments.sweeps.study import Study, Trial
 from research.errors import UserError
 
@@ -50,17 +50,17 @@ class Progress:
 
 
 def summarize(study: Study) -> None:
-    """Prints the best point and how all trials have ended. Raises UserError where none has come to its end."""
+    """Prints the best point and how all trials have ended. Raises UserError where all have, none of them well."""
     plan, trials = study.plan, study.trials()
     groups = ranked(plan, trials)
     if groups:
         point = ", ".join(f"{path} {shown(value)}" for path, value in groups[0].point.items())
-        print(f"best {plan.objective}: {groups[0]} with {point or plan.spec}")
+        print(f"best {plan.objective}: {groups[0]} with {point or from_root(plan.spec)}")
     counts = {name: sum(trial.state == state for trial in trials) for state, name in STATES.items()}
     print(
         ", ".join(f"{count} {name}" for name, count in counts.items() if count) + f"; see {study.folder / 'sweep.md'}"
     )
     if counts["running"] or counts["waiting"]:
         print("the rest is with other processes, or was left by one that died: the same command goes on")
-    if not groups:
+    elif not groups:
         raise UserError(f"no trial of {study.folder} has come to its end: see the reasons in sweep.md")

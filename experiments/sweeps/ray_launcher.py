@@ -15,7 +15,7 @@ from research.training.interruptions import RESTART
 try:
     import ray
 except ImportError as error:
-    raise UserError("--launcher=ray needs the extra ray: install it with `uv sync --extra ray`") from error
+    raise UserError("--launcher=ray needs the extra ray: install it with `uv sync --frozen --extra ray`") from error
 
 
 class RayLauncher:
@@ -25,6 +25,8 @@ class RayLauncher:
     """
 
     def __init__(self, slots: int, cpus: int, gpus: int):
+        if cpus < 1 or gpus < 0:
+            raise UserError(f"--cpus={cpus} --gpus={gpus} runs no trial: use 1 CPU or more, and 0 GPUs or more")
         if not ray.is_initialized():
             root = str(Path(__file__).parents[2])
             with contextlib.redirect_stdout(None):
@@ -46,7 +48,7 @@ class RayLauncher:
 
     def start(self, command: Sequence[str], log: Path, slot: int) -> "RemoteTrial":
         """Starts the command as soon as a node has room for it."""
-        return RemoteTrial(_Host.options(**self._resources).remote(list(command), str(log.resolve())))
+        return RemoteTrial(_Host.options(**self._resources).remote(list(command), str(log)))
 
 
 class RemoteTrial:

@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.space import decode, overrides, spec_of
 from experiments.sweeps.study import Study
-from research.config import literal
 from research.files import write_json, write_text
 
 STATES = {
@@ -85,6 +84,12 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
+def from_root(spec: str) -> str:
+    """A config of this repository by its path there, another by its whole path."""
+    root = Path(__file__).resolve().parents[2]
+    return Path(spec).relative_to(root).as_posix() if Path(spec).is_relative_to(root) else spec
+
+
 def _csv(study: Study, trials: Sequence[FrozenTrial]) -> str:
     paths = [path for path in study.plan.space if path != "seed"]
     text = io.StringIO()
@@ -108,7 +113,7 @@ def _markdown(study: Study, trials: Sequence[FrozenTrial], groups: Sequence[Grou
     lines = [
         f"# {study.folder.resolve().name}: {plan.objective}, {plan.direction}d",
         "",
-        f"Config `{plan.spec}`; sampler {plan.sampler}, pruner {plan.pruner}; "
+        f"Config `{from_root(plan.spec)}`; sampler {plan.sampler}, pruner {plan.pruner}; "
         + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         + ".",
         "",
@@ -126,13 +131,9 @@ def _markdown(study: Study, trials: Sequence[FrozenTrial], groups: Sequence[Grou
 
 
 def _config(plan: Plan, point: dict[str, Any], best: Group) -> str:
-    values = {path: literal(text) for path, text in {**plan.given, **overrides(point)}.items()}
-    written = {path: json.dumps(value) if isinstance(value, str) else repr(value) for path, value in values.items()}
-    changes = "".join(f"    {json.dumps(path)}: {value},\n" for path, value in written.items())
-    spec, trials = Path(spec_of(plan.spec, point)), ", ".join(str(trial.number) for trial in best.trials)
-    root = Path(__file__).parents[2]
-    if spec.is_absolute() and spec.is_relative_to(root):
-        spec = spec.relative_to(root)
+    values = {**plan.given, **overrides(point)}  # as text, which `load` reads as it did for the trials
+    changes = "".join(f"    {_quoted(path)}: {_quoted(text)},\n" for path, text in values.items())
+    spec, trials = from_root(spec_of(plan.spec, point)), ", ".join(str(trial.number) for trial in best.trials)
     several = "s" if len(best.trials) > 1 else ""
     return f'''"""The best point of a sweep over {spec}: {plan.objective} {best} (trial{several} {trials})."""
 
@@ -146,5 +147,9 @@ CHANGES = {{
 
 def get_config(arg: str = "") -> ConfigDict:
     """No arguments."""
-    return load({json.dumps(str(spec))}, CHANGES)
+    return load({_quoted(spec)}, CHANGES)
 '''
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

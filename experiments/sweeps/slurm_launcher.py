@@ -17,7 +17,9 @@ from research.training.interruptions import RESTART
 try:
     import submitit
 except ImportError as error:
-    raise UserError("--launcher=slurm needs the extra slurm: install it with `uv sync --extra slurm`") from error
+    raise UserError(
+        "--launcher=slurm needs the extra slurm: install it with `uv sync --frozen --extra slurm`"
+    ) from error
 
 SWEEP = (sys.executable, "-m", "experiments.sweep")
 POLL_SECONDS = 1.0

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from research.search_space import Point
 
 BEAT_SECONDS, STALE_SECONDS = 10, 30
 """How often a process shows that it lives, and when others, on machines that may not see its locks, take it as dead."""
+
+DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
 class Trial:
@@ -99,30 +102,36 @@ class Study:
     """
 
     def __init__(self, folder: Path, plan: Plan, storage: str | None = None):
-        self.folder, self.plan = folder, plan
+        self.folder, self.plan = folder.resolve(), plan
         self._held: set[TextIO] = set()
         self._closed = threading.Event()
         points = plan.points()
         try:
-            (folder / "trials").mkdir(parents=True, exist_ok=True)
+            (self.folder / "trials").mkdir(parents=True, exist_ok=True)
             with self.locked():
-                self._open(storage or f"sqlite:///{folder.resolve() / 'study.db'}", points)
+                self._open(storage or f"sqlite:///{self.folder / 'study.db'}", points)
         except OSError as error:
             raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
 
     def _open(self, url: str, points: Sequence[Point]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        self._name = self.folder.resolve().name
+        self._name = self.folder.name
         waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         try:
             self._storage = optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waits))
             study = self._load(create=True)
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise UserError(f"the study {url} cannot be opened ({cause}): use another --storage") from error
+        except (*DATABASE_ERRORS, ImportError, RuntimeError) as error:
+            raise UserError(f"the study {url} cannot be opened ({cause(error)}): use another --storage") from error
         self._id = self._storage.get_study_id_from_name(self._name)
-        described = self.plan.describe()
+        identity, described = _identity(self.folder), self.plan.describe()
+        if "folder" not in study.user_attrs:
+            study.set_user_attr("folder", identity)
+        if study.user_attrs["folder"] != identity:
+            raise UserError(
+                f"the database holds a study {self._name} of another folder: rename {self.folder}, "
+                "or use another --storage"
+            )
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", described)
             study.set_metric_names([self.plan.objective])
@@ -194,10 +203,10 @@ class Study:
             if lock is None:
                 continue
             try:  # another process may have finished it in the meantime
-                state = self.frozen(frozen.number).state
-                if state == TrialState.WAITING:
-                    self._storage.set_trial_state_values(self._trial_id(frozen.number), TrialState.RUNNING)
-                if not state.is_finished():
+                finished = self.frozen(frozen.number).state.is_finished()
+                if not finished and frozen.state == TrialState.WAITING and not self._begin(frozen.number):
+                    self._leave(lock)
+                elif not finished:
                     trial = optuna.trial.Trial(self._load(frozen.number), self._trial_id(frozen.number))
                     return Trial(self, trial, lock)
             except BaseException:
@@ -205,6 +214,10 @@ class Study:
                 raise
             self.drop(lock)
         return None
+
+    def _begin(self, number: int) -> bool:
+        """Whether this process, and no other, has made a waiting trial a running one."""
+        return self._storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING)
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
@@ -236,6 +249,12 @@ class Study:
                 lock.truncate(0)
             lock.close()
 
+    def _leave(self, lock: TextIO) -> None:
+        """Leaves a lock to another machine, which took it at the same moment."""
+        self._held.discard(lock)
+        lock.write(" or another")  # the name of this machine alone would mean that the trial is its own
+        lock.close()
+
     def _age(self, path: Path) -> float:
         """Seconds since the last beat of a lock's owner, by the clock of the disk."""
         now = self.folder / ".clock"
@@ -247,6 +266,24 @@ class Study:
             for lock in list(self._held):
                 with contextlib.suppress(OSError, ValueError):  # closed a moment ago
                     os.utime(lock.fileno())
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what an error came from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0]
+
+
+def _identity(folder: Path) -> str:
+    """A random text that tells the folder from others of its name: that of the first process that asked."""
+    path, new = folder / "study.id", folder / f".{uuid.uuid4().hex}"
+    if not path.exists():
+        new.write_text(new.name[1:])
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(new)  # whole or not at all, also on a file system without locks
+        new.unlink()
+    return path.read_text()
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -32,6 +32,9 @@ from research.training.vectorized import Member, Number, Numbers, Together, fit_
 WHOLE = ("seed", "schedule.warmup")
 """Paths of whole numbers that decide no shape."""
 
+TRACED = ("seed", "optimizer.", "schedule.", "model.", "task.", "training.ema", "training.spike")
+"""What paths of numbers that are traced begin with: others decide what is read, or when something is done."""
+
 PRUNED = "pruned"
 
 
@@ -107,11 +110,12 @@ class _Group:
         changes = [path for other in experiments for path, *_ in diff(self.first.config, other.config)]
         self.paths = _paths(change for change in changes if not change.startswith(LAUNCH_ONLY))
         for path in self.paths:
-            values = [self._value(experiment, path) for experiment in experiments]
-            wrong = [value for value in values if type(value) is not (int if path in WHOLE else float)]
-            if wrong:
+            kind = int if path in WHOLE else float
+            traced = [path.startswith(TRACED) and type(self._value(each, path)) is kind for each in experiments]
+            if not all(traced):
+                value = _stated(experiments[traced.index(False)], path)
                 raise UserError(
-                    f"trials differ in {path} ({wrong[0]!r}), which decides what is computed: only numbers such as "
+                    f"trials differ in {path} ({value!r}), which decides what is computed: only numbers such as "
                     "optimizer.learning_rate, model.dropout or seed can; leave it out, or use --launcher=local"
                 )
         taken_over = self.first.taken_over(self.first.run.abstract_state)
@@ -150,15 +154,16 @@ class _Group:
             jax.device_get(experiment.variables(member.checkpoints, abstract)[0]) for experiment, member in pairs
         ]
         stacked, numbers = self.together.stacked(variables), [member.numbers for member in members]
-        evaluator, task = self.first.evaluator, self.first.task
         results: list[dict[str, float]] = [{} for _ in members]
         for split in (split for split in self.first.source.splits if split != "train"):
             examples = self.first.examples(split)
-            dataset = task.dataset(examples, train=False, seed=0)
-            measured = self.together.metrics(numbers, stacked, evaluator, dataset)
-            for own, metrics, mine in zip(results, measured, variables, strict=True):
+            dataset = self.first.task.dataset(examples, train=False, seed=0)
+            measured = self.together.metrics(numbers, stacked, self.first.evaluator, dataset)
+            for own, metrics, mine, experiment in zip(results, measured, variables, experiments, strict=True):
+                task = experiment.task
                 if task.scored:
-                    metrics |= task.score(evaluator.answers(mine, task.questions(examples)), list(examples))
+                    answers = experiment.evaluator.answers(mine, task.questions(examples))
+                    metrics |= task.score(answers, list(examples))
                 own |= {f"{split}/{name}": value for name, value in metrics.items()}
         return results
 
@@ -210,6 +215,14 @@ def _parts(experiment: Experiment) -> dict[str, Any]:
         "schedule": choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule"),
         "training": experiment.options,
     }
+
+
+def _stated(experiment: Experiment, path: str) -> Any:
+    """What the config says at a path, None where it says nothing."""
+    value = experiment.config.to_dict()
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _paths(changes: Iterable[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Works on a study: takes trials, runs each as an ordinary run in its own process, follows it and books its end."""
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -31,15 +32,17 @@ def work(study: Study, launcher: Launcher, say: Callable[[Trial], None], program
     stop = threading.Event()
 
     def fill(slot: int) -> None:
-        while not stop.is_set() and (trial := study.claim()):
-            try:
-                _Follower(study, trial, stop).run(lambda: launcher.start(_command(trial, program), trial.log, slot))
-            except BaseException:
-                stop.set()
-                trial.release()
-                raise
-            if not stop.is_set():
-                say(trial)
+        try:
+            while not stop.is_set() and (trial := study.claim()):
+                try:
+                    _Follower(study, trial, stop).run(lambda: launcher.start(_command(trial, program), trial.log, slot))
+                finally:
+                    trial.release()
+                if not stop.is_set():
+                    say(trial)
+        except BaseException:
+            stop.set()
+            raise
 
     with _signals(stop) as received, ThreadPoolExecutor(launcher.slots) as pool:
         slots = {pool.submit(fill, slot) for slot in range(launcher.slots)}
@@ -57,7 +60,7 @@ def work(study: Study, launcher: Launcher, say: Callable[[Trial], None], program
 
 def _command(trial: Trial, program: Sequence[str]) -> list[str]:
     changes = [f"--config.{path}={value}" for path, value in trial.overrides.items()]
-    return [*program, f"--config={trial.spec}", f"--workdir={trial.folder.resolve()}", *changes]
+    return [*program, f"--config={trial.spec}", f"--workdir={trial.folder}", *changes]
 
 
 @contextmanager
@@ -88,7 +91,7 @@ class _Follower:
     def __init__(self, study: Study, trial: Trial, stop: threading.Event):
         self.objective, self.prunes = study.plan.objective, study.plan.pruner != "none"
         self.trial, self.stop = trial, stop
-        self.seen = None
+        self.seen, self.given_up = None, math.inf
 
     def run(self, start: Callable[[], Handle]) -> None:
         trial = self.trial
@@ -124,19 +127,26 @@ class _Follower:
         return code, False
 
     def _report(self) -> bool:
-        """Reports what was validated since the last call; True where the pruner gives the trial up."""
+        """Reports what was validated since the last call; True where the pruner gave the trial up and it goes on since.
+
+        One that is given up at its last validation is about to be complete.
+        """
         path = self.trial.folder / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else None
         if size == self.seen:
             return False
         self.seen = size
-        rows = [row for row in read_metrics(path) if any(name.startswith("validation/") for name in row)]
+        logged = read_metrics(path)
+        rows = [row for row in logged if any(name.startswith("validation/") for name in row)]
         if rows and self.objective not in rows[0]:
             if self.prunes and self.objective.startswith("validation/"):
                 names = ", ".join(name for name in rows[0] if name.startswith("validation/"))
                 raise UserError(f"{self.objective} is not measured during training: prune by one of {names}")
             return False
-        return any([self.trial.report(index, float(row[self.objective])) for index, row in enumerate(rows, 1)])
+        for evaluation, row in enumerate(rows, 1):
+            if self.trial.report(evaluation, float(row[self.objective])):
+                self.given_up = min(self.given_up, row["step"])
+        return bool(logged) and logged[-1]["step"] > self.given_up
 
     def _complete(self) -> None:
         self.trial.book(json.loads((self.trial.folder / "results.json").read_text()))

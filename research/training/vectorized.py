@@ -196,7 +196,10 @@ class _Loop:
         """The stacked state at step `start`; the members' loggers stay open as long as the stack."""
         for member, found in zip(self.rows, restored, strict=True):
             loggers = stack.enter_context(Loggers(member.run.folder, start, self.total, bar=False))
-            self.progress[id(member)] = Progress(member.run, member.checkpoints, loggers, found[1] if found else {})
+            progress = Progress(member.run, member.checkpoints, loggers, found[1] if found else {})
+            self.progress[id(member)] = progress
+            if progress.out_of_patience():
+                self.done.add(id(member))
         if restored[0] is None:
             return self._traced(self.together.create, self.together.taken_over)
         return self.together.stacked([jax.device_get(found[0]) for found in restored])
@@ -209,6 +212,8 @@ class _Loop:
         pending: tuple[int, Any] | None = None
         started = time.perf_counter()
         for step in range(start, self.total):
+            if not self._alive():
+                return
             mine = [order[id(member)] for member in self.together.rows(self.rows)]
             batch = self.together.place({name: array[np.array(mine)] for name, array in next(loader).items()})
             state, metrics = self._traced(self.together.train, state, batch, None)
@@ -224,8 +229,6 @@ class _Loop:
                 self._progress(member).advance(step + 1, time.perf_counter() - started)
             if stopped:
                 self._stop(state, step + 1)
-            if not self._alive():
-                return
 
     def _traced(self, function: Callable, *arguments: Any) -> Any:
         """What a function of the numbers gives. Raises UserError where they cannot be traced."""

@@ -138,3 +138,11 @@ def test_a_preempted_job_saves_its_trial_before_it_is_queued_again(tmp_path):
     worker.command = [sys.executable, "-c", "raise SystemExit(2)"]
     with pytest.raises(RuntimeError, match="exit code 2"):
         worker()
+
+
+def test_a_trial_on_ray_needs_a_cpu():
+    pytest.importorskip("ray")
+    from experiments.sweeps.ray_launcher import RayLauncher
+
+    with pytest.raises(UserError, match="--cpus=0"):
+        RayLauncher(1, cpus=0, gpus=0)

@@ -3,13 +3,17 @@
 import fcntl
 import importlib.util
 import os
+import platform
+import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from experiments.sweeps import study as study_module
 from experiments.sweeps.plan import Plan
-from experiments.sweeps.study import Study
+from experiments.sweeps.progress import summarize
+from experiments.sweeps.study import Study, _identity
 from research.errors import UserError
 from research.search_space import choice, given, log_uniform, uniform
 from tests.experiments.sweeps.controller import DIGITS, plan
@@ -129,6 +133,55 @@ def test_another_sweep_or_a_broken_database_is_refused_in_a_sentence(tmp_path):
     for folder, storage in ((tmp_path / "b", None), (tmp_path / "c", "nonsense"), (tmp_path / "d", "postgresql://x/y")):
         with pytest.raises(UserError, match="cannot be opened"):
             Study(folder, plan(), storage)
+    with sqlite3.connect(tmp_path / "a" / "study.db") as database:
+        database.execute("alter table studies rename column study_name to name")
+    with pytest.raises(UserError, match=r"cannot be opened \(table studies has no column named study_name\): use"):
+        Study(tmp_path / "a", plan())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         Study(tmp_path / "file", plan())
+
+
+def test_a_trial_that_another_machine_takes_at_the_same_moment_is_its_own(tmp_path, monkeypatch):
+    with Study(tmp_path, plan()) as study:
+        begin = study._storage.set_trial_state_values
+
+        def slower(*arguments):
+            monkeypatch.undo()
+            begin(*arguments)  # by the other machine
+            return begin(*arguments)
+
+        monkeypatch.setattr(study._storage, "set_trial_state_values", slower)
+        assert [study.claim().number, study.claim().number] == [1, 2]
+        lock = tmp_path / "trials/0000.lock"
+        assert lock.read_text() not in ("", platform.node())
+        os.utime(lock, (time.time() - 31,) * 2)
+        assert study.claim().number == 0
+
+
+def test_sweeps_of_the_same_name_do_not_share_a_database(tmp_path):
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    one, other = tmp_path / "a/digits", tmp_path / "b/digits"
+    Study(one, plan(), storage)
+    with pytest.raises(UserError, match=r"holds a study digits of another folder: rename .*/b/digits"):
+        Study(other, plan(), storage)
+    with sqlite3.connect(tmp_path / "shared.db") as database:  # as sweeps without identities are
+        database.execute("delete from study_user_attributes where key = 'folder'")
+    (one / "study.id").unlink()
+    for _ in range(2):
+        Study(one, plan(), storage)
+    (tmp_path / "c").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(_identity, [tmp_path / "c"] * 64))) == 1
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["study.id"]
+
+
+def test_who_finds_all_trials_taken_has_done_nothing_wrong(tmp_path, capsys):
+    with Study(tmp_path, plan(rates=(0.1,))) as one, Study(tmp_path, plan(rates=(0.1,))) as other:
+        trial = one.claim()
+        assert other.claim() is None
+        summarize(other)
+        assert "1 running" in capsys.readouterr().out
+        trial.fail("broken")
+        with pytest.raises(UserError, match="no trial of"):
+            summarize(other)

@@ -11,12 +11,17 @@ from PIL import Image
 from scipy import stats
 
 from experiments.command import parse
-from experiments.sweep import _parser, main
+from experiments.sweep import _parser, main, plan_of
 from experiments.sweeps.compare import Comparison, compare
+from experiments.sweeps.plan import Plan
+from experiments.sweeps.results import write_results
+from experiments.sweeps.study import Study
 from research.config import load
 from research.errors import UserError
 from research.files import write_json
+from research.search_space import choice
 
+ROOT = Path(__file__).resolve().parents[3]
 DIGITS = "configs/vision/digits.py:tiny"
 
 
@@ -100,6 +105,32 @@ def test_wrong_commands_end_in_a_sentence_before_any_trial(options, words, tmp_p
     with pytest.raises(UserError, match=words):
         sweep(f"--config={DIGITS}", f"--workdir={tmp_path / 'a'}", "--trials=2", "--sweep.seed=0,1", *options)
     assert not list(tmp_path.glob("a/trials/*/config.json"))
+
+
+def test_a_database_that_fails_ends_the_command_in_a_sentence(tmp_path):
+    options = [f"--config={DIGITS}", f"--workdir={tmp_path}", "--sweep.seed=0,1"]
+    Study(tmp_path, plan_of(parse(_parser(), options)))
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("alter table study_user_attributes rename column value_json to value")
+    with pytest.raises(UserError, match=r"database fails \(no such column: \S*value_json\): see to it"):
+        sweep(*options)
+
+
+def test_a_config_is_found_from_any_folder(monkeypatch):
+    monkeypatch.chdir(ROOT / "configs")
+    options = ["--config=vision/digits.py:tiny", "--sweep.seed=0,1"]
+    assert plan_of(parse(_parser(), options)).spec == f"{ROOT}/{DIGITS}"
+
+
+def test_the_best_config_has_the_very_values_of_its_trial(tmp_path):
+    values = {"model.pool": "none", "data.name": "1e3", "model.width": (1, 2), "optimizer.learning_rate": 3e-4}
+    space = {path: choice([value]) for path, value in values.items()}
+    with Study(tmp_path, Plan(DIGITS, {"task.mixup": "0.1"}, space, "validation/loss", "minimize")) as study:
+        trial = study.claim()
+        trial.complete(0.5)
+        write_results(study)
+    assert load(str(tmp_path / "best.py")) == load(trial.spec, trial.overrides)
+    assert load(str(tmp_path / "best.py")).model.pool == "none"
 
 
 def group(folder, values):

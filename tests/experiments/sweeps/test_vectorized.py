@@ -20,6 +20,7 @@ from research.errors import UserError
 from research.parallel.sharding import by_path
 from research.search_space import choice
 from research.training.checkpoints import Checkpoints
+from research.training.evaluation import Evaluator
 from research.training.loggers import read_metrics
 from research.training.vectorized import Number
 
@@ -128,12 +129,39 @@ def test_what_changes_shapes_is_refused_before_anything_runs(tmp_path):
         sweep(tmp_path / "sweep", {"model.width": [16, 32]})
     with pytest.raises(UserError, match=r"optimizer.clip_norm \(None\)"):
         sweep(tmp_path / "other", {"optimizer.clip_norm": [None, 1.0]})
+    with pytest.raises(UserError, match=r"training.duration.epochs \(0.01\)"):
+        epochs = {"training.duration.epochs": [0.01, 0.02]}
+        sweep(tmp_path / "longer", epochs, training__duration="{'epochs': 0.01}")
+    with pytest.raises(UserError, match=r"data.train_size \(100\)"):
+        sweep(tmp_path / "more", {"data.train_size": [100, 200]})
     assert not list(tmp_path.glob("*/trials/*/metrics.jsonl"))
 
 
 def test_what_decides_the_computation_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one of optimizer.layer_decay decides what is computed.*--launcher=local"):
         sweep(tmp_path / "sweep", {"optimizer.layer_decay": [0.5, 0.9]})
+
+
+def test_each_trial_answers_as_its_own_task_says(tmp_path, monkeypatch):
+    penalties = []
+
+    def answers(evaluator, variables, questions):
+        penalties.append(evaluator.step.task.length_penalty)
+        return [{"text": "a"}] * len(questions)
+
+    monkeypatch.setattr(Evaluator, "answers", answers)
+    sweep(tmp_path, {"task.length_penalty": [0.0, 2.0]}, "configs/translation/phrasebook.py:tiny")
+    assert penalties == [0.0, 2.0] * 2  # on the validation and the test split
+
+
+def test_who_has_run_out_of_patience_does_not_go_on(tmp_path):
+    swept = {"optimizer.learning_rate": [1e-30, 1e-2]}
+    patient = {"checkpoint": "{'best': 'validation/loss'}", "training__evaluate_every": "{'steps': 1}"}
+    for _ in range(2):
+        sweep(tmp_path, swept, **SGD, **patient, training__patience="1", training__ema="none")
+        rows = read_metrics(tmp_path / "trials/0000/metrics.jsonl")
+        assert rows[-1]["step"] == 2
+        (tmp_path / "study.db").unlink()
 
 
 def test_three_trials_on_two_devices_and_a_kill(tmp_path):

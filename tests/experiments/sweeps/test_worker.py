@@ -1,6 +1,8 @@
 """Sweeps over fake trials: what happens to trials, workers and whole controllers that fail, are stopped or killed."""
 
 import csv
+import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -15,9 +17,9 @@ import pytest
 from experiments.sweeps.launchers import LocalLauncher
 from experiments.sweeps.results import write_results
 from experiments.sweeps.study import Study
-from experiments.sweeps.worker import work
+from experiments.sweeps.worker import _Follower, work
 from research.errors import UserError
-from tests.experiments.sweeps.controller import FAKE, RATES, plan
+from tests.experiments.sweeps.controller import DIGITS, FAKE, RATES, plan
 from tests.experiments.sweeps.fake_trial import CRASH, NAN, PREEMPTED, USER_ERROR
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,6 +97,41 @@ def test_pruned_trials_end_early_and_keep_what_they_have(tmp_path, monkeypatch):
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
     rows = (tmp_path / "trials/0001/metrics.jsonl").read_text().splitlines()
     assert 1 <= len(rows) < 5 and not (tmp_path / "trials/0001/results.json").exists()
+
+
+def test_a_trial_is_not_given_up_at_its_last_validation(tmp_path):
+    with Study(tmp_path, plan(pruner="halving")) as study:
+        good, bad = study.claim(), study.claim()
+        good.report(1, 0.1)
+        follower = _Follower(study, bad, threading.Event())
+        bad.folder.mkdir()
+        with (bad.folder / "metrics.jsonl").open("a") as file:
+            print(json.dumps({"step": 10, "validation/loss": 0.9}), file=file, flush=True)
+            assert not follower._report() and study.frozen(1).intermediate_values == {1: 0.9}
+            print(json.dumps({"step": 12, "train/loss": 0.8}), file=file, flush=True)
+            assert follower._report()
+
+
+@pytest.mark.parametrize("broken", ["claim", "say"])
+def test_what_fails_in_one_slot_stops_the_others(broken, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "0.5")
+    claim, calls = Study.claim, itertools.count(1)
+
+    def fail(*_):
+        raise UserError("the disk is full")
+
+    with Study(tmp_path, plan(rates=(0.01,), wrong=(USER_ERROR, 0.0, 0.05))) as study:
+        if broken == "claim":
+            monkeypatch.setattr(Study, "claim", lambda study: claim(study) if next(calls) < 3 else fail())
+        with pytest.raises(UserError, match="the disk is full"):
+            work(study, LocalLauncher(2), fail if broken == "say" else lambda trial: None, FAKE)
+        assert [trial.state.name for trial in study.trials()] == ["FAIL", "RUNNING", "WAITING"]
+
+
+def test_a_sweep_may_be_started_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(Path("sweep"), dataclasses.replace(plan(rates=(0.01,)), spec=f"{ROOT}/{DIGITS}"))
+    assert starts(tmp_path / "sweep") == [1] and (tmp_path / "sweep/trials/0000.log").exists()
 
 
 def test_an_objective_that_is_not_measured_ends_the_sweep_in_a_sentence(tmp_path):
