@@ -37,12 +37,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     metrics = folder / "metrics.jsonl"
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-    for evaluation in range(done, EVALUATIONS):
+    losses = [rate + 1 / evaluation + seed / 1000 for evaluation in range(1, EVALUATIONS + 1)]
+    for evaluation, loss in list(enumerate(losses, 1))[done:]:
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0.02")))
-        value = rate + 1 / (evaluation + 1) + seed / 1000
         with metrics.open("a") as file:
-            file.write(json.dumps({"step": 10 * (evaluation + 1), "validation/loss": value}) + "\n")
-    final = float("nan") if wrong == NAN else value
+            file.write(json.dumps({"step": 10 * evaluation, "validation/loss": loss}) + "\n")
+    final = float("nan") if wrong == NAN else losses[-1]
     (folder / "results.json").write_text(json.dumps({"validation/loss": final, "test/loss": final}))
 
 
