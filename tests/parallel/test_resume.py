@@ -56,7 +56,7 @@ def test_a_run_goes_on_elsewhere(config, processes, devices, mesh, tmp_path):
         for split, name in (("train", "train"), ("validation", "valid"), ("test", "test.2016")):
             for side, language in (("source", "en"), ("target", "de")):
                 arguments.append(f"--config.data.{split}_{side}={tmp_path}/{name}.{language}")
-        arguments.append("--config.model.dropout=0.1")
+        arguments += ["--config.model.dropout=0.1", "--config.task.beam_size=1"]
     arguments = [f"--config={config}", *arguments]
     launch(1, 8, [*arguments, f"--workdir={tmp_path / 'whole'}"])
     assert stopped(arguments, tmp_path / "moved", 8) < 40
