@@ -24,6 +24,8 @@ FLOORS = {
     "research.search_space": 1,
     "research.errors": 1,
     "research.files": 1,
+    "research.locks": 1,
+    "research.ranges": 1,
     "research": 0,
 }
 SERIALIZERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -10,13 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 
 RANGES = {"train": slice(0, 1257), "validation": slice(1257, 1437), "test": slice(1437, 1797)}
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Source):
     """{"image": uint8 [8, 8, 1], "label": int}, in the order of the file.
 
     The last 360 scans are the test split, the 180 before them validation: other writers than those trained on.

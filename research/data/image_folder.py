@@ -15,14 +15,14 @@ from typing import Literal
 from PIL import Image
 
 from research.data.images import decode_image
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Source):
     """{"image": uint8 [height, width, channels], "label": int} from `class/image` files; class names are sorted.
 
     path: folder or zip of the training images; leading folders common to all images, such as "train/", are skipped.

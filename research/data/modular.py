@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 OPERATIONS = ("+", "-", "/")
 
 
 @dataclass(frozen=True)
-class Modular:
+class Modular(Source):
     """All equations a + b, a - b or a / b (b not 0) of the residues of a prime (appendix A.1.1 of the paper).
 
     modulus: the prime. train_fraction: the share of the table that is trained on, drawn from `seed`; validation is all

@@ -23,7 +23,7 @@ from babel.localedata import locale_identifiers
 from babel.numbers import format_currency, get_territory_currencies
 from babel.units import format_unit
 
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 ENGLISH = Locale("en")
@@ -38,7 +38,7 @@ Pair = tuple[str, str]  # the same in English and in the other language
 
 
 @dataclass(frozen=True)
-class Phrasebook:
+class Phrasebook(Source):
     """English phrases and their translation; a pure function of its fields.
 
     language: a CLDR locale such as "fr" or "pt_BR". size: training phrases; 1/40 as many for validation and 1/20 for

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 ACTIONS = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP", "turn": None}
@@ -22,7 +22,7 @@ VALIDATION_SHARE = 50  # one command in 50
 
 
 @dataclass(frozen=True)
-class Scan:
+class Scan(Source):
     """Commands ("source") to actions ("target"), both words joined by spaces.
 
     split: simple (a random 80 % of the commands for training, drawn from `seed`: 16,728 / 4,182), length (at most 22

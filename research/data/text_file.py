@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 
 @dataclass(frozen=True)
-class TextFile:
+class TextFile(Source):
     """One text, cut into contiguous ranges of characters: training, then validation, then test.
 
     The fractions are shares of the characters; a split whose fraction is 0 does not exist. The default is nanoGPT's
@@ -48,7 +48,7 @@ class TextFile:
 
 
 @dataclass(frozen=True)
-class ParallelText:
+class ParallelText(Source):
     """Sentence pairs from two files in which line n of one translates line n of the other."""
 
     train_source: str

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from research.data.source import Example, check_split
+from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 IMAGES = {"image": "image", "label": "label"}
 
 
 @dataclass(frozen=True)
-class Tfds:
+class Tfds(Source):
     """A prepared TFDS data set; nothing is downloaded.
 
     dataset: name, with configuration and version if there are several ("glue/sst2:2.0.0"). data_dir: where it was
