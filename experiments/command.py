@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import sys
@@ -26,6 +27,8 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     """
     _quiet()
     _keep_memory()
+    _own_streams()
+    _own_numbers()
     try:
         main(parse(parser, sys.argv[1:]))
     except UserError as error:
@@ -37,15 +40,49 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     except OSError as error:
         if error.strerror is None:
             raise
-        _stop(f"error: {error.filename or 'a file'}: {error.strerror}; what was saved before is intact", 2)
+        _stop(f"error: {error.filename or 'a file'}: {error.strerror}: see to it, and run the same command again", 2)
     except KeyboardInterrupt:
         _stop("interrupted: the same command goes on from the last checkpoint", 130)
 
 
+class _Pipe(io.FileIO):
+    """An output that nobody has to read: `train | head -1` ends the reading, not the training."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def _own_streams() -> None:
+    """UTF-8 in every locale, and no error for a reader that left. What is not text (a file's name) is escaped."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # closed by the caller
+            continue
+        buffer = io.BufferedWriter(_Pipe(number, "w", closefd=False))
+        lines = number == 2 or os.isatty(number)
+        setattr(sys, name, io.TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=lines))
+
+
+def _own_numbers() -> None:
+    """The same dtypes and random numbers in every environment: a run's bits depend on its config alone."""
+    fixed = {
+        "jax_enable_x64": False,
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+        "jax_default_prng_impl": "threefry2x32",
+        "jax_threefry_partitionable": True,
+    }
+    for name, value in fixed.items():
+        jax.config.update(name, value)
+
+
 def _stop(message: str, code: int) -> None:
     """Ends the process with one line. Threads that still read, save or log are not waited for: they may have failed."""
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk may have been the reason to stop
+        sys.stdout.flush()
+        print(message, file=sys.stderr, flush=True)
     os._exit(code)
 
 

@@ -1,8 +1,9 @@
 """Evaluates a finished or half-finished run: `python -m experiments.evaluate --workdir=FOLDER`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
@@ -26,13 +27,18 @@ def evaluate(
     return results
 
 
-def _show(experiment: Experiment, variables: dict, split: str, count: int) -> None:
-    """Questions, answers and references side by side, for tasks whose answers are texts or labels."""
+def samples_of(experiment: Experiment, split: str, count: int) -> list[Mapping[str, Any]]:
+    """The examples that are shown with the model's answers; for running text its beginning, to be continued."""
     examples = experiment.source.examples(split)
     chosen = [examples[index] for index in range(min(count, len(examples)))]
-    if "text" in chosen[0]:
-        prompt = chosen[0]["text"][: experiment.task.length // 4]
-        chosen = [{"text": prompt}]
+    if chosen and "text" in chosen[0]:
+        return [{"text": experiment.task.prompt(chosen[0]["text"])}]
+    return chosen
+
+
+def _show(experiment: Experiment, variables: dict, split: str, count: int) -> None:
+    """Questions, answers and references side by side, for tasks whose answers are texts or labels."""
+    chosen = samples_of(experiment, split, count)
     answers = experiment.evaluator.answers(variables, experiment.task.questions(chosen))
     for example, answer in zip(chosen, answers, strict=True):
         text = answer.get("text", answer.get("label"))

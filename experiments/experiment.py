@@ -1,8 +1,8 @@
 """From a config to everything a run needs: the one place where models, tasks, data, mesh and optimizer meet."""
 
+import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, from_json, suggestion
+from research.config import build, choose, read_config, suggestion
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches, Dataset
@@ -24,7 +24,7 @@ from research.data.scan import Scan
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.errors import UserError
-from research.files import write_json
+from research.files import Unreadable, read_json, write_json
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -265,21 +265,24 @@ class Experiment:
     def sample_batch(self) -> Mapping[str, np.ndarray]:
         """One example's worth of zeros in the shapes of a batch, remembered in the run's folder."""
         path = self.folder / "batch.json"
-        if not path.exists():
-            dataset = self.task.dataset(self.source.examples("train"), train=False, seed=0)
-            batch = dataset.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
-            shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
-            if jax.process_index() == 0:
-                write_json(path, shapes)
-        else:
-            shapes = json.loads(path.read_text())
-        return {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
+        with contextlib.suppress(Unreadable, ValueError, TypeError, MemoryError):  # it is made anew
+            shapes = read_json(path, dict[str, list])
+            return {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
+        dataset = self.task.dataset(self.source.examples("train"), train=False, seed=0)
+        batch = dataset.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+        shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
+        if jax.process_index() == 0:
+            write_json(path, shapes)
+        return {name: np.zeros_like(array) for name, array in batch.items()}
 
 
-def build_experiment(config: ConfigDict, folder: Path, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def build_experiment(
+    config: ConfigDict, folder: Path, devices: Sequence[jax.Device] | None = None, *, stored: bool = False
+) -> Experiment:
     """Builds every section strictly. Reads the data only where the folder lacks the vocabulary or class names.
 
-    devices: those of the mesh, all unless given.
+    devices: those of the mesh, all unless given. stored: the config is what a folder holds, and may name any file as
+    its data: these are not read.
     """
     for section in config:
         if section not in SECTIONS:
@@ -302,9 +305,18 @@ def build_experiment(config: ConfigDict, folder: Path, devices: Sequence[jax.Dev
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, config.data, "data")
-    task = choose(TASKS, config.task, "task").prepare(source, folder)
+    task = choose(TASKS, config.task, "task").prepare(_Withheld(folder) if stored else source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
+
+
+def later(config: ConfigDict) -> set[str]:
+    """Dotted paths of what changes nothing that is learnt, such as the decoding settings of the config's task."""
+    found = set()
+    for section, table in {"task": TASKS, "data": SOURCES}.items():
+        cls = table.get(config.get(section, {}).get("name"))
+        found |= {f"{section}.{path}" for path in afterwards(cls)} if cls else set()
+    return found
 
 
 def open_run(folder: Path) -> Experiment:
@@ -312,12 +324,24 @@ def open_run(folder: Path) -> Experiment:
     stored = folder / "config.json"
     if not stored.exists():
         raise UserError(f"{folder} holds no run: give the folder of one that was trained")
-    config = from_json(stored.read_text())
+    config = read_config(stored)
     try:
         make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
     except UserError:
         config.mesh = {}
-    return build_experiment(config, folder)
+    return build_experiment(config, folder, stored=True)
+
+
+class _Withheld:
+    """In the place of the data where none may be read."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        raise UserError(
+            f"{self._folder} lacks its tokenizer.json or classes.json: run its training command again, which makes them"
+        )
 
 
 def _trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:
@@ -332,7 +356,7 @@ def _trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[s
 def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
     """Notes in the run's folder what its teacher is; raises UserError where another was noted before."""
     path = folder / "teacher.json"
-    if path.exists() and (noted := json.loads(path.read_text())) != found:
+    if path.exists() and (noted := read_json(path, dict[str, int])) != found:
         raise UserError(
             f"task.teacher has changed since {folder} began (step {noted['step']} then, {found['step']} now): restore "
             "it, or use another --workdir"

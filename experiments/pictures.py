@@ -8,6 +8,7 @@ each head, and `attention/rollout.png` through all layers.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,26 @@ from research.training.checkpoints import Checkpoints
 from research.training.loggers import read_metrics
 
 
-def draw(experiment: Experiment, item: str | None = None) -> None:
-    """Draws what applies to the experiment; the sentence or image is the first of the validation split unless given."""
+def draw(experiment: Experiment, item: str | None = None, *, data: bool = False) -> None:
+    """Draws what applies to the experiment.
+
+    item: a sentence or an image file; the first example of the validation split unless given. data: reads the run's
+    data wherever they lie; otherwise the schedule and that first example are drawn only if no file is needed for them,
+    since somebody else's config may name any file.
+    """
     folder = experiment.folder
     learning_curves(read_metrics(folder / "metrics.jsonl"), folder / "learning_curves.png")
-    steps = np.unique(np.linspace(0, len(experiment.run.batches) - 1, 500).astype(int))
-    rates = np.array([float(experiment.run.learning_rate(int(step))) for step in steps])
-    schedule_picture(rates, steps, folder / "schedule.png")
-    split = "validation" if "validation" in experiment.source.splits else "train"
-    if isinstance(experiment.task, Translation):
-        _draw_translation(experiment, item or experiment.examples(split)[0]["source"])
-    elif isinstance(experiment.task, Classification):
-        example = example_of(experiment, item) if item else experiment.examples(split)[0]
+    example: Mapping[str, Any] | None = None
+    if data or not experiment.source.paths():
+        steps = np.unique(np.linspace(0, len(experiment.run.batches) - 1, 500).astype(int))
+        rates = np.array([float(experiment.run.learning_rate(int(step))) for step in steps])
+        schedule_picture(rates, steps, folder / "schedule.png")
+        example = experiment.examples("validation" if "validation" in experiment.source.splits else "train")[0]
+    if item is not None:
+        example = example_of(experiment, item)
+    if example is not None and isinstance(experiment.task, Translation):
+        _draw_translation(experiment, example["source"])
+    elif example is not None and isinstance(experiment.task, Classification):
         _draw_image(experiment, {"image": example["image"]})
     elif item is not None:
         raise UserError("this run neither translates nor classifies images: leave the sentence or image out")
@@ -140,12 +149,17 @@ def _draw_masks_and_positions(experiment: Experiment, batch: dict[str, Any]) -> 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    draw(open_run(Path(arguments.workdir)), arguments.item)
+    experiment = open_run(Path(arguments.workdir))
+    paths = experiment.source.paths()
+    draw(experiment, arguments.item, data=arguments.data)
     print(f"pictures are in {arguments.workdir}")
+    if paths and not arguments.data:
+        print(f"its data were not read: with --data, what needs {', '.join(paths)} is drawn too")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.pictures", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("item", nargs="?", help="the sentence to translate, or the image file to look at")
+    parser.add_argument("--data", action="store_true", help="read the files that the run's config names as its data")
     run_command(main, parser)

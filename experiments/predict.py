@@ -15,8 +15,9 @@ import numpy as np
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
 from research.data.images import decode_image
+from research.data.text_file import decode_lines
 from research.errors import UserError
-from research.tasks.classification import Classification
+from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints
@@ -36,19 +37,29 @@ def predict(folder: Path | str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
 
 def example_of(experiment: Experiment, item: Any) -> Mapping[str, Any]:
     """An input as the experiment's task takes it: a text, an image file or an array of pixels."""
-    if isinstance(experiment.task, Classification):
-        return {"image": _image(experiment, item)}
     if isinstance(experiment.task, PackedClassification):  # takes images as they are
         return {
             "image": decode_image(Path(item).read_bytes(), str(item), None, 3) if isinstance(item, str | Path) else item
         }
-    return {"source" if isinstance(experiment.task, Translation) else "text": item}
+    if "image" in experiment.sample_batch:
+        return {"image": _image(experiment, item)}
+    return {"source" if isinstance(experiment.task, Translation | NextToken) else "text": _text(item)}
+
+
+def _text(item: Any) -> str:
+    if not isinstance(item, str):
+        raise UserError(f"an input is {type(item).__name__} and this run answers texts: give str")
+    try:
+        item.encode()
+    except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8 arrive as half characters
+        raise UserError(f"the input {item!r} is not UTF-8 text: convert it to UTF-8") from error
+    return item
 
 
 def _image(experiment: Experiment, item: Any) -> np.ndarray:
     """Pixels as the data's source gives them; a file is resized to them, and made grey or coloured as they are."""
     *size, channels = experiment.sample_batch["image"].shape[1:]
-    if experiment.task.photo is not None:  # it brings images of any size to its own
+    if getattr(experiment.task, "photo", None) is not None:  # it brings images of any size to its own
         side = experiment.config.data.get("size")
         size = side and (side, side)
     if isinstance(item, str | Path):
@@ -65,7 +76,7 @@ def _image(experiment: Experiment, item: Any) -> np.ndarray:
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    inputs = arguments.inputs or [line.rstrip("\n") for line in sys.stdin]
+    inputs = arguments.inputs or decode_lines(sys.stdin.buffer.read() if sys.stdin else b"", "standard input")
     if not inputs:
         raise UserError("there is nothing to answer: give inputs as arguments or as lines on standard input")
     for answer in predict(arguments.workdir, inputs):

@@ -2,14 +2,12 @@
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,22 +17,28 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from research.config import ABSENT, diff, from_json, to_json
+from research.config import ABSENT, diff, read_config, to_json
+from research.data.source import Source
 from research.errors import UserError
-from research.files import write_json, write_text
+from research.files import read_or_set_aside, set_aside, write_json, write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
+type Data = Mapping[str, Mapping[str, Any]]
+"""What `data_of` says of each split."""
+
+MANIFEST = dict[str, dict[str, dict[str, Any]] | list[dict[str, Any]] | int | None]
 
 LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
 """Parts of a config that do not change what is learnt: a run may go on with others."""
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config: ConfigDict) -> Iterator[None]:
+def claim(folder: Path, config: ConfigDict, later: Collection[str] = ()) -> Iterator[None]:
     """Makes the folder this config's, or checks that it already is, and keeps other commands from writing to it.
 
-    What is `LAUNCH_ONLY` may differ from the last start; the folder then keeps the new values.
+    What is `LAUNCH_ONLY` or `later` (dotted paths) may differ from the last start; the folder then keeps the new
+    values. Results that were measured with other `later` values are set aside, to be measured anew.
 
     Raises UserError for another experiment's folder, or one that a living process writes to.
     """
@@ -43,7 +47,7 @@ def claim(folder: Path, config: ConfigDict) -> Iterator[None]:
         yield
         return
     with _locked(folder):
-        _claim(folder, config)
+        _claim(folder, config, later)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("claimed")
         yield
@@ -72,20 +76,27 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _claim(folder: Path, config: ConfigDict) -> None:
+def _claim(folder: Path, config: ConfigDict, later: Collection[str]) -> None:
     stored = folder / "config.json"
     try:
         if not stored.exists() and any(path.name != ".lock" for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files and no run: give --workdir a new or empty folder")
         if stored.exists():
-            _check_same(folder, from_json(stored.read_text()), config)
+            changes = diff(read_config(stored), config)
+            _refuse([change for change in changes if not _may_change(change[0], later)], folder)
+            measured = [path for path, _, _ in changes if _may_change(path, later) and not path.startswith(LAUNCH_ONLY)]
+            if measured and (folder / "results.json").exists():
+                set_aside(folder / "results.json", f"{', '.join(measured)} changed since they were measured")
         write_text(stored, to_json(config) + "\n")
     except OSError as error:
         raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
 
 
-def _check_same(folder: Path, stored: ConfigDict, config: ConfigDict) -> None:
-    changes = [change for change in diff(stored, config) if not change[0].startswith(LAUNCH_ONLY)]
+def _may_change(path: str, later: Collection[str]) -> bool:
+    return path.startswith(LAUNCH_ONLY) or any(path == known or path.startswith(f"{known}.") for known in later)
+
+
+def _refuse(changes: Sequence[tuple[str, Any, Any]], folder: Path) -> None:
     if changes:
         listed = "; ".join(f"{path} is {_short(old)} there and {_short(new)} here" for path, old, new in changes[:4])
         more = f" and {len(changes) - 4} more" if len(changes) > 4 else ""
@@ -98,24 +109,62 @@ def _short(value: Any) -> str:
     return "absent" if value == ABSENT else repr(value)
 
 
-def write_manifest(folder: Path, seed: int | None = None, source: Any = None) -> None:
-    """`manifest.json`: what is needed to repeat the run; each start adds its command, commit and machine."""
+def write_manifest(
+    folder: Path, seed: int | None = None, data: Data | None = None, spec: str = "", changes: Sequence = ()
+) -> None:
+    """`manifest.json`: what is needed to repeat the run; each start adds its command, commit and machine.
+
+    data: `data_of` the run's source. spec, changes: the config's file, and in what the run's config differs from it.
+    """
     path = folder / "manifest.json"
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
-    commit, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+    before = read_or_set_aside(path, MANIFEST) or {}
+    commit, uncommitted = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.executable).name, "-m", *_module_and_arguments()]),
+        "config": spec or None,
+        "changes": [[path, old, new] for path, old, new in changes],
         "commit": commit.strip() or None,
-        "uncommitted_changes": changes or None,
+        "uncommitted_changes": uncommitted or None,
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "devices": [f"{device.device_kind} ({device.platform})" for device in jax.devices()],
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
     }
-    data = {} if source is None else _fingerprint(source)
-    write_json(path, {"seed": seed, "data": data, "starts": [*starts, start]})
+    write_json(path, {"seed": seed, "data": data or {}, "starts": [*before.get("starts", []), start]})
+
+
+def data_of(source: Source) -> Data:
+    """Of each split its number of examples, its fingerprint, and what lies among the data and is left out."""
+    return {
+        split: {
+            "examples": len(source.examples(split)),
+            "fingerprint": source.fingerprint(split),
+            "left_out": list(source.left_out(split)),
+        }
+        for split in source.splits
+    }
+
+
+def check_data(folder: Path, data: Data, learnt: Collection[str]) -> None:
+    """Compares the data with those that the run began with, as `manifest.json` knows them.
+
+    learnt: the splits that rule what is learnt. Raises UserError where one of these differs; of others it warns.
+    """
+    path = folder / "manifest.json"
+    before = (read_or_set_aside(path, MANIFEST) or {}).get("data", {})
+    for split, now in data.items():
+        then = before.get(split, {})
+        if all(then.get(name) in (None, now[name]) for name in ("examples", "fingerprint")):
+            continue
+        counts = f"{then.get('examples')} examples then, {now['examples']} now"
+        if split in learnt:
+            raise UserError(
+                f"the {split} data are not those that {folder} began with ({counts}): restore them, use another "
+                f"--workdir, or move {path.name} away to resume with these"
+            )
+        print(f"warning: the {split} data have changed since {folder} began ({counts})", file=sys.stderr, flush=True)
 
 
 def _module_and_arguments() -> list[str]:
@@ -131,17 +180,3 @@ def _git(*command: str) -> str:
         return "" if result.returncode else result.stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def _fingerprint(source: Any) -> Mapping[str, Any]:
-    """The size of every split and a digest of a few of its examples: enough to notice other data."""
-    fingerprint = {}
-    for split in source.splits:
-        examples = source.examples(split)
-        digest = hashlib.sha256()
-        for index in {0, len(examples) // 2, len(examples) - 1} if len(examples) else ():
-            for name, value in sorted(examples[index].items()):
-                digest.update(name.encode())
-                digest.update(value.tobytes() if hasattr(value, "tobytes") else str(value).encode())
-        fingerprint[split] = {"examples": len(examples), "sha256_of_three": digest.hexdigest()}
-    return fingerprint

@@ -3,21 +3,21 @@
 import argparse
 import contextlib
 import io
-import json
+import sys
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
+from experiments.checks import check_before_training
 from experiments.command import add_config, run_command
 from experiments.evaluate import evaluate
-from experiments.experiment import Experiment, build_experiment
+from experiments.experiment import Experiment, build_experiment, later
 from experiments.pictures import draw
 from experiments.report import live_report, record_samples
-from experiments.run_folder import claim, write_manifest
-from research.config import load
+from experiments.run_folder import check_data, claim, data_of, write_manifest
+from research.config import diff, load
 from research.data.plans import Bucketed
-from research.files import write_json
+from research.files import read_or_set_aside, write_json
 from research.parallel.processes import start_processes
 from research.training.checkpoints import Checkpoints
 from research.training.interruptions import Interruptions
@@ -27,41 +27,59 @@ from research.training.loop import fit
 def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
     """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`."""
     config = load(config_spec, overrides)
-    with claim(folder, config), Interruptions(), live_report(folder):
-        return _train(config, folder)
+    with claim(folder, config, later(config)), Interruptions(), live_report(folder):
+        if (results := read_or_set_aside(folder / "results.json", dict[str, float])) is not None:
+            print(f"this run is complete: {folder}")
+            _report(results)
+            return results
+        experiment = build_experiment(config, folder)
+        check_before_training(experiment)
+        if jax.process_index() == 0:
+            _keep_account(experiment, config_spec)
+        return _train(experiment)
 
 
-def _train(config: ConfigDict, folder: Path) -> dict[str, float]:
-    results_path = folder / "results.json"
-    if results_path.exists():
-        results = json.loads(results_path.read_text())
-        print(f"this run is complete: {folder}")
-        _report(results)
-        return results
-    experiment = build_experiment(config, folder)
-    if jax.process_index() == 0:
-        write_manifest(folder, experiment.seed, experiment.source)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.run.abstract_state.params))
+def _keep_account(experiment: Experiment, spec: str) -> None:
+    """Compares the data with those of earlier starts, says what of them is left out, and writes the manifest."""
+    data = data_of(experiment.source)
+    for split in data.values():
+        print(*split["left_out"], sep="\n", end="\n" * bool(split["left_out"]))
+    learnt = {"train"} | ({"validation"} if experiment.checkpoint.best else set())
+    check_data(experiment.folder, data, learnt)
+    write_manifest(experiment.folder, experiment.seed, data, spec, diff(load(spec), experiment.config))
+
+
+def _train(experiment: Experiment) -> dict[str, float]:
+    folder, run = experiment.folder, experiment.run
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state.params))
     devices = jax.devices()
-    print(f"{config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
+    print(f"{experiment.config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
     options = experiment.options
     batch = f"{options.batch_size} examples" if options.batch_size else f"{options.batch_tokens} tokens"
-    print(f"{len(experiment.run.batches)} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
+    print(f"{len(run.batches)} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
-        _, timing = fit(experiment.run, checkpoints)
+        _, timing = fit(run, checkpoints)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
         results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
     if jax.process_index() == 0:
         write_json(folder / "timing.json", timing.report())
         if jax.process_count() == 1:  # pictures need the whole model in one process; experiments.pictures draws later
-            draw(experiment)
-            record_samples(experiment)
+            _show(experiment)
         if signatures := experiment.task.signatures():
             write_json(folder / "signatures.json", signatures)
-        write_json(results_path, results)
+        write_json(folder / "results.json", results)
     print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))
     _report(results)
     return results
+
+
+def _show(experiment: Experiment) -> None:
+    """Draws the run and records samples of it; what goes wrong with that is one line and not the run's trouble."""
+    try:
+        draw(experiment, data=True)
+    except Exception as error:
+        print(f"warning: {experiment.folder} has no pictures: {error}", file=sys.stderr)
+    record_samples(experiment)
 
 
 def _padding(experiment: Experiment) -> str:

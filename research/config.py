@@ -27,6 +27,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FieldReference
 
 from research.errors import UserError
+from research.files import read_json
 
 type Section = Mapping[str, Any] | ConfigDict
 ABSENT = "(absent)"
@@ -143,6 +144,11 @@ def from_json(text: str) -> ConfigDict:
         return ConfigDict(_plain({**json.loads(text)}))
     except (ValueError, TypeError) as error:
         raise UserError(f"the stored config is not a JSON object ({error}): restore it from a copy") from error
+
+
+def read_config(path: Path) -> ConfigDict:
+    """The config that a run's folder stores. Raises UserError for a file that does not hold one."""
+    return ConfigDict(_plain(read_json(path)))
 
 
 def diff(a: Section, b: Section) -> list[tuple[str, Any, Any]]:

@@ -1,9 +1,11 @@
 """Files of the project's own: written whole or not at all, and read as data that anybody may have changed."""
 
 import contextlib
+import itertools
 import json
 import os
 import stat
+import sys
 import types
 import typing
 from pathlib import Path
@@ -63,6 +65,25 @@ def read_json(path: Path, hint: Any = dict[str, Any]) -> Any:
         name = getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
         raise Unreadable(f"{path} holds {text.strip()[:40]!r} and not a {name}: restore it from a copy")
     return value
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Moves what was saved to a name of its own beside it ("results.json.1") and says so: nothing is ever deleted."""
+    number = next(number for number in itertools.count(1) if not path.with_name(f"{path.name}.{number}").exists())
+    kept = path.with_name(f"{path.name}.{number}")
+    path.rename(kept)
+    print(f"warning: {reason}: {path.name} is now {kept.name}, and is made anew", file=sys.stderr, flush=True)
+
+
+def read_or_set_aside(path: Path, hint: Any) -> Any | None:
+    """The JSON of a file that can be made anew; None where there is none, or where it was unreadable and set aside."""
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        return read_json(path, hint)
+    except Unreadable as error:
+        set_aside(path, str(error).partition(": ")[0])
+        return None
 
 
 def fits(value: Any, hint: Any) -> bool:

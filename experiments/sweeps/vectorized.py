@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from experiments.experiment import Experiment, build_experiment
-from experiments.run_folder import LAUNCH_ONLY, claim, write_manifest
+from experiments.run_folder import LAUNCH_ONLY, claim, data_of, write_manifest
 from experiments.sweeps.study import Study, Trial
 from research.config import choose, diff, load
 from research.data.loader import Batches
@@ -66,10 +66,11 @@ def _train(study: Study, trials: Sequence[Trial], say: Callable[[Trial], None]) 
             config.mesh = {}  # a trial is on one device
             experiments.append(build_experiment(config, trial.folder, jax.local_devices()[:1]))
         group = _Group(experiments)
+        data = data_of(group.first.source)  # of all trials: they differ in numbers of the training alone
         for experiment in experiments:
             checkpoints = Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint)
             members.append(Member(group.run(experiment), stack.enter_context(checkpoints), group.numbers(experiment)))
-            write_manifest(experiment.folder, experiment.seed, experiment.source)
+            write_manifest(experiment.folder, experiment.seed, data)
         trial_of = {id(member): trial for member, trial in zip(members, trials, strict=True)}
         began = time.monotonic()
 

@@ -40,6 +40,10 @@ class Source:
                 digest.update(value.tobytes() if isinstance(value, np.ndarray) else str(value).encode())
         return digest.hexdigest()
 
+    def paths(self) -> tuple[str, ...]:
+        """The files and folders that are read, as the config names them; none where everything is generated."""
+        return ()
+
     def left_out(self, split: str) -> Sequence[str]:
         """Sentences about what lies among the data and is not used, each with how much of it and a few names."""
         return ()

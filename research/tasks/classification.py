@@ -1,7 +1,6 @@
 """Classification of images."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from research.data.augmentation import PhotoAugmentation
 from research.data.images import Augmentation, LabelledImages
 from research.data.loader import Dataset
 from research.errors import UserError
-from research.files import write_json
+from research.files import read_or_set_aside, write_json
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Metrics
 
@@ -51,10 +50,11 @@ class Classification:
 
     def prepare(self, source: Any, folder: Path) -> "Classification":
         path = folder / "classes.json"
-        names = tuple(json.loads(path.read_text())) if path.exists() else tuple(source.class_names)
+        stored = read_or_set_aside(path, list[str])
+        names = tuple(source.class_names if stored is None else stored)
         if self.class_names and self.class_names != names:
             raise UserError(f"task.class_names lists {len(self.class_names)} classes, the data have {names}: remove it")
-        if not path.exists() and jax.process_index() == 0:
+        if stored is None and jax.process_index() == 0:
             write_json(path, list(names))
         return dataclasses.replace(self, class_names=names)
 

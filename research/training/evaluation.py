@@ -30,7 +30,7 @@ class Evaluator:
     def metrics(self, variables: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
         """The task's metrics, summed over all batches before dividing."""
         totals: dict[str, np.ndarray] = {}
-        for batch in self._load(dataset, self._plan(dataset)):
+        for batch in self._load(dataset, self.plan(dataset)):
             with jax.set_mesh(self.mesh):
                 sums = self._evaluate(variables, batch)
             for name, pair in jax.device_get(sums).items():
@@ -39,7 +39,7 @@ class Evaluator:
 
     def answers(self, variables: Mapping[str, Any], questions: Dataset) -> list[dict[str, Any]]:
         """The task's answer to each question, in order."""
-        plan = self._plan(questions)
+        plan = self.plan(questions)
         answers: dict[int, dict[str, Any]] = {}
         for step, batch in enumerate(self._load(questions, plan)):
             raw = self._predict(variables, batch)
@@ -58,7 +58,8 @@ class Evaluator:
             metrics |= task.score(self.answers(variables, task.questions(examples)), list(examples))
         return metrics
 
-    def _plan(self, dataset: Dataset) -> Plan:
+    def plan(self, dataset: Dataset) -> Plan:
+        """Every example once, those of about equal length together, the longest last."""
         lengths = dataset.lengths()
         if lengths is None:
             return InOrder(len(dataset), self.batch_size)
@@ -69,7 +70,7 @@ class Evaluator:
 
     def batches(self, dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
         """All batches of a split, unplaced."""
-        return load(self._batches(dataset, self._plan(dataset)), 0, lambda batch: batch)
+        return load(self._batches(dataset, self.plan(dataset)), 0, lambda batch: batch)
 
     def _batches(self, dataset: Dataset, plan: Plan) -> Batches:
         return Batches.on_mesh(dataset, plan, int(plan.steps_per_epoch), self.mesh)

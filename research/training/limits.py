@@ -1,0 +1,2 @@
+def check_memory(run, sample_batch):
+    return None
