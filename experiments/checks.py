@@ -21,23 +21,21 @@ def check_before_training(experiment: Experiment) -> None:
     """Raises UserError for what would end the run after its training, when it is measured.
 
     Looked at are the memory that a step needs, every evaluation split as the task's arrays, the settings of decoding by
-    tracing an evaluation and an answer, and the examples that a run prints at its end.
+    tracing an answer, and the examples that a run prints at its end.
     """
     run, task = experiment.run, experiment.task
     check_memory(run, experiment.sample_batch)
-    variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
     splits = [split for split in experiment.source.splits if split != "train"]
     for split in splits:
         examples = experiment.examples(split)
         if not len(examples):
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
-        dataset = task.dataset(examples, train=False, seed=0)
-        with jax.set_mesh(experiment.mesh):
-            jax.eval_shape(run.evaluator.step.evaluate, variables, _longest_batch(experiment, dataset))
+        _longest_batch(experiment, task.dataset(examples, train=False, seed=0))
         if task.scored:
             task.questions(examples)
         _read(split, examples, READ_SECONDS / len(splits))
     if splits and (samples := samples_of(experiment, splits[-1], 1)):
+        variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
         with jax.set_mesh(experiment.mesh):
             batch = _longest_batch(experiment, task.questions(samples))
             jax.eval_shape(run.evaluator.step.predict, variables, batch)

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, read_config, suggestion
+from research.config import afterwards, build, choose, read_config, suggestion
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches, Dataset
