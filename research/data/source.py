@@ -51,6 +51,8 @@ class Source:
 
 def check_split(split: str, splits: Sequence[str]) -> None:
     """Raises the UserError that names an unknown split and the ones to use."""
+    if not splits:
+        raise UserError(f"split {split!r} is unknown, as the data have none: name the data of the split train")
     if split not in splits:
         *others, last = splits
         choices = f"{', '.join(others)} or {last}" if others else last

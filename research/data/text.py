@@ -90,14 +90,17 @@ class SentencePairs:
 
 @dataclasses.dataclass(frozen=True)
 class TokenWindows:
-    """Consecutive windows of a token stream. A batch holds `tokens`, int32 [batch, length + 1]: inputs and, shifted by
-    one, targets; -1 marks what lies beyond the end of the stream.
+    """Consecutive windows of a token stream. A batch holds, int32 [batch, length + 1]:
+
+    tokens (inputs and, shifted by one, targets) and bytes (of the text, that each of them stands for); what lies beyond
+    the end of the stream is -1 and 0.
 
     In training every epoch starts its windows at another offset, so that no token is always first in its window;
     in evaluation every token but the first is predicted exactly once.
     """
 
     tokens: np.ndarray
+    bytes: np.ndarray
     length: int
     seed: int | None
 
@@ -122,7 +125,11 @@ class TokenWindows:
             starts = starts + _epoch_offsets(self.seed, epochs, self.length)
         positions = starts[:, None] + np.arange(self.length + 1)
         inside = positions < len(self.tokens)
-        return {"tokens": np.where(inside, self.tokens[np.where(inside, positions, 0)], -1).astype(np.int32)}
+        positions = np.where(inside, positions, 0)
+        arrays = {"tokens": (self.tokens, -1), "bytes": (self.bytes, 0)}
+        return {
+            name: np.where(inside, array[positions], fill).astype(np.int32) for name, (array, fill) in arrays.items()
+        }
 
 
 def _epoch_offsets(seed: int, epochs: np.ndarray, length: int) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""Text from UTF-8 files, plain or gzip (a name that ends in .gz): one running text, or sentence pairs line by line."""
+"""Text from UTF-8 files, plain or gzip: one running text, or sentence pairs line by line."""
 
-import gzip
-import zlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from research.data.plain_text import lines_of, read_text
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
@@ -36,7 +35,7 @@ class TextFile(Source):
         return ("train", *(split for split, fraction in held_out.items() if fraction))
 
     def examples(self, split: str) -> Sequence[Example]:
-        """One example {"text": ...}; a UserError names a file that is missing, empty or not UTF-8."""
+        """One example {"text": ...}; a UserError names a file that `read_text` refuses or that is too short."""
         check_split(split, self.splits)
         text = read_text(self.path)
         validation = int(len(text) * (1 - self.validation_fraction - self.test_fraction))
@@ -45,6 +44,10 @@ class TextFile(Source):
         if not text[ranges[split]]:
             raise UserError(f"{self.path} is too short for a {split} split: set {split}_fraction to 0 or add text")
         return [{"text": text[ranges[split]]}]
+
+    def fingerprint(self, split: str) -> str:
+        """A digest of the split's text, whatever the file's name, its compression and its byte-order mark."""
+        return hashlib.sha256(self.examples(split)[0]["text"].encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,39 +79,16 @@ class ParallelText(Source):
         """{"source": line, "target": line}; a UserError if a file is bad or the two differ in their number of lines."""
         check_split(split, self.splits)
         paths = self._paths(split)
-        sources, targets = (_lines(path) for path in paths)
+        sources, targets = (lines_of(read_text(path)) for path in paths)
         if len(sources) != len(targets):
             raise UserError(
                 f"{paths[0]} has {len(sources)} lines and {paths[1]} has {len(targets)}: give files of equal length"
             )
         return [{"source": source, "target": target} for source, target in zip(sources, targets, strict=True)]
 
-
-def read_text(path: str) -> str:
-    """The whole file as it is; a UserError if it is missing, unreadable, empty or not UTF-8."""
-    try:
-        content = Path(path).expanduser().read_bytes()
-        if path.endswith(".gz"):
-            content = gzip.decompress(content)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: check the path") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): check the file") from error
-    if not content:
-        raise UserError(f"{path} is empty: give a file with text")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        raise UserError(
-            f"{path} is not UTF-8 at line {line} (byte 0x{byte:02x} at offset {error.start}): convert it to UTF-8"
-        ) from error
-
-
-def _lines(path: str) -> list[str]:
-    # Not splitlines(): it also cuts at characters such as U+2028 that occur within sentences.
-    lines = read_text(path).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    def fingerprint(self, split: str) -> str:
+        """A digest of the split's lines, whatever the files' names, compression and line ends."""
+        digest = hashlib.sha256()
+        for pair in self.examples(split):
+            digest.update(f"{pair['source']}\n{pair['target']}\n".encode())  # no line holds a line feed
+        return digest.hexdigest()

@@ -1,18 +1,32 @@
 """Any TensorFlow Datasets set by name, read with random access (ArrayRecord) and without TensorFlow."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 
 IMAGES = {"image": "image", "label": "label"}
+NAME = re.compile(r"[a-zA-Z]\w*(/[\w+-][\w+.-]*)?(:[\d*]+\.[\d*]+\.[\d*]+)?", re.ASCII)
+"""NAME[/CONFIG][:VERSION]. What TFDS takes besides downloads or runs code: namespaces such as "huggingface:"."""
+
+FEATURES = ("BBoxFeature", "ClassLabel", "Dataset", "FeaturesDict", "Image", "Scalar", "Sequence", "Tensor",
+            "Text", "Translation", "TranslationVariableLanguages")  # fmt: skip
+"""TFDS's own features that a data set may have: not those that give foreign bytes to ffmpeg."""
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+"""How images begin that TFDS writes: PNG, JPEG, GIF, BMP. Pillow would hand others to other programs."""
 
 
 @dataclass(frozen=True)
 class Tfds(Source):
-    """A prepared TFDS data set; nothing is downloaded.
+    """A prepared TFDS data set; nothing is downloaded, and no code runs that its folder holds or names.
 
     dataset: name, with configuration and version if there are several ("glue/sst2:2.0.0"). data_dir: where it was
     prepared; None is TFDS's own default. train, validation, test: TFDS split expressions such as "train[:90%]"; None
@@ -26,6 +40,10 @@ class Tfds(Source):
     validation: str | None = "validation"
     test: str | None = "test"
     keys: dict[str, str] = field(default_factory=lambda: dict(IMAGES))
+
+    def __post_init__(self):
+        if not NAME.fullmatch(self.dataset):
+            raise UserError(f"data.dataset {self.dataset!r} names no data set: use NAME[/CONFIG][:VERSION]")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -59,23 +77,45 @@ class Tfds(Source):
                 f"{split} split {expression!r} is not in {self.dataset}: "
                 f"use {there}, a part such as 'train[90%:]' or None"
             ) from error
-        return _Examples(source, dict(self.keys))
+        except Exception as error:  # what damaged files make of it is not documented
+            raise UserError(f"{self.dataset} in {builder.data_dir} is damaged ({_short(error)}): restore it") from error
+        return _Examples(source, dict(self.keys), self.dataset)
+
+    def fingerprint(self, split: str) -> str:
+        """A digest of the data set's name and version, of its features and of the split's files and their sizes."""
+        check_split(split, self.splits)
+        builder = self._builder()
+        files = [
+            (path.name, path.stat().st_size, info.shard_lengths)
+            for info in builder.info.splits.values()
+            for path in map(Path, info.filepaths)
+            if path.exists()
+        ]
+        features = Path(builder.data_dir, "features.json").read_bytes()
+        known = [builder.info.full_name, getattr(self, split), self.keys, files, hashlib.sha256(features).hexdigest()]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def _builder(self) -> Any:
-        # Here, because only this source should cost their start-up time; TFDS finds builders of imported packages only.
+        # Here, because only this source should cost its start-up time.
         import tensorflow_datasets as tfds
-        import tensorflow_datasets.text
-        import tensorflow_datasets.translate
+        from tensorflow_datasets.core import read_only_builder
 
         try:
-            builder = tfds.builder(self.dataset, data_dir=self.data_dir)
-        except tfds.core.registered.DatasetNotFoundError:
-            builder = None
-        if builder is None or not builder.is_prepared():
+            with _own_features():  # from the files alone: a data set's builder, which TFDS may have too, can download
+                builder = read_only_builder.builder_from_files(self.dataset, data_dir=self.data_dir)
+        except tfds.core.registered.DatasetNotFoundError as error:
             raise UserError(
                 f"TFDS data set {self.dataset!r} is not prepared in {self.data_dir or 'the default data_dir'}: "
                 f"check the name or run `{self._command(self.data_dir)}`"
-            )
+            ) from error
+        except UserError as error:
+            raise UserError(f"TFDS data set {self.dataset!r} {error}") from error
+        except Exception as error:  # what damaged files make of it is not documented
+            raise UserError(f"TFDS data set {self.dataset!r} cannot be read ({_short(error)}): restore it") from error
+        files = [Path(path) for info in builder.info.splits.values() for path in info.filepaths]
+        outside = [path for path in files if path.parent != Path(builder.data_dir)]
+        if outside:
+            raise UserError(f"TFDS data set {self.dataset!r} names {outside[0]}, outside its folder: prepare it anew")
         return builder
 
     def _command(self, data_dir: str | None) -> str:
@@ -90,6 +130,7 @@ class _Examples(Sequence):
 
     source: Sequence[Example]
     keys: dict[str, str]
+    name: str
 
     def __len__(self) -> int:
         return len(self.source)
@@ -97,8 +138,55 @@ class _Examples(Sequence):
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        features = self.source[index]
-        return {key: _plain(features[feature]) for key, feature in self.keys.items()}
+        try:
+            features = self.source[index]
+            return {key: _plain(features[feature]) for key, feature in self.keys.items()}
+        except Exception as error:  # what damaged files make of it is not documented
+            raise UserError(f"example {index} of {self.name} cannot be read ({_short(error)}): restore it") from error
+
+
+@contextlib.contextmanager
+def _own_features() -> Iterator[None]:
+    """Meanwhile, TFDS makes features of its own classes alone: it would import any module that a data set names."""
+    import tensorflow_datasets as tfds
+
+    def cls_from_name(cls: type, name: str) -> type:
+        found = _feature_classes().get(name)
+        if found is None:
+            raise UserError(
+                f"has the feature {name[:100]!r}: only those of TFDS itself are read ({', '.join(FEATURES)})"
+            )
+        return found
+
+    connector = tfds.features.FeatureConnector
+    original = connector.__dict__["cls_from_name"]
+    connector.cls_from_name = classmethod(cls_from_name)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
+
+
+@functools.cache
+def _feature_classes() -> dict[str, type]:
+    """The classes of FEATURES by the names that files have of them."""
+    import tensorflow_datasets as tfds
+
+    class Picture(tfds.features.Image):
+        def decode_example_np(self, example):
+            if not example.startswith(PICTURES):
+                raise ValueError(f"it begins with {example[:8]!r}, as neither PNG, JPEG, GIF nor BMP does")
+            return super().decode_example_np(example)
+
+    found = [getattr(tfds.features, name) for name in FEATURES]
+    names = {
+        name: each for each in found for name in (f"{each.__module__}.{each.__name__}", *vars(each).get("ALIASES", []))
+    }
+    return names | {f"{tfds.features.Image.__module__}.Image": Picture}
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _plain(value):

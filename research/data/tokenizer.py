@@ -6,25 +6,20 @@ ids, never text: the letters "</s>" in a file are encoded as letters.
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from research.data.tokenizer_rules import BOS, BYTES, EOS, PAD, SPECIAL_TOKENS, UNK, library, ours, pipeline
 from research.errors import UserError
-
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-
-CHARACTERS = Regex(r"[\s\S]")
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
-# As GPT-2, a word or a punctuation mark carries the one space before it; unlike GPT-2, digits and punctuation marks
-# come one by one. No token spans a line break, so a text may be encoded line by line.
-WORDS = Regex(r"[^\S\r\n]?[\p{L}\p{M}]+|\p{N}|[^\S\r\n]?[^\s\p{L}\p{M}\p{N}]|\s")
+from research.files import Unreadable, read_json, write_text
 
 
 class TrainedTokenizer:
@@ -64,12 +59,32 @@ class TrainedTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, encoded in parallel."""
-        try:
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        except Exception as error:  # the library raises nothing more specific
-            raise UserError(
-                f"a text holds something that was not seen in training ({error}): set tokenizer.specials to True"
-            ) from error
+        with library("a text holds something that was not seen in training", "set tokenizer.specials to True"):
+            try:
+                return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+            except TypeError as error:  # how a byte of another encoding looks on a command line
+                raise UserError("a text holds a lone surrogate, which is no character: convert it to UTF-8") from error
+
+    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the lines of a text, one after the other, and where in the text's UTF-8 each token ends.
+
+        int32 and int64 [tokens]. Unknown tokens end where their text ends; what lies between tokens belongs to none.
+        """
+        encoded = self.encode_batch(lines)
+        tokens = np.fromiter(itertools.chain(*encoded), np.int32)
+        bounds = np.cumsum([0, *map(len, encoded)])  # of the lines, in tokens
+        starts = np.cumsum([0, *(len(line.encode()) for line in lines)])  # and in bytes
+        ends = np.cumsum([0, *np.array(self.token_bytes)[tokens]])
+        found = ends[bounds]
+        ends = ends[1:] + np.repeat(starts[:-1] - found[:-1], np.diff(bounds))
+        # Where the tokens are not all of a line, the slower encoding says which part of it each one is.
+        rest = np.flatnonzero(np.diff(found) != np.diff(starts))
+        for line, encoding in zip(rest, self._tokenizer.encode_batch([lines[line] for line in rest]), strict=True):
+            characters = np.frombuffer(lines[line].encode("utf-32-le"), np.uint32)
+            sizes = 1 + (characters[:, None] > np.array([0x7F, 0x7FF, 0xFFFF])).sum(axis=1)
+            places = np.array([end for _, end in encoding.offsets], np.int64)
+            ends[bounds[line] : bounds[line + 1]] = starts[line] + np.cumsum([0, *sizes])[places]
+        return tokens, ends
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` up to the first EOS; special tokens, UNK included, leave no text."""
@@ -79,7 +94,8 @@ class TrainedTokenizer:
                 break
             if not (self.specials and token < len(SPECIAL_TOKENS)):
                 kept.append(token)
-        return self._tokenizer.decode(kept)
+        with library("tokens cannot be decoded", "restore tokenizer.json"):
+            return self._tokenizer.decode(kept)
 
     def id_to_token(self, token: int) -> str:
         """The text of one id, for display; BPE shows bytes in GPT-2's printable alphabet (a space is "Ġ")."""
@@ -87,17 +103,25 @@ class TrainedTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
-        self._tokenizer.save(str(path))
+        write_text(Path(path), self._tokenizer.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainedTokenizer":
-        """Reads what `save` wrote; a UserError names a file that is missing, damaged or of another project."""
+        """Reads what `save` wrote; a UserError names a file that is missing, damaged or of another project.
+
+        Only what this project makes is taken: the library would run any regular expression and rule of a file.
+        """
         try:
-            tokenizer = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises nothing more specific
-            raise UserError(f"{path} cannot be read as a tokenizer ({error}): restore or delete it") from error
+            stored = read_json(Path(path))
+        except Unreadable as error:
+            reason = str(error).removeprefix(f"{path} ")
+            raise UserError(f"{path} cannot be read as a tokenizer: it {reason}") from error
+        if not ours(stored):
+            raise UserError(f"{path} is a tokenizer of another make: use one that this project has saved")
+        with library(f"{path} cannot be read as a tokenizer", "restore or delete it"):
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(stored))
         ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
-        if tokenizer.get_added_tokens_decoder() or ids not in ([PAD, BOS, EOS, UNK], [None] * 4):
+        if ids not in ([PAD, BOS, EOS, UNK], [None] * 4):
             raise UserError(f"{path} is a tokenizer with other special tokens: use one that this project has saved")
         return cls(tokenizer)
 
@@ -142,20 +166,16 @@ class Tokenizer:
             "bpe": self._bpe,
             "unigram": self._unigram,
         }
-        return TrainedTokenizer(makers[self.kind](texts))
+        with library("no vocabulary can be made of these texts", "check them, or use another task.tokenizer"):
+            return TrainedTokenizer(makers[self.kind](texts))
 
     def _characters(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
         characters = self._special_tokens + sorted(set().union(*texts))
         vocabulary = {character: index for index, character in enumerate(characters)}
-        return _pipeline(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]), CHARACTERS)
+        return pipeline(self.kind, models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]))
 
     def _words(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        model = models.WordLevel(unk_token=SPECIAL_TOKENS[UNK])
-        if self.kind == "whitespace":
-            tokenizer = tokenizers.Tokenizer(model)  # without a decoder it joins with spaces
-            tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        else:
-            tokenizer = _pipeline(model, WORDS)
+        tokenizer = pipeline(self.kind, models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]))
         trainer = trainers.WordLevelTrainer(
             vocab_size=self.vocab_size or 2**31, special_tokens=self._special_tokens, show_progress=False
         )
@@ -163,7 +183,7 @@ class Tokenizer:
         return _without_added_tokens(tokenizer)
 
     def _bpe(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        tokenizer = _pipeline(models.BPE(), WORDS, byte_level=True)
+        tokenizer = pipeline(self.kind, models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_size,
             special_tokens=self._special_tokens,
@@ -175,7 +195,7 @@ class Tokenizer:
 
     def _unigram(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
         # Words keep their space, as in the other kinds, instead of SentencePiece's "\u2581", which a text may hold too.
-        tokenizer = _pipeline(models.Unigram(), WORDS)
+        tokenizer = pipeline(self.kind, models.Unigram())
         trainer = trainers.UnigramTrainer(
             vocab_size=self.vocab_size - len(BYTES) - len(self._special_tokens), show_progress=False
         )
@@ -192,7 +212,6 @@ class Tokenizer:
         reserved = [(token, 0.0) for token in self._special_tokens + BYTES]
         # The model asks for an unknown id, but bytes always take its place.
         tokenizer.model = models.Unigram(reserved + pieces, UNK if self.specials else 0, byte_fallback=True)
-        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         return tokenizer
 
 
@@ -210,18 +229,6 @@ def _settled(pieces: list[list]) -> list[tuple[str, float]]:
 
     scores = {piece: round(settled(piece, score), 6) for piece, score in pieces}
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _pipeline(model: models.Model, pattern: Regex, byte_level: bool = False) -> tokenizers.Tokenizer:
-    """A tokenizer that cuts text by `pattern` and decodes by joining."""
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    if byte_level:
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, to_bytes])
-        tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
 
 
 def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -1,7 +1,6 @@
 """Language modelling: the next token of running text."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data.loader import Dataset
+from research.data.plain_text import cut
 from research.data.text import Prompts, TokenWindows
 from research.data.tokenizer import EOS, Tokenizer, TrainedTokenizer
 from research.decoding.cache import init_cache
@@ -26,7 +26,7 @@ from research.tasks.vocabulary import show_tokens, vocabulary_of_run
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModeling:
-    """Texts cut into windows of `length` tokens; reported in nats per token and bits per byte of UTF-8.
+    """Texts cut into windows of `length` tokens; reported in nats per token and bits per byte of the texts' UTF-8.
 
     temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
     """
@@ -50,13 +50,27 @@ class LanguageModeling:
         return {"vocab_size": self.vocabulary.vocab_size}
 
     def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
-        stream = np.concatenate([self._encode(example["text"], end=len(examples) > 1) for example in examples])
-        return TokenWindows(stream, self.length, seed if train else None)
+        tokens, sizes = self._encode([example["text"] for example in examples])
+        return TokenWindows(tokens, sizes, self.length, seed if train else None)
 
-    def _encode(self, text: str, end: bool) -> np.ndarray:
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of all texts, and the bytes of UTF-8 of each, int32 [tokens]: together, all of the texts'.
+
+        What lies before a token and belongs to none, such as spaces that a tokenizer drops, is counted with it, what
+        follows the last one with that. Two texts or more end with EOS.
+        """
         # No token spans a line break: line by line, a long text is encoded in parallel.
-        lines = self.vocabulary.encode_batch(text.splitlines(keepends=True))
-        return np.fromiter(itertools.chain(*lines, [EOS] if end else []), np.int32)
+        tokens, ends = self.vocabulary.encode_lines([line for text in texts for line in cut(text)])
+        bounds = np.cumsum([len(text.encode()) for text in texts])
+        if len(texts) > 1:
+            if not self.vocabulary.specials:
+                raise UserError(
+                    f"{len(texts)} texts need a mark between them: set task.tokenizer.specials to True, or give one"
+                )
+            places = np.searchsorted(ends, bounds, side="right")
+            tokens, ends = np.insert(tokens, places, EOS), np.insert(ends, places, bounds)
+        ends[-1:] = bounds[-1:]
+        return tokens, np.diff(ends, prepend=0).astype(np.int32)
 
     def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
         prompts = [self.vocabulary.encode(example["text"]) for example in examples]
@@ -68,6 +82,16 @@ class LanguageModeling:
                 )
         return Prompts.from_lists(prompts, self.length)
 
+    def beginning(self, text: str) -> str | None:
+        """The start of a text as a prompt that `questions` takes, about a quarter of the context; None if none is."""
+        text = text[: 64 * self.length]
+        _, ends = self.vocabulary.encode_lines([text])
+        for count in range(max(1, self.length // 4), self.length):
+            prompt = text.encode()[: next(iter(ends[:count][::-1]), 0)].decode(errors="ignore")  # whole characters
+            if 0 < len(self.vocabulary.encode(prompt)) < self.length:  # a part may be cut in more tokens than the whole
+                return prompt
+        return None
+
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (jnp.maximum(batch["tokens"][:, :-1], 0),)
 
@@ -77,7 +101,7 @@ class LanguageModeling:
         weights = (labels >= 0) * batch["weight"][:, None]
         labels = jnp.maximum(labels, 0)
         nats, _, _ = vocabulary_loss(states, table, labels, weights)
-        num_bytes = (jnp.asarray(self.vocabulary.token_bytes, jnp.float32)[labels] * weights).sum()
+        num_bytes = (batch["bytes"][:, 1:] * weights).sum()
         return {"loss": (nats, weights.sum()), "bits_per_byte": (nats / math.log(2), num_bytes)}, updates
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:

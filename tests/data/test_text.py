@@ -27,29 +27,31 @@ def test_sentence_pairs_shift_the_target_by_one():
 
 def test_evaluation_windows_predict_every_token_once():
     tokens = np.arange(100, 123)
-    windows = TokenWindows(tokens, length=5, seed=None)
-    batch = windows.batch(np.arange(len(windows)), np.zeros(len(windows)), None)["tokens"]
+    windows = TokenWindows(tokens, tokens % 7, length=5, seed=None)
+    arrays = windows.batch(np.arange(len(windows)), np.zeros(len(windows)), None)
+    batch = arrays["tokens"]
     inputs, targets = batch[:, :-1], batch[:, 1:]
     assert targets[targets >= 0].tolist() == tokens[1:].tolist()
     assert (targets[targets >= 0] == inputs[targets >= 0] + 1).all()
+    assert arrays["bytes"].dtype == np.int32 and (arrays["bytes"] == np.where(batch >= 0, batch % 7, 0)).all()
 
 
 def test_training_windows_stay_inside_and_move_with_the_epoch():
     tokens = np.arange(1000)
-    windows = TokenWindows(tokens, length=10, seed=1)
+    windows = TokenWindows(tokens, tokens, length=10, seed=1)
     firsts = []
     for epoch in range(20):
         batch = windows.batch(np.arange(len(windows)), np.full(len(windows), epoch), None)["tokens"]
         assert batch.min() >= 0 and (np.diff(batch, axis=1) == 1).all()
         firsts.append(batch[0, 0])
     assert len(set(firsts)) > 5 and max(firsts) < 10
-    again = TokenWindows(tokens, 10, 1).batch(np.array([3]), np.array([19]), None)["tokens"]
+    again = TokenWindows(tokens, tokens, 10, 1).batch(np.array([3]), np.array([19]), None)["tokens"]
     assert again[0, 0] == firsts[19] + 30
 
 
 def test_a_text_too_short_for_its_windows_is_refused():
     with pytest.raises(UserError, match=r"task\.length 64 does not fit a text of 70 tokens"):
-        TokenWindows(np.arange(70), length=64, seed=0)
+        TokenWindows(np.arange(70), np.arange(70), length=64, seed=0)
 
 
 def test_prompts():

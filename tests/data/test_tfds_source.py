@@ -1,6 +1,8 @@
 """TFDS through ArrayRecord: a data set built on the spot, read in a process that must never import TensorFlow."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +102,129 @@ def test_tfrecord_only_data_set_names_the_command(data_dir: str, tmp_path: Path)
     (folder / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"not in the ArrayRecord format: .*file_format='array_record'"):
         Tfds("tiny_shapes", str(tmp_path), keys={"label": "kind"}).examples("train")
+
+
+@pytest.fixture
+def copied(data_dir: str, tmp_path: Path) -> Path:
+    """The version's folder of a copy of the data set, whose data_dir is its grandparent."""
+    shutil.copytree(Path(data_dir, "tiny_shapes"), tmp_path / "tiny_shapes")
+    return tmp_path / "tiny_shapes" / "1.0.0"
+
+
+def legacy(name: str) -> dict:
+    inside = {"type": f"{name}.Feature", "content": {}, "proto_cls": ""}
+    return {"type": "tensorflow_datasets.core.features.features_dict.FeaturesDict", "content": {"kind": inside}}
+
+
+def nested(features: dict, name: str) -> dict:
+    features["featuresDict"]["features"]["kind"]["pythonClassName"] = f"{name}.Feature"
+    return features
+
+
+def in_sequence(features: dict, name: str) -> dict:
+    inside = features["featuresDict"]["features"].pop("kind") | {"pythonClassName": f"{name}.Feature"}
+    sequence = {"pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence"}
+    features["featuresDict"]["features"]["kind"] = sequence | {"sequence": {"feature": inside, "length": "-1"}}
+    return features
+
+
+def in_text(features: dict, name: str) -> dict:
+    inside = json.dumps({"feature": {"type": f"{name}.Feature", "content": {}}, "length": None})
+    sequence = {"pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence"}
+    features["featuresDict"]["features"]["kind"] = sequence | {"jsonFeature": {"json": inside}}
+    return features
+
+
+FORMS = {
+    "outermost": lambda features, name: features | {"pythonClassName": f"{name}.Feature"},
+    "snake case": lambda features, name: {"python_class_name": f"{name}.Feature"},
+    "nested": nested,
+    "information": nested,
+    "legacy": lambda features, name: legacy(name),
+    "sequence": in_sequence,
+    "text": in_text,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_code_that_the_data_name_is_run(copied: Path, form: str):
+    """Packages in the data's folders and in the current one, on the import path, that leave a mark when imported."""
+    features = FORMS[form](json.loads((copied / "features.json").read_text()), "evil")
+    if form == "information":
+        info = json.loads((copied / "dataset_info.json").read_text()) | {"moduleName": "evil", "features": features}
+        (copied / "dataset_info.json").write_text(json.dumps(info))
+    else:
+        (copied / "features.json").write_text(json.dumps(features))
+    root, mark = copied.parents[1], copied.parents[1] / "mark"
+    for folder in (copied, copied.parent, root):
+        (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    program = "import sys; from research.data.tfds_source import Tfds\nTfds(*sys.argv[1:]).examples('train')"
+    for paths in ([root], [copied, copied.parent]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "tiny_shapes", str(root)],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*paths, Path(__file__).parents[2]]))},
+            capture_output=True,
+            text=True,
+        )
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("research.errors.UserError: TFDS data set 'tiny_shapes' has the feature 'evil.Feature'")
+        assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["huggingface:mnist", "kaggle:mnist/a", "../mnist", "mnist/..", "/tmp/mnist", "evil.module", "mnist/a=1", "", "a b",
+     "mnist:1.0.0/split=2", "mnist:experimental_latest", "mnist\n", "gs://x", "m\u00f6we"],
+)  # fmt: skip
+def test_names_of_other_places_are_refused(name: str):
+    with pytest.raises(UserError, match=r"data\.dataset .* names no data set: use NAME"):
+        Tfds(name)
+
+
+def test_a_picture_that_is_a_program_goes_to_no_interpreter(data_dir: str):
+    """Pillow gives EPS, which is a program, to Ghostscript, whatever the data call it."""
+    features = Tfds("tiny_shapes", data_dir, keys={"label": "kind"})._builder().info.features
+    with pytest.raises(ValueError, match="as neither PNG, JPEG, GIF nor BMP does"):
+        features["image"].decode_example_np(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"a": NaN}', "\x00", '{"featuresDict": 3}', "[" * 5000])
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+def test_damaged_metadata_end_in_one_sentence(copied: Path, file: str, content: str):
+    (copied / file).write_text(content)
+    with pytest.raises(UserError, match="TFDS data set 'tiny_shapes' ") as error:
+        Tfds("tiny_shapes", str(copied.parents[1]), keys={"label": "kind"}).examples("train")
+    assert "\n" not in str(error.value)
+
+
+def test_files_outside_of_the_folder_and_damaged_ones(copied: Path):
+    source = Tfds("tiny_shapes", str(copied.parents[1]), keys={"label": "kind"})
+    stored = (copied / "dataset_info.json").read_text()
+    for template in (
+        "/etc/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    ):
+        info = json.loads(stored)
+        for split in info["splits"]:
+            split["filepathTemplate"] = template
+        (copied / "dataset_info.json").write_text(json.dumps(info))
+        with pytest.raises(UserError, match="outside its folder"):
+            source.examples("train")
+    (copied / "dataset_info.json").write_text(stored)
+    (shard,) = copied.glob("*train.array_record*")
+    shard.write_bytes(b"no records")
+    with pytest.raises(UserError, match="restore it"):
+        list(source.examples("train"))
+
+
+def test_fingerprints_tell_other_data(data_dir: str, copied: Path):
+    keys = {"label": "kind"}
+    here, there = (Tfds("tiny_shapes", folder, keys=keys) for folder in (data_dir, str(copied.parents[1])))
+    assert here.fingerprint("train") == there.fingerprint("train") != here.fingerprint("test")
+    assert here.fingerprint("train") != Tfds("tiny_shapes", data_dir, keys=keys, train="train[:50%]").fingerprint(
+        "train"
+    )
+    with (copied / "features.json").open("a") as file:
+        file.write(" ")
+    assert here.fingerprint("train") != there.fingerprint("train")

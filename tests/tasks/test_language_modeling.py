@@ -1,4 +1,5 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,111 @@ from research.models.gpt import GPT
 from research.tasks.language_modeling import LanguageModeling
 
 TEXT = "Größe zählt, ünd öfter ßo.\nEine zweite Zeile.\n"
+WHITESPACE = r"[\t\n\v\f\r \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000]+"  # Unicode's White_Space
+KINDS = {"character": None, "word": None, "whitespace": None, "bpe": 300, "unigram": 400}
+
+
+def trained(kind: str, texts: list[str], length: int = 7, specials: bool = True) -> LanguageModeling:
+    tokenizer = Tokenizer(kind, KINDS[kind], specials)
+    return LanguageModeling(tokenizer, length, vocabulary=tokenizer.train(texts))
+
+
+def counted_bytes(task: LanguageModeling, texts: list[str]) -> tuple[list[int], list[int]]:
+    """Tokens and bytes of all evaluation windows, each once, as the loss sees them; the first token has its own."""
+    windows = task.dataset([{"text": text} for text in texts], train=False, seed=0)
+    arrays = windows.batch(np.arange(len(windows)), np.zeros(len(windows), np.int64), None)
+    inside = arrays["tokens"][:, 1:] >= 0
+    first = int(windows.tokens[0]), int(windows.bytes[0])
+    return [first[0], *arrays["tokens"][:, 1:][inside]], [first[1], *arrays["bytes"][:, 1:][inside]]
+
+
+UNSEEN = "\n  Größe  \t zählt 日本 x\u2028ö \r\n\n 👍🏽ünd,\n "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texts", [[TEXT], [UNSEEN], [UNSEEN, "  \n", TEXT, "日", UNSEEN]], ids=["seen", "new", "many"])
+def test_every_byte_of_the_text_counts_once(kind: str, texts: list[str]):
+    tokens, sizes = counted_bytes(trained(kind, [TEXT]), texts)
+    assert sum(sizes) == sum(len(text.encode()) for text in texts)
+    assert len(tokens) == len(sizes) and min(sizes) >= 0
+    if len(texts) > 1:  # each text's bytes lie between its neighbours' end markers
+        ends = np.cumsum(sizes)[np.array(tokens) == 2]
+        assert ends.tolist() == np.cumsum([len(text.encode()) for text in texts]).tolist()
+
+
+def test_bytes_of_words_that_stand_between_spaces():
+    """Counted by hand: a space goes to the word that follows it, the last line feed to the last word."""
+    task = trained("whitespace", ["a bc"], length=2)
+    tokens, sizes = counted_bytes(task, ["  bc é\n\na\n"])
+    assert tokens == task.vocabulary.encode("bc é a") and tokens[1] == 3
+    assert sizes == [len("  bc"), len(" é".encode()), len("\n\na\n")]
+    assert counted_bytes(task, ["ab\u00a0日本 c\n x\n"])[1] == [2, 2 + 6, 2, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens_have_the_bytes_of_their_text(kind: str):
+    task = trained(kind, ["abc "], length=3)
+    _, sizes = counted_bytes(task, ["abc 日é abc"])
+    marks = {  # by hand: UTF-8 of the two unseen characters has three bytes and two
+        "character": [1, 1, 1, 1, 3, 2, 1, 1, 1, 1],
+        "word": [3, 6, 4],
+        "whitespace": [3, 6, 4],
+    }
+    assert sizes == marks.get(kind, sizes) and sum(sizes) == 13
+
+
+def test_the_same_loss_whatever_the_bytes():
+    """What is learnt does not depend on them: gradients and losses are equal bit for bit."""
+    task = trained("word", [TEXT])
+    model = GPT(task.vocabulary.vocab_size, num_layers=1, width=16, num_heads=2, max_length=7)
+    windows = task.dataset([{"text": TEXT}], train=False, seed=0)
+    batch = windows.batch(np.arange(2), np.zeros(2, np.int64), None) | {"weight": np.ones(2, np.float32)}
+    batch = jax.tree.map(jnp.asarray, batch)
+    params = model.init(jax.random.key(0), batch["tokens"][:, :-1])
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, batch):
+        return task.loss(lambda *inputs, method: (model.apply(params, *inputs, method=method), {}), batch)[0]["loss"][0]
+
+    value, gradients = loss(params, batch)
+    other, others = loss(params, {**batch, "bytes": 0 * batch["bytes"]})
+    assert value == other and jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), gradients, others))
+
+
+def test_two_texts_need_special_tokens():
+    with pytest.raises(UserError, match=r"set task\.tokenizer\.specials to True"):
+        trained("character", ["ab"], specials=False).dataset([{"text": "ab"}] * 2, train=False, seed=0)
+
+
+SEPARATORS = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u200b\u2028\u2029\u202f\u205f\u3000\ufeff\x01\x7f"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_token_of_the_training_text_is_unknown(kind: str):
+    """Separators of every kind before, between and after words, alone, in pairs, and with line ends."""
+    pairs = "".join(f"{a}{b}ab{a}cd {b}\r\n" for a in SEPARATORS for b in SEPARATORS)
+    text = pairs + "".join(f"word{mark}word, {mark}{mark}\n{mark}" for mark in SEPARATORS)
+    task = trained(kind, [text])
+    tokens = task.dataset([{"text": text}], train=False, seed=0).tokens
+    assert tokens.min() > 3
+    decoded = task.vocabulary.decode(tokens)
+    assert decoded == (" ".join(re.split(WHITESPACE, text.strip())) if kind == "whitespace" else text)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_beginning_of_any_text_is_a_prompt_that_is_taken(kind: str, length: int):
+    task = trained(kind, [TEXT], length)
+    texts = [TEXT, "", "    ", "\n" * 40, "日本" * 40, "👍🏽" * 40, " " * 40 + "a b c d e f", "a", "Größe" * 30, UNSEEN]
+    for text in texts:
+        prompt = task.beginning(text)
+        if prompt is not None:
+            assert text.startswith(prompt)
+            batch = task.questions([{"text": prompt}]).batch(np.arange(1), np.zeros(1), None)
+            assert 0 < batch["prompt_length"][0] < length
+    assert (task.beginning("a b c d") is None) == (length == 1)
+    assert task.beginning("") is None
 
 
 @pytest.mark.parametrize("kind", ["character", "word", "bpe"])
