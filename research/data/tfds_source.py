@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
+from research.ranges import AFTERWARDS
 
 IMAGES = {"image": "image", "label": "label"}
 
@@ -24,7 +25,7 @@ class Tfds(Source):
     data_dir: str | None = None
     train: str = "train"
     validation: str | None = "validation"
-    test: str | None = "test"
+    test: Annotated[str | None, AFTERWARDS] = "test"
     keys: dict[str, str] = field(default_factory=lambda: dict(IMAGES))
 
     @property
