@@ -32,7 +32,8 @@ def samples_of(experiment: Experiment, split: str, count: int) -> list[Mapping[s
     examples = experiment.source.examples(split)
     chosen = [examples[index] for index in range(min(count, len(examples)))]
     if chosen and "text" in chosen[0]:
-        return [{"text": experiment.task.prompt(chosen[0]["text"])}]
+        prompt = experiment.task.beginning(chosen[0]["text"])
+        return [] if prompt is None else [{"text": prompt}]
     return chosen
 
 

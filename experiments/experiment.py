@@ -38,6 +38,7 @@ from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, batch_sharding, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.pretrained.timm import from_timm
+from research.ranges import Seed
 from research.tasks.classification import Classification, difference
 from research.tasks.distillation import Distillation
 from research.tasks.language_modeling import LanguageModeling
@@ -57,6 +58,7 @@ from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Precision, Step
 from research.training.transfer import Transfer, read_weights, transferred, with_given
+from research.values import convert
 
 SOURCES = {
     "digits": Digits,
@@ -290,8 +292,7 @@ def build_experiment(
     for section in REQUIRED:
         if section not in config:
             raise UserError(f"the config has no section {section}: add one (needed: {', '.join(REQUIRED)})")
-    if not isinstance(config.get("seed", 0), int):
-        raise UserError(f"seed is {config.seed!r}: use a whole number")
+    convert(config.get("seed", 0), Seed, "seed", build)
     options = build(TrainingOptions, config.training, "training")
     Precision.parse(options.precision)
     mesh_shape = build(MeshShape, config.get("mesh", {}), "mesh")

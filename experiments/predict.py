@@ -15,7 +15,7 @@ import numpy as np
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
 from research.data.images import decode_image
-from research.data.text_file import decode_lines
+from research.data.plain_text import decode_lines
 from research.errors import UserError
 from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification

@@ -5,29 +5,26 @@ the key and the nearest valid ones. Lists and tuples are one thing here (a loade
 equals itself after a round trip through JSON.
 """
 
-import ast
 import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import json
-import math
 import re
 import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from inspect import formatannotation
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
-from beartype.door import is_bearable
 from flax import linen as nn
 from ml_collections import ConfigDict, FieldReference
 
 from research.errors import UserError
 from research.files import read_json
+from research.values import convert, described, literal, override, shown
 
 type Section = Mapping[str, Any] | ConfigDict
 ABSENT = "(absent)"
@@ -48,9 +45,9 @@ OPTIONAL = ("mesh", "checkpoint")
 def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The config of `spec` ("path.py", or "path.py:argument" for `get_config(argument)`) with overrides applied.
 
-    `overrides` maps dotted paths ("optimizer.learning_rate") to values; text is read as a Python literal where it is
-    one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise. A path may add to a section, but adds no
-    section itself other than those of `OPTIONAL`.
+    `overrides` maps dotted paths ("optimizer.learning_rate") to values; text is read as a literal of JSON or Python
+    where it is one ("3e-4", "[1, 2]", "true", "none") and stays text otherwise, and where the config has text. A path
+    may add to a section, but adds no section itself other than those of `OPTIONAL`.
     Raises `UserError` for a missing or failing file, an unknown section, and values that JSON cannot hold.
     """
     path, arg = _config_file(spec)
@@ -63,7 +60,7 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
         for key, value in (overrides or {}).items():
             if (section := key.partition(".")[0]) in OPTIONAL and section not in config:
                 config[section] = ConfigDict()
-            _override(config, key, literal(value) if isinstance(value, str) else value)
+            _override(config, key, value)
         return from_json(to_json(config))
 
 
@@ -104,11 +101,13 @@ def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
     values, fields, hints = _read(cls, section, where)
     for key, value in given.items():
         if key in values and values[key] != value:
-            raise UserError(f"{_join(where, key)} is {values[key]!r} but must be {value!r}: remove it from the config")
+            raise UserError(
+                f"{_join(where, key)} is {shown(values[key])} but must be {value!r}: remove it from the config"
+            )
     values |= {key: value for key, value in given.items() if key in fields}
     for key, field in fields.items():
         if key not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{_join(where, key)} is missing: {cls.__name__} needs it ({formatannotation(hints[key])})")
+            raise UserError(f"{_join(where, key)} is missing: {cls.__name__} needs it ({described(hints[key])})")
     return cls(**values)
 
 
@@ -134,7 +133,9 @@ def to_json(config: Section) -> str:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path} is {value!r}: use a finite number, text, true, false, none or a list") from error
+            raise UserError(
+                f"{path} is {shown(value)}: use a finite number, text, true, false, none or a list"
+            ) from error
     return json.dumps(plain, indent=2)
 
 
@@ -158,21 +159,12 @@ def diff(a: Section, b: Section) -> list[tuple[str, Any, Any]]:
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def literal(text: str) -> Any:
-    """Text as the Python literal that it is ("3e-4", "[1, 2]"), true, false or none in any case, else the text."""
-    words = {"true": True, "false": False, "none": None}
-    try:
-        return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
 def _pick(table: Mapping[str, type], section: Section, where: str) -> tuple[type, Any]:
     """The class that the section's `name` picks, and the section's other keys."""
     section = _plain(section)
     name = section.pop("name", None) if isinstance(section, dict) else section
     if name not in list(table):
-        raise UserError(f"{_join(where, 'name')} is {name!r}: {suggestion(str(name), table, 'names')}")
+        raise UserError(f"{_join(where, 'name')} is {shown(name)}: {suggestion(str(name), table, 'names')}")
     return table[name], section
 
 
@@ -180,15 +172,16 @@ def _read(cls: type, section: Section, where: str) -> tuple[dict[str, Any], dict
     """The section's values converted to the types of the fields of `cls`, those fields, and their types."""
     section = _plain(section)
     if not isinstance(section, dict):
-        raise UserError(f"{where} must be a section with the fields of {cls.__name__}, got {section!r}")
+        raise UserError(f"{where} must be a section with the fields of {cls.__name__}, got {shown(section)}")
     hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in hidden}
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     for key in section:
         if key not in fields:
             hint = suggestion(key, fields, "fields")
             raise UserError(f"{_join(where, key)} is not a field of {cls.__name__}: {hint}")
-    return {key: _convert(value, hints[key], _join(where, key)) for key, value in section.items()}, fields, hints
+    values = {key: convert(value, hints[key], _join(where, key), build) for key, value in section.items()}
+    return values, fields, hints
 
 
 def _join(where: str, key: str) -> str:
@@ -255,6 +248,8 @@ def _override(config: ConfigDict, path: str, value: Any) -> None:
             raise UserError(f"{path}: the config has no section {'.'.join(sections[: depth + 1])}: {hint}")
         section = section[name]
     with section.unlocked(), section.ignore_type():
+        if isinstance(value, str):
+            value = override(value, section.get(key))
         if key in section and not isinstance(dict(section.items(preserve_field_references=True))[key], FieldReference):
             del section[key]  # assigning over it would cast true to 1.0
         section[key] = value
@@ -263,46 +258,8 @@ def _override(config: ConfigDict, path: str, value: Any) -> None:
 def _argument_value(name: str, text: str | None, default: Any) -> Any:
     if not isinstance(default, tuple):
         value = True if text is None else text if isinstance(default, str) else literal(text)
-        return _convert(value, type(default), f"the config argument {name}")
+        return convert(value, type(default), f"the config argument {name}", build)
     choices = {str(choice): choice for choice in default}
     if text not in choices:
         raise UserError(f"the config argument {name} is {text!r}: {suggestion(str(text), choices, name)}")
     return choices[text]
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as an instance of the type `hint`: the only conversions are integer to float, and sequences."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} is {value}: use a finite number")
-    kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind in (Union, types.UnionType):
-        return _convert_union(value, hint, where)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return build(hint, value, where)
-    if isinstance(value, dict) and kind in (dict, Mapping, Any):
-        return {key: _convert(item, args[1] if args else Any, _join(where, key)) for key, item in value.items()}
-    if isinstance(value, tuple) and kind in (tuple, list, Sequence, Any):
-        fixed = kind is tuple and args and args[-1] is not ...
-        hints = args if fixed else (args[0] if args else Any,) * len(value)
-        if len(hints) != len(value):
-            raise UserError(f"{where} must have {len(hints)} values, got {len(value)}: {value!r}")
-        items = (_convert(value[i], hints[i], f"{where}[{i}]") for i in range(len(value)))
-        return list(items) if kind is list else tuple(items)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not is_bearable(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{where} must be {formatannotation(hint)}, got {value!r}")
-    return value
-
-
-def _convert_union(value: Any, hint: Any, where: str) -> Any:
-    converted, deeper = [], []
-    for arm in typing.get_args(hint):
-        try:
-            converted.append(_convert(value, arm, where))
-        except UserError as error:
-            if not str(error).startswith(f"{where} must be"):
-                deeper.append(error)
-    if converted:  # an arm that takes the value as it is goes before one that converts it
-        return next((item for item in converted if type(item) is type(value)), converted[0])
-    raise [*deeper, UserError(f"{where} must be {formatannotation(hint)}, got {value!r}")][0]

@@ -3,14 +3,20 @@
 `research.config.build` refuses a value outside of its field's range; nothing else has to check it.
 """
 
+import ctypes
 import dataclasses
+import math
 import typing
 from typing import Annotated, Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included unless `above` leaves out the one or `below` the other."""
+    """Numbers from `low` to `high`, both included unless `above` leaves out the one or `below` the other.
+
+    Those that are left out stay out when a number is rounded to float32, in which nearly all is computed: 1e-300, which
+    is 0 there, is not more than 0, and 0.99999999999 not less than 1.
+    """
 
     low: float
     high: float = float("inf")
@@ -18,9 +24,10 @@ class Range:
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return (value > self.low if self.above else value >= self.low) and (
-            value < self.high if self.below else value <= self.high
-        )
+        single = _single(value) if isinstance(value, float) else value
+        above = min(value, single) > self.low if self.above else value >= self.low
+        below = max(value, single) < self.high if self.below else value <= self.high
+        return above and below and not math.isinf(single)
 
     def __str__(self) -> str:
         """What to use: "0 or more and less than 1"."""
@@ -36,19 +43,40 @@ class Afterwards:
 
 AFTERWARDS = Afterwards()
 
+LARGEST = 3.4e38
+"""Of float32, to two digits."""
+
 Rate = Annotated[float, Range(0, 1, below=True)]
 """Of dropout, of a moving average: all of it would leave nothing."""
 Fraction = Annotated[float, Range(0, 1)]
-NotNegative = Annotated[float, Range(0)]
-Positive = Annotated[float, Range(0, above=True)]
+Share = Annotated[float, Range(0, 1, above=True)]
+"""A fraction of which something has to be there."""
+Part = Annotated[float, Range(0, 1, above=True, below=True)]
+"""A fraction of something that leaves a rest."""
+Number = Annotated[float, Range(-LARGEST, LARGEST)]
+NotNegative = Annotated[float, Range(0, LARGEST)]
+Positive = Annotated[float, Range(0, LARGEST, above=True)]
+Temperature = Annotated[float, Range(1e-3, 1e3)]
+"""Logits divided by it keep apart in float32."""
+Degrees = Annotated[float, Range(0, 360)]
 Count = Annotated[int, Range(1, 2**31 - 1)]
 """Of steps, examples, tokens: what 32 bits can count."""
 Size = Annotated[int, Range(1, 2**20)]
-"""Of one axis of an array: a width, a side in pixels, a length."""
+"""Of one axis of an array: a width, a length, a vocabulary."""
+Classes = Annotated[int, Range(0, 2**20)]
+"""Without any, a model gives features."""
+Pixels = Annotated[int, Range(1, 2**13)]
+"""On a side of an image."""
 Layers = Annotated[int, Range(1, 1000)]
 """More of them would be traced for hours."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 """A key of JAX's random numbers holds 32 bits of it."""
+
+
+def _single(value: float) -> float:
+    """A number as float32 holds it: what is below its smallest normal number counts as 0."""
+    single = ctypes.c_float(value).value
+    return 0.0 if abs(single) < 2.0**-126 else single
 
 
 def marks(hint: Any) -> tuple[Any, ...]:

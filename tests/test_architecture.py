@@ -26,6 +26,7 @@ FLOORS = {
     "research.files": 1,
     "research.locks": 1,
     "research.ranges": 1,
+    "research.values": 1,
     "research": 0,
 }
 SERIALIZERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

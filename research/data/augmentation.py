@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from research.data.policies import (
     rand_augment,
 )
 from research.errors import UserError
+from research.ranges import Fraction, NotNegative, Pixels, Range, Share
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 POLICIES = {"none": None, "randaugment": None, "autoaugment_cifar": CIFAR, "autoaugment_imagenet": IMAGENET}
@@ -44,35 +45,21 @@ class PhotoAugmentation:
     of the area becomes noise (Zhong et al. 2020).
     """
 
-    size: int = 224
+    size: Pixels = 224
     crop: Literal["none", "random_resized", "pad"] = "random_resized"
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[Share, Share] = (0.08, 1.0)
     flip: bool = True
     policy: Literal["none", "randaugment", "autoaugment_cifar", "autoaugment_imagenet"] = "none"
-    magnitude: int = 9
-    num_ops: int = 2
-    magnitude_std: float = 0.5
-    color_jitter: float = 0.0
-    erasing: float = 0.0
+    magnitude: Annotated[int, Range(0, MAXIMUM)] = 9
+    num_ops: Annotated[int, Range(1, 100)] = 2
+    magnitude_std: NotNegative = 0.5
+    color_jitter: Fraction = 0.0
+    erasing: Fraction = 0.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self):
-        for name, least in (("size", 1), ("num_ops", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} {getattr(self, name)} is too small: use {least} or more")
-        choices = {"crop": ("none", "random_resized", "pad"), "policy": POLICIES, "interpolation": RESAMPLING}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} {getattr(self, name)!r} does not exist: use one of {', '.join(known)}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+        if self.scale[0] > self.scale[1]:
             raise UserError(f"scale {self.scale} is no range of shares of the area: use (least, most) within 0 to 1")
-        if not 0 <= self.magnitude <= MAXIMUM:
-            raise UserError(f"magnitude {self.magnitude} is out of range: use 0 to {MAXIMUM}")
-        if not self.magnitude_std >= 0:
-            raise UserError(f"magnitude_std {self.magnitude_std} is no deviation: use 0 or more")
-        for name in ("color_jitter", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)} is out of range: use 0 to 1")
 
     def __call__(self, image: Image.Image | np.ndarray, *, seed: int, epoch: int, index: int) -> np.ndarray:
         """uint8 [size, size, 3], a function of the image and (seed, epoch, index) alone.

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from research.data.source import Example, Source, check_split
+from research.ranges import Count
 
 RANGES = {"train": slice(0, 1257), "validation": slice(1257, 1437), "test": slice(1437, 1797)}
 
@@ -23,7 +24,7 @@ class Digits(Source):
     train_size: training scans used, the first of the file; all 1,257 unless given.
     """
 
-    train_size: int | None = None
+    train_size: Count | None = None
 
     splits: ClassVar[tuple[str, ...]] = tuple(RANGES)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")

@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 from PIL import Image
 
 from research.data.images import decode_image
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
+from research.ranges import AFTERWARDS, Pixels, Rate
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -33,20 +34,10 @@ class ImageFolder(Source):
 
     path: str
     validation_path: str | None = None
-    test_path: str | None = None
-    validation_fraction: float = 0.1
-    size: int | None = None
+    test_path: Annotated[str | None, AFTERWARDS] = None
+    validation_fraction: Rate = 0.1
+    size: Pixels | None = None
     channels: Literal[1, 3] = 3
-
-    def __post_init__(self):
-        if not 0 <= self.validation_fraction < 1:
-            raise UserError(
-                f"validation_fraction {self.validation_fraction} is no share: use 0 or more and less than 1"
-            )
-        if self.size is not None and self.size < 1:
-            raise UserError(f"size {self.size} is no number of pixels: use 1 or more, or None")
-        if self.channels not in (1, 3):
-            raise UserError(f"channels {self.channels} is not possible: use 3 for colour or 1 for grey")
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 
 from research.data.augmentation import PhotoAugmentation
 from research.errors import UserError
+from research.ranges import Degrees, Fraction, Range, Rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Augmentation:
     shear: degrees either way. flip: mirror left and right in half of the cases.
     """
 
-    rotate: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
+    rotate: Degrees = 0.0
+    shift: Fraction = 0.0
+    zoom: Rate = 0.0
+    shear: Annotated[float, Range(0, 90, below=True)] = 0.0
     flip: bool = False
 
     def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:

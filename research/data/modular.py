@@ -3,12 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
-
-OPERATIONS = ("+", "-", "/")
+from research.ranges import Part, Range, Seed
 
 
 @dataclass(frozen=True)
@@ -20,19 +19,15 @@ class Modular(Source):
     """
 
     operation: Literal["+", "-", "/"] = "/"
-    modulus: int = 97
-    train_fraction: float = 0.5
-    seed: int = 0
+    modulus: Annotated[int, Range(2, 1000)] = 97
+    train_fraction: Part = 0.5
+    seed: Seed = 0
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     def __post_init__(self):
-        if self.operation not in OPERATIONS:
-            raise UserError(f"data.operation {self.operation!r} is unknown: use {', '.join(OPERATIONS)}")
-        if self.modulus < 2 or any(self.modulus % divisor == 0 for divisor in range(2, self.modulus)):
+        if any(self.modulus % divisor == 0 for divisor in range(2, self.modulus)):
             raise UserError(f"data.modulus {self.modulus} is no prime, so division is not defined: use one such as 97")
-        if not 0 < self.train_fraction < 1:
-            raise UserError(f"data.train_fraction is {self.train_fraction}: use a share between 0 and 1, such as 0.5")
 
     def examples(self, split: str) -> Sequence[Example]:
         """{"source": "12 / 5 =", "target": "80"}, in random order."""

@@ -13,7 +13,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from babel import Locale
 from babel.core import get_global
@@ -25,6 +25,7 @@ from babel.units import format_unit
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
+from research.ranges import Range, Seed
 
 ENGLISH = Locale("en")
 FIRST_DAY = datetime.date(2000, 1, 1)
@@ -47,8 +48,8 @@ class Phrasebook(Source):
     """
 
     language: str = "fr"
-    size: int = 20_000
-    seed: int = 0
+    size: Annotated[int, Range(40, 1_000_000)] = 20_000
+    seed: Seed = 0
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
@@ -64,8 +65,6 @@ class Phrasebook(Source):
 @functools.lru_cache(maxsize=4)
 def _phrases(language: str, size: int, seed: int) -> tuple[Pair, ...]:
     """All phrases in random order."""
-    if size < 40:
-        raise UserError(f"size {size} leaves no phrase for the validation split: use at least 40")
     locale, rng = _locale(language), random.Random(seed)
     pools = _pools(locale, rng)
     kinds = [kind for kind, (weight, pool) in pools.items() if pool]

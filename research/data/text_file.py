@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from research.data.plain_text import lines_of, read_text
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
+from research.ranges import AFTERWARDS, Rate
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,12 @@ class TextFile(Source):
     """
 
     path: str
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.0
+    validation_fraction: Rate = 0.1
+    test_fraction: Rate = 0.0
 
     def __post_init__(self):
         fractions = (self.validation_fraction, self.test_fraction)
-        if min(fractions) < 0 or sum(fractions) >= 1:
+        if sum(fractions) >= 1:
             raise UserError(
                 f"validation_fraction {fractions[0]} and test_fraction {fractions[1]} leave nothing to train on: "
                 "use fractions from 0 with a sum below 1"
@@ -58,8 +60,8 @@ class ParallelText(Source):
     train_target: str
     validation_source: str | None = None
     validation_target: str | None = None
-    test_source: str | None = None
-    test_target: str | None = None
+    test_source: Annotated[str | None, AFTERWARDS] = None
+    test_target: Annotated[str | None, AFTERWARDS] = None
 
     def __post_init__(self):
         for split in ("train", "validation", "test"):

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
+from research.ranges import AFTERWARDS
 
 IMAGES = {"image": "image", "label": "label"}
 NAME = re.compile(r"[a-zA-Z]\w*(/[\w+-][\w+.-]*)?(:[\d*]+\.[\d*]+\.[\d*]+)?", re.ASCII)
@@ -38,7 +39,7 @@ class Tfds(Source):
     data_dir: str | None = None
     train: str = "train"
     validation: str | None = "validation"
-    test: str | None = "test"
+    test: Annotated[str | None, AFTERWARDS] = "test"
     keys: dict[str, str] = field(default_factory=lambda: dict(IMAGES))
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ from research.layers.feed_forward import Activation
 from research.layers.masks import causal_mask
 from research.layers.positions import sinusoidal
 from research.layers.transformer import TransformerLayer, TransformerStack
+from research.ranges import Layers, Rate, Size
 
 
 class Decoder(nn.Module):
@@ -20,13 +21,13 @@ class Decoder(nn.Module):
         mlp_width: 4 · width unless given.
     """
 
-    vocab_size: int
-    num_layers: int
-    width: int
-    num_heads: int
-    mlp_width: int | None = None
+    vocab_size: Size
+    num_layers: Layers
+    width: Size
+    num_heads: Size
+    mlp_width: Size | None = None
     activation: Activation = "relu"
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     def __call__(
         self, tokens: Int[Array, "batch length"], *, train: bool = False

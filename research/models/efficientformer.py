@@ -1,7 +1,7 @@
 """EfficientFormer: pooling in the early stages, attention only at the end (Li et al. 2022)."""
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from research.layers.convolution import ConvNorm
 from research.layers.embedding import classifier
 from research.layers.transformer import TransformerLayer, drop_branch
 from research.parallel.mesh import shard_batch
+from research.ranges import Classes, Layers, Range, Rate, Size
 
 SIZES = {
     "L1": {"depths": (3, 2, 6, 4), "widths": (48, 96, 224, 448), "num_attention": 1},
@@ -113,13 +114,13 @@ class EfficientFormer(nn.Module):
         folded: batch normalisation folded into the convolutions (`convolution.fold`), for inference.
     """
 
-    num_classes: int
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    num_attention: int
-    resolution: int = 7
+    num_classes: Classes
+    depths: tuple[Layers, ...]
+    widths: tuple[Size, ...]
+    num_attention: Annotated[int, Range(0, 1000)]
+    resolution: Size = 7
     distillation: bool = True
-    stochastic_depth: float = 0.0
+    stochastic_depth: Rate = 0.0
     folded: bool = False
 
     def __call__(

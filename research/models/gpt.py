@@ -12,6 +12,7 @@ from research.layers.feed_forward import Activation
 from research.layers.masks import causal_mask, segment_mask
 from research.layers.positions import LearnedPositions, segment_positions
 from research.layers.transformer import TransformerLayer, TransformerStack
+from research.ranges import Layers, Rate, Size
 
 
 class GPT(nn.Module):
@@ -24,15 +25,15 @@ class GPT(nn.Module):
         use_bias: biases of the projections and of LayerNorm.
     """
 
-    vocab_size: int
-    num_layers: int
-    width: int
-    num_heads: int
-    mlp_width: int | None = None
-    max_length: int = 1024
-    dropout: float = 0.0
+    vocab_size: Size
+    num_layers: Layers
+    width: Size
+    num_heads: Size
+    mlp_width: Size | None = None
+    max_length: Size = 1024
+    dropout: Rate = 0.0
     use_bias: bool = True
-    num_kv_heads: int | None = None
+    num_kv_heads: Size | None = None
     activation: Activation = "gelu_tanh"
     positions: Literal["learned", "rotary"] = "learned"
     remat: Literal["none", "full", "matmuls"] = "none"

@@ -11,6 +11,7 @@ from research.errors import UserError
 from research.layers.embedding import PatchEmbedding, float32_dot_general
 from research.layers.positions import sincos_2d
 from research.layers.transformer import TransformerLayer, TransformerStack
+from research.ranges import Layers, Part, Positive, Size
 
 
 class MAE(nn.Module):
@@ -23,16 +24,16 @@ class MAE(nn.Module):
         masked: share of the patches that the encoder does not see.
     """
 
-    patch_size: int = 16
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_width: int = 3072
-    decoder_width: int = 512
-    decoder_layers: int = 8
-    decoder_heads: int = 16
-    masked: float = 0.75
-    norm_epsilon: float = 1e-6
+    patch_size: Size = 16
+    width: Size = 768
+    num_layers: Layers = 12
+    num_heads: Size = 12
+    mlp_width: Size = 3072
+    decoder_width: Size = 512
+    decoder_layers: Layers = 8
+    decoder_heads: Size = 16
+    masked: Part = 0.75
+    norm_epsilon: Positive = 1e-6
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 

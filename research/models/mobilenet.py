@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018) and MobileNetV3-Large (Howard et al. 2019)."""
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from research.layers.convolution import ConvNorm
 from research.layers.embedding import classifier
 from research.parallel.mesh import shard_batch
+from research.ranges import Classes, Range, Size
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "hard_swish": jax.nn.hard_swish}
 
@@ -96,10 +97,10 @@ class MobileNet(nn.Module):
         folded: batch normalisation folded into the convolutions (`convolution.fold`), for inference.
     """
 
-    num_classes: int
+    num_classes: Classes
     version: Literal["v2", "v3"] = "v2"
-    multiplier: float = 1.0
-    head_width: int = 1280
+    multiplier: Annotated[float, Range(0, 100, above=True)] = 1.0
+    head_width: Size = 1280
     folded: bool = False
 
     @nn.compact

@@ -11,6 +11,7 @@ from research.errors import UserError
 from research.layers.convolution import ConvNorm
 from research.layers.embedding import classifier
 from research.parallel.mesh import shard_batch
+from research.ranges import Classes, Layers, Size
 
 SIZES = {
     "18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -63,10 +64,10 @@ class ResNet(nn.Module):
         folded: batch normalisation folded into the convolutions (`convolution.fold`), for inference.
     """
 
-    num_classes: int
-    depths: tuple[int, ...]
+    num_classes: Classes
+    depths: tuple[Layers, ...]
     bottleneck: bool
-    width: int = 64
+    width: Size = 64
     small_images: bool = False
     folded: bool = False
 

@@ -16,6 +16,7 @@ from research.errors import UserError
 from research.layers.attention import attention_weights, weighted_values
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.masks import padding_mask
+from research.ranges import Layers, Rate, Size
 
 State = dict[str, Array]
 """`hidden` and `cell` [batch, layers, width], and `attended` [batch, width], the last attentional vector."""
@@ -32,10 +33,10 @@ class RNNSeq2Seq(nn.Module):
         share_embeddings: one table for source, target and output, otherwise three.
     """
 
-    vocab_size: int
-    num_layers: int = 2
-    width: int = 512
-    dropout: float = 0.2
+    vocab_size: Size
+    num_layers: Layers = 2
+    width: Size = 512
+    dropout: Rate = 0.2
     share_embeddings: bool = True
 
     def setup(self):

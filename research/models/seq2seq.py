@@ -12,6 +12,7 @@ from research.layers.feed_forward import Activation
 from research.layers.masks import causal_mask, padding_mask
 from research.layers.positions import LearnedPositions, sinusoidal
 from research.layers.transformer import TransformerLayer, TransformerStack
+from research.ranges import Layers, Rate, Size
 
 SIZES = {
     "base": {"num_layers": 6, "width": 512, "num_heads": 8, "mlp_width": 2048, "dropout": 0.1},
@@ -32,21 +33,21 @@ class Seq2Seq(nn.Module):
         share_embeddings: one table for source, target and output (section 3.4), otherwise three.
     """
 
-    vocab_size: int
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    width: int = 512
-    num_heads: int = 8
-    head_size: int | None = None
-    value_size: int | None = None
-    mlp_width: int = 2048
+    vocab_size: Size
+    num_layers: Layers = 6
+    num_decoder_layers: Layers | None = None
+    width: Size = 512
+    num_heads: Size = 8
+    head_size: Size | None = None
+    value_size: Size | None = None
+    mlp_width: Size = 2048
     activation: Activation = "relu"
     norm: Literal["post", "pre"] = "post"
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.0
+    activation_dropout: Rate = 0.0
     positions: Literal["sinusoidal", "learned", "rotary", "shaw", "relative_bias"] = "sinusoidal"
-    max_length: int = 1024
+    max_length: Size = 1024
     share_embeddings: bool = True
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False

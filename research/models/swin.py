@@ -14,6 +14,7 @@ from research.layers.embedding import PatchEmbedding, classifier
 from research.layers.feed_forward import FeedForward
 from research.layers.transformer import drop_branch
 from research.parallel.mesh import shard_batch
+from research.ranges import Classes, Layers, Rate, Size
 
 SIZES = {
     "T": {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -133,14 +134,14 @@ class Swin(nn.Module):
             first (Huang et al. 2016).
     """
 
-    num_classes: int
-    width: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    window: int = 7
-    patch_size: int = 4
-    mlp_ratio: int = 4
-    stochastic_depth: float = 0.0
+    num_classes: Classes
+    width: Size
+    depths: tuple[Layers, ...]
+    num_heads: tuple[Size, ...]
+    window: Size = 7
+    patch_size: Size = 4
+    mlp_ratio: Size = 4
+    stochastic_depth: Rate = 0.0
 
     @nn.compact
     def __call__(

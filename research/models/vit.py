@@ -1,7 +1,7 @@
 """The Vision Transformer of "An Image Is Worth 16x16 Words" (Dosovitskiy et al. 2021)."""
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from research.layers.feed_forward import FeedForward
 from research.layers.masks import segment_mask
 from research.layers.positions import resample_positions, sincos_2d
 from research.layers.transformer import TransformerLayer, TransformerStack
+from research.ranges import Classes, Layers, NotNegative, Positive, Range, Rate, Size
 
 SIZES = {
     "Ti": {"width": 192, "num_layers": 12, "num_heads": 3, "mlp_width": 768},
@@ -54,21 +55,21 @@ class ViT(nn.Module):
             of both heads.
     """
 
-    num_classes: int
-    patch_size: int
-    width: int
-    num_layers: int
-    num_heads: int
-    mlp_width: int
+    num_classes: Classes
+    patch_size: Size
+    width: Size
+    num_layers: Layers
+    num_heads: Size
+    mlp_width: Size
     pool: Literal["cls", "mean", "attention"] = "cls"
     positions: Literal["learned", "sincos2d"] = "learned"
-    registers: int = 0
+    registers: Annotated[int, Range(0, 2**20)] = 0
     distillation: bool = False
-    layer_scale: float | None = None
+    layer_scale: NotNegative | None = None
     qk_norm: bool = False
-    dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    norm_epsilon: float = 1e-6
+    dropout: Rate = 0.0
+    stochastic_depth: Rate = 0.0
+    norm_epsilon: Positive = 1e-6
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -10,9 +11,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from research.errors import UserError
+from research.ranges import Range
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")
+
+Axis = Annotated[int, Range(-1, 2**20)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +30,10 @@ class MeshShape:
     (`research.parallel.sharding`), for models whose parameters the built-in rules do not name.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
+    data: Axis = -1
+    fsdp: Axis = 1
+    tensor: Axis = 1
+    sequence: Axis = 1
     rules: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
 
     def sizes(self, num_devices: int) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Classification of images."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from research.data.images import Augmentation, LabelledImages
 from research.data.loader import Dataset
 from research.errors import UserError
 from research.files import read_or_set_aside, write_json
+from research.ranges import NotNegative, Number, Positive, Rate
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Metrics
 
@@ -31,22 +31,17 @@ class Classification:
     The other image is the one before in the batch.
     """
 
-    label_smoothing: float = 0.0
-    mean: float = 0.5
-    deviation: float = 0.5
-    mixup: float = 0.0
+    label_smoothing: Rate = 0.0
+    mean: Number = 0.5
+    deviation: Positive = 0.5
+    mixup: NotNegative = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     photo: PhotoAugmentation | None = None
     class_names: tuple[str, ...] = ()
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
 
     pad: ClassVar[int | None] = None
     scored: ClassVar[bool] = False
-
-    def __post_init__(self):
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"task.{name} is {getattr(self, name)}: use 0 for none, or more, such as 0.2 or 1.0")
 
     def prepare(self, source: Any, folder: Path) -> "Classification":
         path = folder / "classes.json"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from research.errors import UserError
+from research.ranges import Fraction, Temperature
 from research.tasks.classification import Classification, difference
 from research.tasks.losses import cross_entropy
 from research.tasks.task import Apply, Metrics
@@ -30,17 +31,8 @@ class Distillation(Classification):
 
     teacher: str
     kind: Literal["hard", "soft"] = "hard"
-    weight: float = 0.5
-    temperature: float = 3.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.kind not in ("hard", "soft"):
-            raise UserError(f'task.kind is {self.kind!r}: use "hard" or "soft"')
-        if not 0 <= self.weight <= 1:
-            raise UserError(f"task.weight is {self.weight}: use 0 to 1, the teacher's share of the loss")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"task.temperature is {self.temperature}: use more than 0, such as 3.0")
+    weight: Fraction = 0.5
+    temperature: Temperature = 3.0
 
     def check_teacher(self, task: Any) -> None:
         """Raises UserError unless the teacher's task tells the same classes apart."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import sampler
 from research.errors import UserError
+from research.ranges import AFTERWARDS, Count, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import Apply, Metrics
 from research.tasks.vocabulary import show_tokens, vocabulary_of_run
@@ -32,11 +33,11 @@ class LanguageModeling:
     """
 
     tokenizer: Tokenizer
-    length: int
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    sample_seed: int = 0
+    length: Size
+    temperature: Annotated[Temperature, AFTERWARDS] = 0.8
+    top_k: Annotated[Count | None, AFTERWARDS] = None
+    top_p: Annotated[Share | None, AFTERWARDS] = None
+    sample_seed: Annotated[Seed, AFTERWARDS] = 0
     vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = -1

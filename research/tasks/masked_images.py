@@ -13,6 +13,7 @@ import numpy as np
 from research.data.images import Augmentation, LabelledImages
 from research.data.loader import Dataset
 from research.errors import UserError
+from research.ranges import Number, Part, Pixels, Positive
 from research.tasks.losses import weighted
 from research.tasks.task import Apply, Metrics
 
@@ -26,11 +27,11 @@ class MaskedImages:
     target"). mean, deviation: pixels enter the model as (pixel / 255 - mean) / deviation.
     """
 
-    patch_size: int
-    masked: float = 0.75
+    patch_size: Pixels
+    masked: Part = 0.75
     normalise: bool = True
-    mean: float = 0.5
-    deviation: float = 0.5
+    mean: Number = 0.5
+    deviation: Positive = 0.5
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     pad: ClassVar[int | None] = None

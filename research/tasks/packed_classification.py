@@ -15,6 +15,7 @@ from research.data.loader import Dataset
 from research.data.packing import PackedImages
 from research.errors import UserError
 from research.models.vit import as_strips
+from research.ranges import Number, Pixels, Positive, Rate, Share, Size
 from research.tasks.classification import Classification
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Metrics
@@ -32,14 +33,14 @@ class PackedClassification:
     random share of it, this at least. mean, deviation: pixels enter the model as (pixel / 255 - mean) / deviation.
     """
 
-    patch_size: int
-    max_tokens: int
-    row_tokens: int
-    images_per_row: int
-    label_smoothing: float = 0.0
-    mean: float = 0.5
-    deviation: float = 0.5
-    crop: float = 1.0
+    patch_size: Pixels
+    max_tokens: Size
+    row_tokens: Size
+    images_per_row: Size
+    label_smoothing: Rate = 0.0
+    mean: Number = 0.5
+    deviation: Positive = 0.5
+    crop: Share = 1.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     class_names: tuple[str, ...] = ()
 
@@ -47,16 +48,11 @@ class PackedClassification:
     scored: ClassVar[bool] = False
 
     def __post_init__(self):
-        for name in ("patch_size", "max_tokens", "images_per_row"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.{name} {getattr(self, name)} is too small: use 1 or more")
         if self.row_tokens < self.max_tokens:
             raise UserError(
                 f"task.row_tokens {self.row_tokens} cannot hold an image of task.max_tokens {self.max_tokens}: use "
                 f"{self.max_tokens} or more"
             )
-        if not 0 < self.crop <= 1:
-            raise UserError(f"task.crop {self.crop} is no share of a side: use more than 0 and at most 1")
 
     def prepare(self, source: Any, folder: Path) -> "PackedClassification":
         names = Classification(class_names=self.class_names).prepare(source, folder).class_names

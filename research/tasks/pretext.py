@@ -1,10 +1,11 @@
 """Self-supervision: a label that is made from the image itself."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from research.data.images import Augmentation, LabelledImages
 from research.data.loader import Dataset
 from research.errors import UserError
+from research.ranges import Number, Positive, Range
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Metrics
 
@@ -29,20 +31,14 @@ class Pretext:
     """
 
     change: Literal["rotation", "jigsaw"] = "rotation"
-    grid: int = 2
-    permutations: int = 24
-    mean: float = 0.5
-    deviation: float = 0.5
+    grid: Annotated[int, Range(2, 10)] = 2
+    permutations: Annotated[int, Range(2, 1000)] = 24
+    mean: Number = 0.5
+    deviation: Positive = 0.5
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     pad: ClassVar[int | None] = None
     scored: ClassVar[bool] = False
-
-    def __post_init__(self):
-        if self.change not in ("rotation", "jigsaw"):
-            raise UserError(f"task.change {self.change!r} is unknown: use rotation or jigsaw")
-        if self.grid < 2 or self.permutations < 2:
-            raise UserError(f"task.grid {self.grid} and task.permutations {self.permutations}: use 2 or more of each")
 
     def prepare(self, source: Any, folder: Path) -> "Pretext":
         return self
@@ -141,6 +137,7 @@ def shuffled_tiles(images: jax.Array, orders: jax.Array, grid: int) -> jax.Array
     return tiles.reshape(images.shape)
 
 
+@functools.lru_cache(maxsize=8)
 def distant_permutations(length: int, count: int) -> np.ndarray:
     """At most `count` permutations of `length` things, int32 [count, length], each far from all those before it.
 

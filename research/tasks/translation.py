@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import forbid, greedy
 from research.errors import UserError
+from research.ranges import AFTERWARDS, Range, Rate, Size
 from research.tasks.losses import vocabulary_loss
 from research.tasks.scores import remove_bpe, score, signature
 from research.tasks.task import Apply, Metrics
@@ -37,14 +38,14 @@ class Translation:
     """
 
     tokenizer: Tokenizer
-    max_length: int = 128
-    label_smoothing: float = 0.1
-    beam_size: int = 1
-    length_penalty: float = 0.6
-    extra_length: int = 50
-    scores: tuple[str, ...] = ("exact_match", "bleu")
-    target_language: str | None = None
-    join_bpe: bool = False
+    max_length: Size = 128
+    label_smoothing: Rate = 0.1
+    beam_size: Annotated[int, Range(1, 1000), AFTERWARDS] = 1
+    length_penalty: Annotated[float, Range(0, 10), AFTERWARDS] = 0.6
+    extra_length: Annotated[int, Range(0, 2**20), AFTERWARDS] = 50
+    scores: Annotated[tuple[str, ...], AFTERWARDS] = ("exact_match", "bleu")
+    target_language: Annotated[str | None, AFTERWARDS] = None
+    join_bpe: Annotated[bool, AFTERWARDS] = False
     vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = PAD

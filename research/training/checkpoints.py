@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,7 +15,8 @@ from orbax.checkpoint import v1 as ocp
 
 from research.errors import UserError
 from research.parallel.sharding import by_path
-from research.training.durations import Duration
+from research.ranges import AFTERWARDS, Count, Positive
+from research.training.durations import Interval
 from research.training.fingerprint import Contents, contents, sealed, unsealed
 from research.training.state import TrainState
 
@@ -32,24 +33,18 @@ class CheckpointPolicy:
     section 6.1).
     """
 
-    every: Duration | None = None
-    every_minutes: float | None = 10.0
-    keep: int = 2
+    every: Interval | None = None
+    every_minutes: Annotated[Positive | None, AFTERWARDS] = 10.0
+    keep: Count = 2
     best: str | None = None
-    mode: str = "min"
-    average: int = 1
+    mode: Literal["min", "max"] = "min"
+    average: Count = 1
 
     def __post_init__(self):
-        if self.keep < 1:
-            raise UserError(f"checkpoint.keep is {self.keep}: use 1 or more")
-        if self.every_minutes is not None and not self.every_minutes > 0:
-            raise UserError(f"checkpoint.every_minutes is {self.every_minutes}: use a number above 0, or None")
-        if not 1 <= self.average <= self.keep:
+        if self.average > self.keep:
             raise UserError(
                 f"checkpoint.average is {self.average} and checkpoint.keep {self.keep}: keep at least as many"
             )
-        if self.mode not in ("min", "max"):
-            raise UserError(f'checkpoint.mode {self.mode!r} is unknown: use "min" or "max"')
 
 
 UNFINISHED = ".orbax-checkpoint-tmp"

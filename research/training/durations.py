@@ -2,26 +2,39 @@
 
 import dataclasses
 import math
+from typing import Annotated
 
 from research.errors import UserError
+from research.ranges import Count, NotNegative, Positive, Range
+
+MOST_STEPS = 2**31 - 1
+"""The step of a state is an int32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
     """A stretch of training in exactly one of `steps`, `epochs`, `examples` or `tokens`."""
 
-    steps: int | None = None
-    epochs: float | None = None
-    examples: float | None = None
-    tokens: float | None = None
+    steps: Annotated[int, Range(0, MOST_STEPS)] | None = None
+    epochs: NotNegative | None = None
+    examples: NotNegative | None = None
+    tokens: NotNegative | None = None
 
     def __post_init__(self):
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if len(given) != 1:
             stated = " and ".join(given) or "no unit"
             raise UserError(f"a duration has {stated}: give exactly one of steps, epochs, examples or tokens")
-        if next(iter(given.values())) < 0:
-            raise UserError(f"a duration of {given} is negative: use zero or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval(Duration):
+    """A Duration that is more than nothing."""
+
+    steps: Count | None = None
+    epochs: Positive | None = None
+    examples: Positive | None = None
+    tokens: Positive | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +46,20 @@ class Clock:
     tokens_per_step: float | None
 
     def steps(self, duration: Duration) -> int:
-        """The duration in whole steps, rounded up."""
+        """The duration in whole steps, rounded up. Raises UserError for more of them than 32 bits count."""
         if duration.steps is not None:
-            return duration.steps
-        if duration.epochs is not None:
-            return math.ceil(duration.epochs * self.steps_per_epoch)
-        if duration.examples is not None:
-            return math.ceil(duration.examples / self.examples_per_step)
-        if self.tokens_per_step is None:
+            steps = duration.steps
+        elif duration.epochs is not None:
+            steps = duration.epochs * self.steps_per_epoch
+        elif duration.examples is not None:
+            steps = duration.examples / self.examples_per_step
+        elif self.tokens_per_step is None:
             raise UserError("a duration in tokens has no meaning for this data: use steps, epochs or examples")
-        return math.ceil(duration.tokens / self.tokens_per_step)
+        else:
+            steps = duration.tokens / self.tokens_per_step
+        if steps > MOST_STEPS:
+            (given,) = ((unit, value) for unit, value in dataclasses.asdict(duration).items() if value is not None)
+            raise UserError(
+                f"a duration of {given[0]} {given[1]:,} is more than {MOST_STEPS:,} steps: use a shorter one"
+            )
+        return math.ceil(steps)

@@ -14,6 +14,7 @@ import optax
 
 from research.errors import UserError
 from research.parallel.sharding import path_names
+from research.ranges import NotNegative, Positive, Rate, Share
 from research.training.schedules import Factor
 
 KERNELS_AND_TABLES = r"(kernel|embedding)$"
@@ -23,12 +24,12 @@ KERNELS_AND_TABLES = r"(kernel|embedding)$"
 class Adam:
     """Kingma & Ba 2015."""
 
-    learning_rate: float
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float | None = None
-    multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    learning_rate: NotNegative
+    b1: Rate = 0.9
+    b2: Rate = 0.999
+    eps: Positive = 1e-8
+    clip_norm: Positive | None = None
+    multipliers: Mapping[str, NotNegative] = dataclasses.field(default_factory=dict)
 
     def rule(self) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
@@ -42,15 +43,15 @@ class AdamW:
     2020, section 3.2): the head's is the full one, that of what comes before the first layer the smallest.
     """
 
-    learning_rate: float
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
+    learning_rate: NotNegative
+    b1: Rate = 0.9
+    b2: Rate = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 1e-2
     decay_on: str = KERNELS_AND_TABLES
-    layer_decay: float = 1.0
-    clip_norm: float | None = None
-    multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    layer_decay: Share = 1.0
+    clip_norm: Positive | None = None
+    multipliers: Mapping[str, NotNegative] = dataclasses.field(default_factory=dict)
 
     def rule(self) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(self.weight_decay, mask=lambda params: matching(params, self.decay_on))
@@ -61,13 +62,13 @@ class AdamW:
 class SGD:
     """Gradient descent with (Nesterov) momentum; the decay is added to the gradient."""
 
-    learning_rate: float
-    momentum: float = 0.9
+    learning_rate: NotNegative
+    momentum: Rate = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     decay_on: str = KERNELS_AND_TABLES
-    clip_norm: float | None = None
-    multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    clip_norm: Positive | None = None
+    multipliers: Mapping[str, NotNegative] = dataclasses.field(default_factory=dict)
 
     def rule(self) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(self.weight_decay, mask=lambda params: matching(params, self.decay_on))
@@ -78,10 +79,10 @@ class SGD:
 class Adafactor:
     """Shazeer & Stern 2018: second moments as rows times columns, updates clipped by their root mean square."""
 
-    learning_rate: float
-    decay_rate: float = 0.8
-    clip_norm: float | None = None
-    multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    learning_rate: NotNegative
+    decay_rate: Share = 0.8
+    clip_norm: Positive | None = None
+    multipliers: Mapping[str, NotNegative] = dataclasses.field(default_factory=dict)
 
     def rule(self) -> optax.GradientTransformation:
         return optax.chain(

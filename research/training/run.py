@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from research.data.loader import Batch, Batches
 from research.errors import UserError
 from research.parallel.mesh import place_batch
-from research.training.durations import Clock, Duration
+from research.ranges import AFTERWARDS, LARGEST, Count, Layers, Range, Rate
+from research.training.durations import Clock, Interval
 from research.training.evaluation import Evaluator
 from research.training.state import TrainState
 from research.training.step import Step
@@ -34,32 +35,28 @@ class TrainingOptions:
     spike: gradients whose norm exceeds so many times its moving average count as such too.
     """
 
-    duration: Duration
-    batch_size: int | None = None
-    batch_tokens: int | None = None
-    buckets: int = 4
-    repeats: int = 1
-    evaluate_every: Duration | None = None
-    patience: int | None = None
-    log_every: int = 50
-    accumulate: int = 1
-    ema: float | None = None
+    duration: Interval
+    batch_size: Count | None = None
+    batch_tokens: Count | None = None
+    buckets: Layers = 4
+    repeats: Count = 1
+    evaluate_every: Interval | None = None
+    patience: Count | None = None
+    log_every: Count = 50
+    accumulate: Count = 1
+    ema: Rate | None = None
     precision: str = "params=float32,compute=float32"
-    workers: int = 0
+    workers: Annotated[int, Range(0, 1000), AFTERWARDS] = 0
     on_divergence: Literal["stop", "skip"] = "stop"
-    spike: float | None = None
+    spike: Annotated[float, Range(1, LARGEST, above=True)] | None = None
 
     def __post_init__(self):
         if (self.batch_size is None) == (self.batch_tokens is None):
             raise UserError("training needs one of batch_size and batch_tokens: give exactly one")
-        for name in ("batch_size", "batch_tokens", "buckets", "repeats", "patience", "log_every", "accumulate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"training.{name} is {value}: use 1 or more")
-        if self.on_divergence not in ("stop", "skip"):
-            raise UserError(f'training.on_divergence is {self.on_divergence!r}: use "stop" or "skip"')
-        if self.spike is not None and not self.spike > 1:
-            raise UserError(f"training.spike is {self.spike}: use a number above 1, such as 10")
+        if self.repeats > (self.batch_size or self.repeats):
+            raise UserError(
+                f"training.repeats {self.repeats} is more than training.batch_size {self.batch_size}: use less"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

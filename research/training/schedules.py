@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from research.ranges import Fraction, Size
 from research.training.durations import Clock, Duration
 
 Factor = Callable[[jnp.ndarray], jnp.ndarray]
@@ -19,7 +20,7 @@ class Linear:
     """Warm-up, then along a line from 1 down to `final` at the last step."""
 
     warmup: Duration = Duration(steps=0)
-    final: float = 0.0
+    final: Fraction = 0.0
 
     def build(self, total_steps: int, clock: Clock) -> Factor:
         return _decay(lambda progress: 1 - progress, clock.steps(self.warmup), total_steps, self.final)
@@ -30,7 +31,7 @@ class Cosine:
     """Warm-up, then along half a cosine from 1 down to `final` at the last step (Loshchilov & Hutter 2017)."""
 
     warmup: Duration = Duration(steps=0)
-    final: float = 0.0
+    final: Fraction = 0.0
 
     def build(self, total_steps: int, clock: Clock) -> Factor:
         def remaining(progress):
@@ -65,7 +66,7 @@ class InverseSqrt:
 class Noam:
     """width^-0.5 * min(step^-0.5, step * warmup^-1.5), steps counted from 1 (Vaswani et al. 2017, equation 3)."""
 
-    width: int
+    width: Size
     warmup: Duration
 
     def build(self, total_steps: int, clock: Clock) -> Factor:
