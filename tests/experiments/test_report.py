@@ -255,4 +255,4 @@ def test_wrong_folders_are_one_sentence(tmp_path, monkeypatch, runs, sentence):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/sweep.csv").write_text("")
     with pytest.raises(UserError, match=sentence):
-        report.main(argparse.Namespace(runs=runs, output=None))
+        report.main(argparse.Namespace(runs=runs, output=None, samples=False))
