@@ -93,7 +93,12 @@ def _why(error: Exception) -> str:
 
 def _warn(sentence: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # nobody may be listening
-        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        print(_printable(f"warning: {sentence}"), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """A text that may be anybody's, without what a terminal takes for a command."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -124,7 +129,7 @@ def _record(folder: Path) -> None:
     if run.state == "running":
         return _warn(f"{folder} is being trained: its samples are recorded at its end")
     data = ", ".join(f"data.{name}={value!r}" for name, value in section(run.config, "data").items())
-    print(f"reading the data of {folder}: {data}", flush=True)
+    print(_printable(f"reading the data of {folder}: {data}"), flush=True)
     try:
         record(open_run(folder), run.shown.get("memory", {}))
     except UserError as error:

@@ -35,8 +35,8 @@ class MetricsFile:
         kept = [row for row in rows if row["step"] <= step]
         last = max((int(row["step"]) for row in kept), default=0)
         told = [f"{path.name}: {trouble}, what it was is kept as {_keep_damaged(path)}"] if trouble else []
-        if last < step // every * every:
-            told.append(f"{path.name} has no lines from step {last + 1} to {step}: they are lost")
+        if last < (due := step // every * every):
+            told.append(f"{path.name} has no lines from step {last + 1} to {due}: they are lost")
         if told:
             with contextlib.suppress(OSError):  # nobody may be listening
                 print(f"warning: {path.parent}: {'; '.join(told)}", file=sys.stderr, flush=True)
