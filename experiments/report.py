@@ -2,6 +2,8 @@
 
 Several runs share one page, those that differ in their seed as a mean with its deviation; a sweep's folder becomes the
 page of the sweep. The file needs no network. Training writes RUN/report.html by itself, while it runs and at its end.
+The page shows what the runs' folders hold and reads nothing else; --samples runs the model on the run's data, wherever
+the run's config says they are.
 """
 
 import argparse
@@ -17,8 +19,9 @@ import jax
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
 from experiments.pages.page import run_page, sweep_page
-from experiments.pages.records import read_run
+from experiments.pages.records import State, read_run, section
 from experiments.pages.samples import peak_memory, record
+from experiments.pages.stored import exists
 from research.errors import UserError
 from research.files import write_text
 
@@ -35,16 +38,15 @@ def live_report(folder: Path) -> Iterator[None]:
     if jax.process_index() > 0:
         yield
         return
-    ended = threading.Event()
-    thread = threading.Thread(target=_refresh, args=(folder, ended), daemon=True)
+    ended, page = threading.Event(), _Page(folder)
+    thread = threading.Thread(target=page.follow, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        state = "finished" if (folder / "results.json").exists() else "stopped"  # the lock is still held
-        _write(folder, state)
+        page.write("finished" if (folder / "results.json").exists() else "stopped")  # the lock is still held
 
 
 def record_samples(experiment: Experiment) -> None:
@@ -52,62 +54,91 @@ def record_samples(experiment: Experiment) -> None:
     try:
         record(experiment, peak_memory())
     except Exception as error:
-        print(f"warning: {experiment.folder / 'report.html'} has no samples: {error}", file=sys.stderr)
+        _warn(f"{experiment.folder / 'report.html'} has no samples: {_why(error)}")
 
 
-def _refresh(folder: Path, ended: threading.Event) -> None:
-    metrics, written, pause = folder / "metrics.jsonl", 0.0, REFRESH_SECONDS
-    while not ended.wait(pause):
-        if metrics.exists() and (changed := metrics.stat().st_mtime) > written:
-            began = time.perf_counter()
-            if not _write(folder, "running"):
-                return
-            written, pause = changed, max(REFRESH_SECONDS, 100 * (time.perf_counter() - began))
+class _Page:
+    """The page of a run that is being trained; it complains once at most."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._complained = folder, False
+
+    def follow(self, ended: threading.Event) -> None:
+        """Writes the page whenever there are new metrics, until `ended` or until it cannot be written."""
+        metrics, written, pause = self._folder / "metrics.jsonl", 0.0, REFRESH_SECONDS
+        while not ended.wait(pause):
+            changed = metrics.stat().st_mtime if metrics.exists() else 0.0
+            if changed > written:
+                began = time.perf_counter()
+                if not self.write("running"):
+                    return
+                written, pause = changed, max(REFRESH_SECONDS, 100 * (time.perf_counter() - began))
+
+    def write(self, state: State) -> bool:
+        """Whether that went well; where there are no metrics yet there is nothing to do."""
+        try:
+            if (self._folder / "metrics.jsonl").exists():
+                write_text(self._folder / "report.html", run_page([read_run(self._folder, state)]))
+        except Exception as error:  # a page about the run is not worth the run
+            if not self._complained:
+                _warn(f"{self._folder / 'report.html'} is not written: {_why(error)}")
+            self._complained = True
+            return False
+        return True
 
 
-def _write(folder: Path, state: str) -> bool:
-    try:
-        if (folder / "metrics.jsonl").exists():
-            write_text(folder / "report.html", run_page([read_run(folder, state)]))
-    except Exception as error:  # a page about the run is not worth the run
-        print(f"warning: {folder / 'report.html'} is not written: {error}", file=sys.stderr)
-        return False
-    return True
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def _warn(sentence: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody may be listening
+        print(_printable(f"warning: {sentence}"), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """A text that may be anybody's, without what a terminal takes for a command."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
     runs = [Path(run) for run in arguments.runs]
+    sweeps = [run for run in runs if exists(run / "sweep.csv", run)]
     for run in runs:
         if not run.is_dir():
             raise UserError(f"there is no folder {run}: give the folder of a run or a sweep")
-        if len(runs) > 1 and (run / "sweep.csv").exists():
+        if len(runs) > 1 and run in sweeps:
             raise UserError(f"{run} is a sweep, whose page shows it alone: give it as the only folder")
     if len(runs) > 1 and not arguments.output:
         raise UserError("several runs have no folder of their own for a page: add --output=FILE.html")
+    if sweeps and arguments.samples:
+        raise UserError(f"{runs[0]} is a sweep, which has no samples: leave --samples out")
     output = Path(arguments.output or runs[0] / "report.html")
-    if (runs[0] / "sweep.csv").exists():
-        text = sweep_page(runs[0])
-    else:
+    if arguments.samples:
         for run in runs:
             _record(run)
-        text = run_page([read_run(run) for run in runs])
+    text = sweep_page(runs[0]) if sweeps else run_page([read_run(run) for run in runs])
     write_text(output, text)
     print(f"the report is {output}")
 
 
 def _record(folder: Path) -> None:
-    """Records samples of a run that has none, if its checkpoint and data are here and nobody is training it."""
-    if (folder / "report.json").exists() or read_run(folder).state == "running":
-        return
+    """Records samples of a run with its checkpoint and the data that its config names, unless somebody trains it."""
+    run = read_run(folder)
+    if run.state == "running":
+        return _warn(f"{folder} is being trained: its samples are recorded at its end")
+    data = ", ".join(f"data.{name}={value!r}" for name, value in section(run.config, "data").items())
+    print(_printable(f"reading the data of {folder}: {data}"), flush=True)
     try:
-        record(open_run(folder), {})
+        record(open_run(folder), run.shown.get("memory", {}))
     except UserError as error:
-        print(f"warning: the page has no samples: {error}", file=sys.stderr)
+        _warn(f"the page has no new samples: {error}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or of one sweep")
+    parser.add_argument("--samples", action="store_true", help="record samples anew, with the data its config names")
     parser.add_argument("--output", help="the file to write (RUN/report.html for a single one)")
     run_command(main, parser)

@@ -22,9 +22,14 @@ class Unreadable(UserError):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file atomically: a reader or a kill sees the old text or the new one, never a part."""
+    """Replaces a file atomically: a reader or a kill sees the old text or the new one, never a part.
+
+    Nothing is written through a link or a pipe that lies there, whoever made it.
+    """
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:  # refuses what appears there meanwhile
+        file.write(text)
     os.replace(temporary, path)
 
 

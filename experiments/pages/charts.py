@@ -1,5 +1,7 @@
 """Charts as plotly's figures in plain JSON: data and layout. The page gives them its colours, light or dark."""
 
+import collections
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,19 +10,30 @@ import numpy as np
 
 from experiments.pages.records import Record, number
 from research.analysis.downsample import kept_points
-from research.config import to_json
 
 type Chart = dict[str, Any]
 """`title`, `data` (traces; `meta.colour` counts the page's series colours) and `layout`."""
 
 
 def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The runs that differ in nothing but their seed, by a name for them."""
+    """The runs that differ in nothing but their seed, by a name for them; no two have the same."""
     by_config: dict[str, list[Record]] = {}
     for record in records:
         rest = {section: values for section, values in record.config.items() if section != "seed"}
-        by_config.setdefault(to_json(rest) if rest else str(record.folder), []).append(record)
-    return {_name(members): members for members in by_config.values()}
+        by_config.setdefault(json.dumps(rest) if rest else str(record.folder), []).append(record)
+    named: dict[str, list[Record]] = {}
+    seen = collections.Counter(map(_name, by_config.values()))
+    for members in by_config.values():
+        name = _name(members)
+        if seen[name] > 1:  # runs of other folders: told by those
+            name = f"{members[0].folder.resolve().parent.name}/{name}"
+        number = next(count for count in range(1, len(records) + 1) if _numbered(name, count) not in named)
+        named[_numbered(name, number)] = members
+    return named
+
+
+def _numbered(name: str, count: int) -> str:
+    return name if count == 1 else f"{name} ({count})"
 
 
 def _name(members: Sequence[Record]) -> str:
@@ -44,7 +57,7 @@ def _curves(members: Mapping[str, Sequence[Record]], metric: str, splits: Sequen
     for index, (name, records) in enumerate(members.items()):
         logged = [split for split in splits if any(f"{split}/{metric}" in row for one in records for row in one.rows)]
         for split in logged:
-            label, colour = (split, splits.index(split)) if len(members) == 1 else (name, index)
+            label, colour = (split, splits.index(split)) if len(members) == 1 else (_escaped(name), index)
             faint = len(members) > 1 and split != logged[-1]
             style = {"name": label, "legendgroup": label, "opacity": 0.45 if faint else 1, "meta": {"colour": colour}}
             style["showlegend"] = len(logged) + len(members) > 2 and not faint
@@ -60,10 +73,11 @@ def _traces(records: Sequence[Record], name: str, style: Mapping[str, Any], *, t
         return []
     steps = np.array(sorted(set.intersection(*map(set, curves))), float)
     values = np.array([[curve[step] for step in steps] for curve in curves])
-    mean = values.mean(axis=0)
+    with np.errstate(all="ignore"):  # the largest numbers have no mean, and what is not finite is a gap
+        mean = values.mean(axis=0)
+        deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else mean
     band = []
     if len(curves) > 1:
-        deviation = values.std(axis=0, ddof=1)
         hidden = dict(style) | {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         low, high = (_points(records[0], steps, mean + sign * deviation) for sign in (-1, 1))
         band = [hidden | low, hidden | high | {"fill": "tonexty"}]
@@ -76,7 +90,9 @@ def _points(record: Record, steps: np.ndarray, values: np.ndarray) -> dict[str, 
     """The points to draw: x in steps, and for the page's other scales [examples, seconds] in `customdata`."""
     kept = kept_points(values)
     steps, values = steps[kept], values[kept]
-    others = zip(_rounded(steps * record.examples_per_step), _rounded(record.seconds(steps)), strict=True)
+    with np.errstate(all="ignore"):
+        scales = steps * record.examples_per_step, record.seconds(steps)
+    others = zip(*map(_rounded, scales), strict=True)
     return {"x": _rounded(steps), "y": _rounded(values), "customdata": list(others)}
 
 
@@ -99,7 +115,7 @@ def sweep_charts(trials: Sequence[Mapping[str, str]]) -> list[Chart]:
     axes = {name: _Axis([trial[name] or "" for trial in scored]) for name in names}
     axes = {name: axis for name, axis in axes.items() if len(set(axis.texts)) > 1}
     values = [float(trial["value"]) for trial in scored]
-    labels = [f"trial {trial.get('trial', '?')}" for trial in scored]
+    labels = [_escaped(f"trial {trial.get('trial', '?')}") for trial in scored]
     if not axes:
         return []
     slices = [_slice(name, axis, values, labels) for name, axis in axes.items()]
@@ -115,9 +131,11 @@ class _Axis:
         self.numeric = all(map(_finite, texts))
         names = sorted(set(texts))
         self.values = np.array(numbers if self.numeric else [names.index(text) for text in texts], float)
-        self.log = self.numeric and self.values.min() > 0 and self.values.max() / self.values.min() >= 30
-        places = np.log(self.values) if self.log else self.values
-        self.places = (places - places.min()) / max(float(np.ptp(places)), 1e-12)
+        with np.errstate(all="ignore"):
+            self.log = bool(self.numeric and self.values.min() > 0 and self.values.max() / self.values.min() >= 30)
+            places = np.log(self.values) if self.log else self.values
+            places = (places - places.min()) / max(float(np.ptp(places)), 1e-12)
+        self.places = np.nan_to_num(places, posinf=1.0)  # the largest numbers have no difference
 
 
 def _parallel(axes: Mapping[str, _Axis], values: Sequence[float], labels: Sequence[str]) -> Chart:
@@ -125,14 +143,14 @@ def _parallel(axes: Mapping[str, _Axis], values: Sequence[float], labels: Sequen
     lines = []
     shades = _Axis(list(map(str, values))).places
     for trial, label in enumerate(labels):
-        hover = "<br>".join([label, *(f"{name}: {_escaped(axis.texts[trial])}" for name, axis in axes.items())])
+        hover = "<br>".join([label, *(_escaped(f"{name}: {axis.texts[trial][:100]}") for name, axis in axes.items())])
         lines.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
                 "x": list(range(len(axes))),
                 "y": [float(axis.places[trial]) for axis in axes.values()],
-                "text": [hover] * len(axes),
+                "text": hover,
                 "hoverinfo": "text",
                 "showlegend": False,
                 "meta": {"shade": float(shades[trial])},
@@ -151,7 +169,7 @@ def _parallel(axes: Mapping[str, _Axis], values: Sequence[float], labels: Sequen
 
 def _slice(name: str, axis: _Axis, values: Sequence[float], labels: Sequence[str]) -> Chart:
     data = {"type": "scatter", "mode": "markers", "y": values, "text": labels, "showlegend": False}
-    data |= {"x": axis.values.tolist() if axis.numeric else list(axis.texts), "marker": {"size": 7}}
+    data |= {"x": axis.values.tolist() if axis.numeric else list(map(_escaped, axis.texts)), "marker": {"size": 7}}
     kind = "log" if axis.log else "linear" if axis.numeric else "category"
     layout = {"xaxis": {"type": kind}, "hovermode": "closest"}
     return {"title": f"value over {name}", "data": [data | {"meta": {"colour": 0}}], "layout": layout}

@@ -55,8 +55,10 @@
   }
 
   const press = (buttons, index) => buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === index));
-  const signs = { " ": "␣", "\n": "↵", "\t": "⇥" };
-  const visible = (token) => (token.trim() ? token : token.replace(/[ \n\t]/g, (blank) => signs[blank]));
+  const signs = { "": "(no text)", " ": "␣", "\n": "↵", "\t": "⇥" };
+  const named = (letter) => signs[letter] ?? `U+${letter.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  /** A token as it can be seen: one without a visible letter is spelt out. */
+  const visible = (token) => (/[^\p{Z}\p{C}\p{M}]/u.test(token) ? token : [...token].map(named).join(" ") || named(""));
 
   function heatColour() {
     const context = make("canvas").getContext("2d");
@@ -118,7 +120,7 @@
     const [first, end] = patchesOf(look); // class token and the like stand before the patches, registers behind
     const patch = (index) => `row ${Math.floor(index / columns) + 1}, column ${(index % columns) + 1}`;
     const names = [...Array(layer.shape[2]).keys()].map((i) => {
-      if (i < first) return ["class token", "distillation token"][i];
+      if (i < first) return ["class token", "distillation token"][i] ?? `special token ${i + 1}`;
       return i < end ? patch(i - first) : `register ${i - end + 1}`;
     });
     const isPatch = (_, index) => first <= index && index < end;

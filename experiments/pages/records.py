@@ -2,16 +2,17 @@
 
 import dataclasses
 import fcntl
-import json
 import math
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from experiments.pages import stored
 from research.errors import UserError
-from research.training.loggers import read_metrics
+from research.files import inside
 
 FILES = ("config.json", "metrics.jsonl", "results.json", "timing.json", "manifest.json", "report.json")
 """What a page is made of; each may be missing."""
@@ -21,16 +22,20 @@ type State = Literal["running", "finished", "stopped"]
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A run. `shown` is what `experiments.pages.samples` recorded: samples, attention and memory."""
+    """A run. `shown` is what `experiments.pages.samples` recorded: samples, attention and memory.
+
+    `notes` are sentences about what its files hold and a page cannot show.
+    """
 
     folder: Path
     state: State
     config: dict[str, Any]
     rows: Sequence[dict[str, Any]]
-    results: dict[str, Any]
-    timing: dict[str, Any]
+    results: stored.Values
+    timing: stored.Values
     manifest: dict[str, Any]
     shown: dict[str, Any]
+    notes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -74,28 +79,37 @@ class Record:
         return np.interp(steps, logged, np.concatenate([[0], np.cumsum(np.diff(logged) / rates)]))
 
 
-def read_run(folder: Path, state: State | None = None) -> Record:
+def read_run(folder: Path, state: State | None = None, root: Path | None = None) -> Record:
     """The run of a folder, as far as its files can be read; `state` is found out unless given.
 
-    Raises UserError for a folder that holds none.
+    Files that lead out of `root`, the folder itself unless given, are not read. Raises UserError for a folder that
+    holds no run.
     """
-    if not any((folder / name).exists() for name in ("config.json", "metrics.jsonl")):
+    root, notes = root or folder, []
+    if not any(stored.exists(folder / name, root) for name in ("config.json", "metrics.jsonl")):
         raise UserError(f"{folder} holds no run: give the folder of one, with its config.json or metrics.jsonl")
-    try:
-        rows = read_metrics(folder / "metrics.jsonl")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{folder / 'metrics.jsonl'} is not text ({error.reason}): restore it from a copy") from error
-    rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    objects = {name: _read(folder / f"{name}.json") for name in ("config", "results", "timing", "manifest")}
-    return Record(folder, state or state_of(folder), rows=rows, shown=_read(folder / "report.json"), **objects)
+    return Record(
+        folder,
+        state or state_of(folder, root),
+        config=stored.read(folder / "config.json", dict[str, Any], root, notes) or {},
+        rows=stored.metrics(folder / "metrics.jsonl", root, notes),
+        results=stored.results(folder / "results.json", root, notes),
+        timing=stored.read(folder / "timing.json", stored.Values, root, notes) or {},
+        manifest=stored.read(folder / "manifest.json", dict[str, Any], root, notes) or {},
+        shown=stored.shown(folder / "report.json", root, notes),
+        notes=notes,
+    )
 
 
-def state_of(folder: Path) -> State:
+def state_of(folder: Path, root: Path | None = None) -> State:
     """Finished once there are results; running while a process holds the folder's lock."""
-    if (folder / "results.json").exists():
+    lock = folder / ".lock"
+    if stored.exists(folder / "results.json", root or folder):
         return "finished"
     try:
-        with (folder / ".lock").open() as file:
+        if not stat.S_ISREG(lock.stat().st_mode) or (lock.is_symlink() and not inside(lock, root or folder)):
+            return "stopped"
+        with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return "running"
@@ -108,14 +122,13 @@ def number(value: Any) -> float | None:
     """A logged value: numbers, and those that JSON lacks as text ("nan", "inf"); None for anything else."""
     try:
         return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A file's JSON object; {} where it is missing, cut short or something else."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def section(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A section of a stored config, or of a section of it, by its names; {} where there is none."""
+    for name in names:
+        inner = values.get(name)
+        values = inner if isinstance(inner, dict) else {}
+    return dict(values)

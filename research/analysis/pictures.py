@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+DRAWN = 1e300
+"""The largest number in a picture: matplotlib takes differences."""
+
 
 def learning_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """One panel for each metric (`train/x` and `validation/x` together), from the rows of a `metrics.jsonl`."""
@@ -18,10 +21,11 @@ def learning_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names, strict=False):
         for split, style in (("train", "-"), ("validation", "o-")):
             key = f"{split}/{name}"
-            points = [(row["step"], float(row[key])) for row in rows if key in row]
+            points = [(row["step"], float(row[key])) for row in rows if key in row and not abs(float(row[key])) > DRAWN]
             if points:
                 axes.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1.2, label=split)
-        axes.set(xlabel="step", title=name.replace("_", " "))
+        axes.set(xlabel="step")
+        axes.set_title(name.replace("_", " "), parse_math=False)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     for axes in figure.axes[len(names) :]:
@@ -43,11 +47,11 @@ def attention_heat_maps(
             axes.remove()
             continue
         image = axes.imshow(weights[head], cmap="viridis", vmin=0, vmax=1)
-        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(queries)), queries, fontsize=8)
+        axes.set_xticks(range(len(keys)), list(map(_visible, keys)), rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(queries)), list(map(_visible, queries)), fontsize=8, parse_math=False)
         axes.set_title(f"head {head + 1}", fontsize=9)
     figure.colorbar(image, ax=figure.axes, shrink=0.6, label="attention weight")
-    figure.suptitle(title, fontsize=10, wrap=True)
+    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # texts of data, whatever signs they hold
     _save(figure, path)
 
 
@@ -66,7 +70,7 @@ def image_heat_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: st
         axes.set_title(name, fontsize=8)
     for axes in panels:
         axes.set_axis_off()
-    figure.suptitle(title, fontsize=10, wrap=True)
+    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # texts of data, whatever signs they hold
     _save(figure, path)
 
 
@@ -102,6 +106,11 @@ def schedule_picture(rates: np.ndarray, steps: np.ndarray, path: Path) -> None:
     axes.set(xlabel="step", ylabel="learning rate")
     axes.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _visible(token: str) -> str:
+    """A token as a label: blanks and letters without a picture are spelt out."""
+    return token if token.isprintable() and token.strip() else repr(token)[1:-1] or "(no text)"
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -23,7 +23,8 @@ def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
     """
     state, notes, start = checkpoints.restore_newest(run.abstract_state) or (run.create_state(), {}, 0)
     main_process = jax.process_index() == 0
-    with Loggers(run.folder if main_process else None, start, len(run.batches)) as loggers:
+    folder, every = run.folder if main_process else None, run.options.log_every
+    with Loggers(folder, start, len(run.batches), every=every) as loggers:
         progress = Progress(run, checkpoints, loggers, notes)
         with Interruptions() as interruptions, interruptions.deferred():
             return _train(run, checkpoints, progress, interruptions, state, start), progress.timing

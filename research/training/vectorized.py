@@ -195,7 +195,8 @@ class _Loop:
     def begin(self, restored: Sequence[Any], start: int, stack: contextlib.ExitStack) -> TrainState:
         """The stacked state at step `start`; the members' loggers stay open as long as the stack."""
         for member, found in zip(self.rows, restored, strict=True):
-            loggers = stack.enter_context(Loggers(member.run.folder, start, self.total, bar=False))
+            every = member.run.options.log_every
+            loggers = stack.enter_context(Loggers(member.run.folder, start, self.total, every=every, bar=False))
             progress = Progress(member.run, member.checkpoints, loggers, found[1] if found else {})
             self.progress[id(member)] = progress
             if progress.out_of_patience():

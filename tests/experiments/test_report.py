@@ -2,11 +2,15 @@
 
 import argparse
 import base64
+import errno
 import fcntl
 import json
+import os
 import re
+import shutil
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -236,9 +240,106 @@ def test_training_writes_the_page_with_samples_and_attention(run, tmp_path):
     assert queries["decoder/layer_0/cross_attention"] == (sizes["target_output"], sizes["source"])
     assert shown["memory"]["process"] > 1e8
     (folder / "report.json").unlink()  # as of a run that was stopped
-    assert run("report", folder, f"--output={tmp_path / 'again.html'}").code == 0
+    again = tmp_path / "again.html"
+    assert run("report", folder, f"--output={again}").stdout == f"the report is {again}\n"
+    assert not (folder / "report.json").exists() and "chrF" not in words_of(again.read_text())
+    done = run("report", folder, "--samples", f"--output={again}")
+    assert done.code == 0 and done.stdout.startswith(f"reading the data of {folder}: data.name='phrasebook'")
     assert json.loads((folder / "report.json").read_text())["samples"] == shown["samples"]
-    assert "chrF" in words_of((tmp_path / "again.html").read_text())
+    assert "chrF" in words_of(again.read_text())
+
+
+def test_a_page_names_no_code_to_run(tmp_path):
+    """Files that a config parser was led to by a manifest: both readings of the first ":" and of ".py:"."""
+    root = Path(report.__file__).parents[1]
+    marker, folder = tmp_path / "marker", tmp_path / "run"
+    code = f"open({str(marker)!r}, 'w').close()\nraise SystemExit"
+    (folder / "a:b").mkdir(parents=True)
+    (folder / "a").symlink_to(root / "configs/vision")
+    (folder / "a:b/evil.py").write_text(code)
+    (folder / "evil.py").write_text(code)
+    (folder / "digits.py:x.py").write_text(code)
+    specs = (f"{folder}/a:b/evil.py", f"{folder}/a:b/evil.py:tiny", f"{folder}/digits.py:x.py", f"{folder}/evil.py")
+    for spec in specs:
+        start = {"command": f"python -m experiments.train --config={spec} --workdir=x", "config": spec}
+        write_run(folder, [row(1, 2.0)], manifest={"starts": [start | {"changes": [["seed", 0, 1]]}]})
+        arguments = {"runs": [str(folder)], "output": str(tmp_path / "page.html"), "samples": False}
+        report.main(argparse.Namespace(**arguments))
+        assert not marker.exists() and re.search(r"seed\W+0\W+1", words_of((tmp_path / "page.html").read_text()))
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ([["seed", "(absent)", 1], ["model.<b>", [1, 2], None]], r"changed\W+x\.py:tiny\W+this run\W+model|seed\W+1"),
+    ([], r"As in\W+x\.py:tiny"),
+])  # fmt: skip
+def test_stored_changes_are_shown_as_they_stand(tmp_path, changes, told):
+    start = {"config": "x.py:tiny", "changes": changes}
+    text = run_page([read_run(write_run(tmp_path / "run", [row(1, 2.0)], manifest={"starts": [start]}))])
+    assert re.search(told, words_of(text)) and "<b>" not in text
+
+
+def test_a_page_reads_no_data_that_a_run_names(tmp_path, capsys):
+    """A config of somebody else that names a file of the reader as its data."""
+    (tmp_path / "diary.txt").write_text("a secret of mine\n" * 100)
+    data = {"name": "text_file", "path": str(tmp_path / "diary.txt"), "\x1b[2J": 1}
+    folder = write_run(tmp_path / "run", [row(1, 2.0)], config=CONFIG | {"data": data})
+    (folder / "checkpoints").mkdir()
+    report.main(argparse.Namespace(runs=[str(folder)], output=None, samples=False))
+    assert "a secret" not in (folder / "report.html").read_text().partition("The whole config")[0]
+    assert capsys.readouterr().out == f"the report is {folder / 'report.html'}\n"
+    report.main(argparse.Namespace(runs=[str(folder)], output=None, samples=True))  # it names the data before it reads
+    told = capsys.readouterr()
+    assert told.out.startswith(f"reading the data of {folder}: data.name='text_file', data.path='{tmp_path}/diary.txt'")
+    assert "\x1b" not in told.out and "warning: the page has no new samples" in told.err
+
+
+def test_a_page_is_not_written_through_a_link(tmp_path):
+    folder = write_run(tmp_path / "run", [row(1, 2.0)])
+    (tmp_path / "mine").write_text("kept")
+    for name in ("report.html", "report.html.partial"):
+        (folder / name).symlink_to(tmp_path / "mine")
+    report.main(argparse.Namespace(runs=[str(folder)], output=None, samples=False))
+    assert (tmp_path / "mine").read_text() == "kept" and not (folder / "report.html").is_symlink()
+
+
+def test_runs_of_one_name_stand_beside_each_other(tmp_path):
+    other = CONFIG | {"model": {"name": "rnn"}}
+    runs = [write_run(tmp_path / "a/run", [row(1, 2.0)]), write_run(tmp_path / "b/run", [row(1, 3.0)], config=other)]
+    records = [read_run(run) for run in runs]
+    assert list(groups(records)) == ["a/run", "b/run"]
+    assert [trace["y"] for trace in learning_curves(records)[0]["data"]] == [[2.0], [3.0]]
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_the_page_is_written_in_any_locale(run, tmp_path, locale):
+    folder = write_run(tmp_path / "run", [row(1, 2.0)], config=CONFIG | {"note": "\u4f60\u597d"})
+    done = run("report", folder, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL=locale)
+    assert done.code == 0, done.stderr
+    assert "\u4f60\u597d" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_whose_folder_is_deleted_ends_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "REFRESH_SECONDS", 0.01)
+    folder = write_run(tmp_path / "run", [row(1, 2.0)])
+    with report.live_report(folder):
+        while not (folder / "report.html").exists():
+            time.sleep(0.01)
+        shutil.rmtree(folder)
+        time.sleep(0.1)
+    assert not folder.exists() and capsys.readouterr().err.count("\n") <= 1
+
+
+def test_a_full_disk_is_one_warning_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "REFRESH_SECONDS", 0.01)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(report, "write_text", full)
+    with report.live_report(write_run(tmp_path / "run", [row(1, 2.0)])):
+        time.sleep(0.2)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "No space left on device" in told
 
 
 @pytest.mark.parametrize(
@@ -255,4 +356,4 @@ def test_wrong_folders_are_one_sentence(tmp_path, monkeypatch, runs, sentence):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/sweep.csv").write_text("")
     with pytest.raises(UserError, match=sentence):
-        report.main(argparse.Namespace(runs=runs, output=None))
+        report.main(argparse.Namespace(runs=runs, output=None, samples=False))

@@ -159,6 +159,63 @@ def test_metrics_file_drops_lines_beyond_the_step_and_torn_lines(tmp_path):
     ]
 
 
+LINES = "".join(f'{{"step": {step}, "train/loss": 1.0}}\n' for step in (10, 20, 30, 40))
+KEPT = "cannot be read, what it was is kept as metrics.jsonl.damaged"
+
+
+@pytest.mark.parametrize(
+    ("content", "told", "kept"),
+    [
+        (LINES, "", 4),
+        (LINES + '{"step": 50, "tra', "", 4),  # cut short by a kill
+        (LINES + "[]\nnull\n5\n", f"metrics.jsonl: 3 lines {KEPT}", 4),
+        (LINES.replace('"step": 20', '"step": NaN'), "1 line cannot be read", 3),
+        (LINES.replace("1.0", "[1]", 1), "1 line cannot be read", 3),
+        (LINES.replace("40", "1e400"), f"1 line {KEPT}; metrics.jsonl has no lines from step 31 to 40: they are lost", 3),
+        (LINES[: len(LINES) // 2], "metrics.jsonl has no lines from step 21 to 40: they are lost", 2),
+        ("\0\xff\xfe" * 99, "metrics.jsonl has no lines from step 1 to 40", 0),
+        ("", "metrics.jsonl has no lines from step 1 to 40: they are lost", 0),
+        (None, "metrics.jsonl has no lines from step 1 to 40: they are lost", 0),
+        ("folder", "it is not a file, what it was is kept as metrics.jsonl.damaged", 0),
+        ("pipe", "it is not a file, what it was is kept as metrics.jsonl.damaged", 0),
+        (LINES.replace('"step": 30', '"step": %s' % ("9" * 5000)), "1 line cannot be read", 3),
+        (LINES + "[" * 100_000 + "\n", "1 line cannot be read", 4),
+    ],
+)  # fmt: skip
+def test_metrics_that_were_lost_are_told_when_a_run_resumes(tmp_path, capsys, content, told, kept):
+    path, damaged = tmp_path / "metrics.jsonl", tmp_path / "metrics.jsonl.damaged"
+    if content == "folder":
+        path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif content is not None:
+        path.write_text(content, encoding="latin-1")
+    file = MetricsFile(path, 43, every=10)  # saved three steps after the last line
+    file.write(50, {"train/loss": 0.5})
+    file.close()
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == bool(told)
+    assert len(read_metrics(path)) == kept + 1
+    if "is kept as" in said:
+        again = MetricsFile(path, 50, every=10)
+        again.close()
+        assert (
+            damaged.is_dir()
+            if content == "folder"
+            else damaged.is_fifo() or damaged.read_bytes() == content.encode("latin-1")
+        )
+
+
+def test_metrics_are_numbers_with_a_step_whatever_the_file_holds(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == read_metrics(tmp_path) == read_metrics(tmp_path / "a\0b") == []
+    path.write_text(
+        '[]\nnull\n3\n"step"\n{"step": 1.5}\n{"step": true}\n{"step": -1}\n{"loss": 1}\n{"step": 2, "x": {}}\n'
+        '{"step": 3, "x": "many"}\n{"step": 4, "x": "nan", "y": -2}\n{"step": 5, "x": Infinity}\n\n{"step": 6}'
+    )
+    assert read_metrics(path) == [{"step": 4, "x": "nan", "y": -2}, {"step": 6}]
+
+
 def test_patience_stops_after_evaluations_without_a_new_best(tmp_path):
     """At learning rate 0 nothing improves after the first evaluation; a resumed run stops at the same step."""
     policy = CheckpointPolicy(keep=2, best="validation/loss")
