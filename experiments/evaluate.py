@@ -40,6 +40,8 @@ def samples_of(experiment: Experiment, split: str, count: int) -> list[Mapping[s
 def _show(experiment: Experiment, variables: dict, split: str, count: int) -> None:
     """Questions, answers and references side by side, for tasks whose answers are texts or labels."""
     chosen = samples_of(experiment, split, count)
+    if not chosen:
+        return
     answers = experiment.evaluator.answers(variables, experiment.task.questions(chosen))
     for example, answer in zip(chosen, answers, strict=True):
         text = answer.get("text", answer.get("label"))

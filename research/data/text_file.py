@@ -31,6 +31,9 @@ class TextFile(Source):
                 "use fractions from 0 with a sum below 1"
             )
 
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
+
     @property
     def splits(self) -> tuple[str, ...]:
         held_out = {"validation": self.validation_fraction, "test": self.test_fraction}
@@ -69,6 +72,9 @@ class ParallelText(Source):
             if bool(source) != bool(target):
                 missing, given = ("target", "source") if source else ("source", "target")
                 raise UserError(f"{split}_{missing} is missing: name the file parallel to {split}_{given}")
+
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for split in self.splits for path in self._paths(split))
 
     def _paths(self, split: str) -> tuple[str | None, str | None]:
         return getattr(self, f"{split}_source"), getattr(self, f"{split}_target")

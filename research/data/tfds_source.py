@@ -46,6 +46,9 @@ class Tfds(Source):
         if not NAME.fullmatch(self.dataset):
             raise UserError(f"data.dataset {self.dataset!r} names no data set: use NAME[/CONFIG][:VERSION]")
 
+    def paths(self) -> tuple[str, ...]:
+        return (self.data_dir or "TFDS's own data_dir",)
+
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in ("train", "validation", "test") if getattr(self, split) is not None)

@@ -1,7 +1,7 @@
 """Spoils every file of a run's folder in every way, and lets the commands work with what is left.
 
-`python -m tests.experiments.folder_fuzz` tries all of it on three runs (some minutes) and prints what went wrong; the suite
-tries a part. A command may end in one sentence or give what the undisturbed run gives, and nothing else.
+`python -m tests.experiments.folder_fuzz` tries all of it on three runs (some minutes) and prints what went wrong; the
+suite tries a part. A command may end in one sentence or give what the undisturbed run gives, and nothing else.
 """
 
 import contextlib

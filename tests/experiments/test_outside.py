@@ -142,7 +142,8 @@ def test_a_truncated_test_image_is_named_before_the_first_step(tmp_path):
     config.write_text(
         "from ml_collections import ConfigDict\nfrom configs.vision import digits\n"
         "def get_config(arg=''):\n    config = digits.get_config('tiny')\n"
-        f"    config.data = ConfigDict(dict(name='image_folder', path='{tmp_path}/train', test_path='{tmp_path}/test'))\n"
+        f"    files = dict(path='{tmp_path}/train', test_path='{tmp_path}/test')\n"
+        "    config.data = ConfigDict(dict(name='image_folder', **files))\n"
         "    return config\n"
     )
     with pytest.raises(UserError, match=r"dog/4\.png cannot be read"):
