@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import afterwards, build, choose, read_config, suggestion
+from research.config import build, choose, read_config, suggestion
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches, Dataset
@@ -58,6 +58,7 @@ from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Precision, Step
 from research.training.transfer import Transfer, read_weights, transferred, with_given
+from research.values import afterwards
 from research.values import convert
 
 SOURCES = {

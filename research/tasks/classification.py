@@ -46,10 +46,10 @@ class Classification:
     def prepare(self, source: Any, folder: Path) -> "Classification":
         path = folder / "classes.json"
         stored = read_or_set_aside(path, list[str])
-        names = tuple(source.class_names if stored is None else stored)
+        names = tuple(stored or source.class_names)
         if self.class_names and self.class_names != names:
             raise UserError(f"task.class_names lists {len(self.class_names)} classes, the data have {names}: remove it")
-        if stored is None and jax.process_index() == 0:
+        if not stored and jax.process_index() == 0:
             write_json(path, list(names))
         return dataclasses.replace(self, class_names=names)
 
