@@ -110,6 +110,8 @@ def test_a_damaged_file_is_a_sentence_and_hides_nothing_else(trained, tmp_path, 
     for how in DAMAGES:
         bad = copy(run, root / "bad", ITS, 8)
         damage(bad / name, how, tmp_path)
+        if name == ".lock":  # nobody looks for the lock of a run with results
+            (bad / "results.json").rename(bad / "batch.json")
         told = []
         for runs in ([bad], [good, bad], [bad, good]):
             try:
@@ -117,7 +119,7 @@ def test_a_damaged_file_is_a_sentence_and_hides_nothing_else(trained, tmp_path, 
             except UserError as error:
                 assert "\n" not in str(error), how
                 continue
-            assert name == "results.json" or "0.65432" in told[-1], how
+            assert name in ("results.json", ".lock") or "0.65432" in told[-1], how
             assert good not in runs or ("0.12346" in told[-1] and "<h2>Learning curves" in told[-1]), how
         index, of_good, of_bad = (client.get(path) for path in ("/", "/runs/good", "/runs/bad"))
         assert index.status_code == of_good.status_code == 200 and row_of(index.text, "good") == expected, how
@@ -132,12 +134,14 @@ def test_a_damaged_file_is_a_sentence_and_hides_nothing_else(trained, tmp_path, 
 @pytest.mark.parametrize(("name", "sentence"), [
     ("config.json", "config.json is not JSON"), ("results.json", "results.json is not JSON"),
     ("metrics.jsonl", "metrics.jsonl: 1 line cannot be read"), ("report.json", "report.json is not JSON"),
+    ("report.json", "report.json: split, step cannot be shown"), ("report.json", "1 of 1 samples cannot be shown"),
 ])  # fmt: skip
 def test_what_is_not_shown_is_said(trained, tmp_path, name, sentence):
     folder = copy(trained("configs/vision/digits.py:tiny"), tmp_path / "run", ITS, 8)
-    (folder / name).write_text("{cut\n")
+    wrong = '{"split": 5, "step": "x", "samples": [5]}'
+    (folder / name).write_text(wrong if "cannot be shown" in sentence else "{cut\n")
     text = run_page([read_run(folder)])
-    assert f"Not shown: {sentence}" in text and str(tmp_path) not in text
+    assert "Not shown: " in text and sentence in text and str(tmp_path) not in text
 
 
 HEAD = "trial,state,seed,value,model.width,seconds,folder,reason\n"
@@ -214,6 +218,35 @@ def test_runs_that_disappear_are_gone_and_harm_no_other(trained, tmp_path, monke
     assert "bad cannot be shown" in row_of(index.text, "bad")
     copy(run, root / "bad", ITS, 8)
     assert client.get("/runs/bad").status_code == 404
+
+
+def test_a_run_of_links_is_none(trained, tmp_path):
+    run = trained("configs/vision/digits.py:tiny")
+    (tmp_path / "runs/links").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "runs/links" / name).symlink_to(run / name)
+    with pytest.raises(UserError, match="holds no run"):
+        read_run(tmp_path / "runs/links")
+    client = TestClient(serve.application(tmp_path / "runs", ["*"]))
+    assert "0 runs in" in client.get("/").text and client.get("/runs/links").status_code == 404
+
+
+def test_what_nobody_has_thought_of_is_told_of_that_run_alone(trained, tmp_path, monkeypatch):
+    run = trained("configs/vision/digits.py:tiny")
+    copy(run, tmp_path / "good", MINE, 7), copy(run, tmp_path / "bad", ITS, 8)
+    read = serve.read_run
+
+    def failing(folder, *arguments):
+        if folder.name == "bad":
+            raise RuntimeError("a fault of ours")
+        return read(folder, *arguments)
+
+    monkeypatch.setattr(serve, "read_run", failing)
+    client = TestClient(serve.application(tmp_path, ["*"]))
+    index, bad = client.get("/"), client.get("/runs/bad")
+    assert index.status_code == 200 and "a fault of ours" in row_of(index.text, "bad")
+    assert "step " in row_of(index.text, "good") and client.get("/runs/good").status_code == 200
+    assert bad.status_code == 500 and bad.text == "bad cannot be shown: RuntimeError: a fault of ours"
 
 
 @pytest.mark.parametrize("section", [results, samples])

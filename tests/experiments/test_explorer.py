@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 SOURCE, TARGET = ["Haus", " <b>", "</script>", "你好"], ["مرحبا", "بك", "</s>"]
 
+BLANKS = ["", " ", "\n\t", "\u200b", "\u00a0", "\u0301"]
+
 
 def weights(seed, heads, queries, keys):
     return np.random.default_rng(seed).dirichlet(np.full(keys, 0.3), (heads, queries)).astype(np.float32)
@@ -47,8 +49,14 @@ def pages(tmp_path_factory):
     image["layers"] = [
         layer(f"layer_{n}/self_attention", weights(n, 3, 18, 18), "patches", "patches") for n in range(2)
     ]
+    blank = {"kind": "text", "title": "blank", "tokens": {"source": BLANKS}}
+    blank["layers"] = [layer("layer_0/self_attention", weights(0, 1, 6, 6), "source", "source")]
+    special = image | {"special": 3}
+    special["layers"] = [layer("layer_0/self_attention", weights(0, 1, 20, 20), "patches", "patches")]
     return {
         "text": write_page(folder / "text", [text]),
+        "blank": write_page(folder / "blank", [blank]),
+        "special": write_page(folder / "special", [special]),
         "image": write_page(folder / "image", [image]),
         "long": write_page(folder / "long", [], rows=100_000),
     }
@@ -157,6 +165,14 @@ def test_pointing_at_a_patch_lights_what_it_looks_at(visit, size):
         seen = weights(1, 3, 18, 18)[1, number]
         said = f"{names[number]} → {names[seen.argmax()]} ({100 * seen.max():.0f} %)"
         assert said in tab.locator(".said").text_content()
+
+
+def test_every_token_has_a_name(visit):
+    """Tokens without text or with blanks alone, and those beside the patches of an image."""
+    names = visit("blank", "wide").locator("button.token").all_text_contents()
+    assert names == ["(no text)", "␣", "↵ ⇥", "U+200B", "U+00A0", "U+0301"]
+    others = visit("special", "wide").locator("button.token").all_text_contents()
+    assert others == ["class token", "distillation token", "special token 3", "register 1"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

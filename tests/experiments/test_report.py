@@ -312,7 +312,9 @@ def test_runs_of_one_name_stand_beside_each_other(tmp_path):
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
 def test_the_page_is_written_in_any_locale(run, tmp_path, locale):
-    folder = write_run(tmp_path / "run", [row(1, 2.0)], config=CONFIG | {"note": "\u4f60\u597d"})
+    look = {"kind": "text", "title": "t", "tokens": {"a": ["x"]}, "layers": [layer("x", np.ones((1, 1, 1)), "a", "a")]}
+    shown = {"samples": [], "attention": [look], "memory": {}, "split": "test", "step": 1}
+    folder = write_run(tmp_path / "run", [row(1, 2.0)], config=CONFIG | {"note": "\u4f60\u597d"}, report=shown)
     done = run("report", folder, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL=locale)
     assert done.code == 0, done.stderr
     assert "\u4f60\u597d" in (folder / "report.html").read_text(encoding="utf-8")
