@@ -2,12 +2,13 @@
 
 All kinds but "whitespace" are lossless on the text they were trained on: spaces, runs of them, newlines and
 non-breaking spaces are tokens or part of tokens, nothing is normalised, and decoding only joins. Special tokens are
-ids, never text: the letters "</s>" in a file are encoded as letters.
+ids, never text: the letters "</s>" in a file are encoded as letters; as a word between spaces it is unknown.
 """
 
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from research.data.tokenizer_rules import BOS, BYTES, EOS, PAD, SPECIAL_TOKENS, UNK, library, ours, pipeline
 from research.errors import UserError
 from research.files import Unreadable, read_json, write_text
+
+SPECIAL_WORDS = re.compile(rf"(?<!\S)({'|'.join(SPECIAL_TOKENS)})(?!\S)")
 
 
 class TrainedTokenizer:
@@ -61,9 +64,12 @@ class TrainedTokenizer:
         """The ids of each text, encoded in parallel."""
         with library("a text holds something that was not seen in training", "set tokenizer.specials to True"):
             try:
-                return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+                encoded = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 raise UserError("a text holds a lone surrogate, which is no character: convert it to UTF-8") from error
+        if self.specials and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
+            return [[max(token, UNK) for token in ids] for ids in encoded]  # a word "</s>" ends no text
+        return encoded
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of the lines of a text, one after the other, and where in the text's UTF-8 each token ends.
@@ -175,12 +181,21 @@ class Tokenizer:
         return pipeline(self.kind, models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]))
 
     def _words(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        if self.kind == "whitespace":
+            texts = map(self._without_specials, texts)
         tokenizer = pipeline(self.kind, models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]))
         trainer = trainers.WordLevelTrainer(
             vocab_size=self.vocab_size or 2**31, special_tokens=self._special_tokens, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
         return _without_added_tokens(tokenizer)
+
+    def _without_specials(self, text: str) -> str:
+        """Without words that read like special tokens: their ids are taken, so that they are unknown."""
+        left = SPECIAL_WORDS.sub("", text)
+        if left != text and not self.specials:
+            raise UserError(f"the text has the word {SPECIAL_WORDS.search(text)[0]!r}: set tokenizer.specials to True")
+        return left
 
     def _bpe(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
         tokenizer = pipeline(self.kind, models.BPE())
