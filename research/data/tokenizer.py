@@ -78,19 +78,30 @@ class TrainedTokenizer:
         """
         encoded = self.encode_batch(lines)
         tokens = np.fromiter(itertools.chain(*encoded), np.int32)
-        bounds = np.cumsum([0, *map(len, encoded)])  # of the lines, in tokens
-        starts = np.cumsum([0, *(len(line.encode()) for line in lines)])  # and in bytes
-        ends = np.cumsum([0, *np.array(self.token_bytes)[tokens]])
-        found = ends[bounds]
-        ends = ends[1:] + np.repeat(starts[:-1] - found[:-1], np.diff(bounds))
+        counts = np.array([len(line) for line in encoded], np.int64)
+        sizes = np.array([len(line.encode()) for line in lines], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        upto = np.cumsum([0, *np.array(self.token_bytes)[tokens]])
+        found = upto[np.cumsum(counts)] - upto[np.cumsum(counts) - counts]
+        ends = upto[1:] + np.repeat(starts - upto[np.cumsum(counts) - counts], counts)
         # Where the tokens are not all of a line, the slower encoding says which part of it each one is.
-        rest = np.flatnonzero(np.diff(found) != np.diff(starts))
-        for line, encoding in zip(rest, self._tokenizer.encode_batch([lines[line] for line in rest]), strict=True):
-            characters = np.frombuffer(lines[line].encode("utf-32-le"), np.uint32)
-            sizes = 1 + (characters[:, None] > np.array([0x7F, 0x7FF, 0xFFFF])).sum(axis=1)
-            places = np.array([end for _, end in encoding.offsets], np.int64)
-            ends[bounds[line] : bounds[line + 1]] = starts[line] + np.cumsum([0, *sizes])[places]
+        partly = found != sizes
+        ends[np.repeat(partly, counts)] = np.repeat(starts[partly], counts[partly]) + self._ends(
+            [line for line, marked in zip(lines, partly, strict=True) if marked]
+        )
         return tokens, ends
+
+    def _ends(self, lines: Sequence[str]) -> np.ndarray:
+        """Where in its own line's UTF-8 each token of some lines ends, int64 [tokens]."""
+        offsets = [encoding.offsets for encoding in self._tokenizer.encode_batch(lines)]
+        lengths = np.array([len(line) for line in lines], np.int64)
+        first = np.repeat(
+            np.cumsum(lengths) - lengths, [len(line) for line in offsets]
+        )  # character of the token's line
+        within = np.array([end for line in offsets for _, end in line], np.int64)
+        characters = np.frombuffer("".join(lines).encode("utf-32-le"), np.uint32)
+        upto = np.cumsum(np.append(0, 1 + sum((characters > last).astype(np.int64) for last in (0x7F, 0x7FF, 0xFFFF))))
+        return upto[first + within] - upto[first]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` up to the first EOS; special tokens, UNK included, leave no text."""
