@@ -50,7 +50,8 @@ def _short(example: dict[str, Any]) -> str:
 
 
 def _padding(batch: dict[str, np.ndarray], pad: int) -> float:
-    tokens = [array for array in batch.values() if array.dtype == np.int32 and array.ndim == 2]
+    arrays = [array for name, array in batch.items() if name != "bytes"]  # sizes of tokens, no tokens
+    tokens = [array for array in arrays if array.dtype == np.int32 and array.ndim == 2]
     return sum(int((array == pad).sum()) for array in tokens) / sum(array.size for array in tokens)
 
 

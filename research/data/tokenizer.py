@@ -2,12 +2,13 @@
 
 All kinds but "whitespace" are lossless on the text they were trained on: spaces, runs of them, newlines and
 non-breaking spaces are tokens or part of tokens, nothing is normalised, and decoding only joins. Special tokens are
-ids, never text: the letters "</s>" in a file are encoded as letters.
+ids, never text: the letters "</s>" in a file are encoded as letters; as a word between spaces it is unknown.
 """
 
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from research.data.tokenizer_rules import BOS, BYTES, EOS, PAD, SPECIAL_TOKENS, 
 from research.errors import UserError
 from research.files import Unreadable, read_json, write_text
 from research.ranges import Size
+
+SPECIAL_WORDS = re.compile(rf"(?<!\S)({'|'.join(SPECIAL_TOKENS)})(?!\S)")
 
 
 class TrainedTokenizer:
@@ -62,9 +65,12 @@ class TrainedTokenizer:
         """The ids of each text, encoded in parallel."""
         with library("a text holds something that was not seen in training", "set tokenizer.specials to True"):
             try:
-                return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+                encoded = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 raise UserError("a text holds a lone surrogate, which is no character: convert it to UTF-8") from error
+        if self.specials and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
+            return [[max(token, UNK) for token in ids] for ids in encoded]  # a word "</s>" ends no text
+        return encoded
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of the lines of a text, one after the other, and where in the text's UTF-8 each token ends.
@@ -73,19 +79,30 @@ class TrainedTokenizer:
         """
         encoded = self.encode_batch(lines)
         tokens = np.fromiter(itertools.chain(*encoded), np.int32)
-        bounds = np.cumsum([0, *map(len, encoded)])  # of the lines, in tokens
-        starts = np.cumsum([0, *(len(line.encode()) for line in lines)])  # and in bytes
-        ends = np.cumsum([0, *np.array(self.token_bytes)[tokens]])
-        found = ends[bounds]
-        ends = ends[1:] + np.repeat(starts[:-1] - found[:-1], np.diff(bounds))
+        counts = np.array([len(line) for line in encoded], np.int64)
+        sizes = np.array([len(line.encode()) for line in lines], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        upto = np.cumsum([0, *np.array(self.token_bytes)[tokens]])
+        found = upto[np.cumsum(counts)] - upto[np.cumsum(counts) - counts]
+        ends = upto[1:] + np.repeat(starts - upto[np.cumsum(counts) - counts], counts)
         # Where the tokens are not all of a line, the slower encoding says which part of it each one is.
-        rest = np.flatnonzero(np.diff(found) != np.diff(starts))
-        for line, encoding in zip(rest, self._tokenizer.encode_batch([lines[line] for line in rest]), strict=True):
-            characters = np.frombuffer(lines[line].encode("utf-32-le"), np.uint32)
-            sizes = 1 + (characters[:, None] > np.array([0x7F, 0x7FF, 0xFFFF])).sum(axis=1)
-            places = np.array([end for _, end in encoding.offsets], np.int64)
-            ends[bounds[line] : bounds[line + 1]] = starts[line] + np.cumsum([0, *sizes])[places]
+        partly = found != sizes
+        ends[np.repeat(partly, counts)] = np.repeat(starts[partly], counts[partly]) + self._ends(
+            [line for line, marked in zip(lines, partly, strict=True) if marked]
+        )
         return tokens, ends
+
+    def _ends(self, lines: Sequence[str]) -> np.ndarray:
+        """Where in its own line's UTF-8 each token of some lines ends, int64 [tokens]."""
+        offsets = [encoding.offsets for encoding in self._tokenizer.encode_batch(lines)]
+        lengths = np.array([len(line) for line in lines], np.int64)
+        first = np.repeat(
+            np.cumsum(lengths) - lengths, [len(line) for line in offsets]
+        )  # character of the token's line
+        within = np.array([end for line in offsets for _, end in line], np.int64)
+        characters = np.frombuffer("".join(lines).encode("utf-32-le"), np.uint32)
+        upto = np.cumsum(np.append(0, 1 + sum((characters > last).astype(np.int64) for last in (0x7F, 0x7FF, 0xFFFF))))
+        return upto[first + within] - upto[first]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` up to the first EOS; special tokens, UNK included, leave no text."""
@@ -174,12 +191,21 @@ class Tokenizer:
         return pipeline(self.kind, models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]))
 
     def _words(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        if self.kind == "whitespace":
+            texts = map(self._without_specials, texts)
         tokenizer = pipeline(self.kind, models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]))
         trainer = trainers.WordLevelTrainer(
             vocab_size=self.vocab_size or 2**31, special_tokens=self._special_tokens, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
         return _without_added_tokens(tokenizer)
+
+    def _without_specials(self, text: str) -> str:
+        """Without words that read like special tokens: their ids are taken, so that they are unknown."""
+        left = SPECIAL_WORDS.sub("", text)
+        if left != text and not self.specials:
+            raise UserError(f"the text has the word {SPECIAL_WORDS.search(text)[0]!r}: set tokenizer.specials to True")
+        return left
 
     def _bpe(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
         tokenizer = pipeline(self.kind, models.BPE())

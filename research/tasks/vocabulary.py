@@ -8,13 +8,17 @@ import jax
 import numpy as np
 
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
+from research.errors import UserError
 
 
 def vocabulary_of_run(tokenizer: Tokenizer, source: Any, fields: Sequence[str], folder: Path) -> TrainedTokenizer:
     """Loads `tokenizer.json` from the run's folder, or trains it on these fields of the training examples.
 
-    Every process trains the same one; process 0 saves it.
+    Every process trains the same one; process 0 saves it. Raises a UserError where special tokens are missing: only
+    running text, the field "text", can do without.
     """
+    if not tokenizer.specials and "text" not in fields:
+        raise UserError("task.tokenizer.specials is False, which suits a language model alone: set it to True")
     path = folder / "tokenizer.json"
     if path.exists():
         return TrainedTokenizer.load(path)

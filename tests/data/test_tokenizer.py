@@ -1,6 +1,8 @@
 """Tokenizers: lossless, special tokens at fixed ids, nothing in a text is taken for a special token."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,19 @@ KINDS = [Tokenizer("character"), Tokenizer("word"), Tokenizer("bpe", 300), Token
 identify = pytest.mark.parametrize("config", KINDS, ids=lambda config: config.kind)
 
 
+def as_bytes(trained: TrainedTokenizer, kind: str):
+    """What one id is in UTF-8: GPT-2's alphabet shows the bytes that are not printable as characters from 256 on."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    alphabet = {chr(byte): byte for byte in kept}
+    alphabet |= {chr(256 + place): byte for place, byte in enumerate(byte for byte in range(256) if byte not in kept)}
+
+    def convert(token: int) -> bytes:
+        piece = trained.id_to_token(token)
+        return bytes(alphabet[letter] for letter in piece) if kind == "bpe" else piece.encode()
+
+    return convert
+
+
 @identify
 def test_round_trip_is_lossless(config: Tokenizer, tmp_path: Path):
     trained = config.train(TEXTS)
@@ -28,6 +43,11 @@ def test_round_trip_is_lossless(config: Tokenizer, tmp_path: Path):
         assert trained.decode(ids) == text
         assert min(ids) > UNK  # no text, "</s>" included, is taken for a special token
         assert loaded.encode(text) == ids and loaded.decode(ids) == text
+    lines = re.findall("[^\n]*\n|[^\n]+", TEXTS[0])
+    tokens, ends = trained.encode_lines(lines)
+    assert tokens.tolist() == trained.encode(TEXTS[0])
+    pieces = np.split(np.frombuffer(TEXTS[0].encode(), np.uint8), ends)
+    assert [bytes(piece) for piece in pieces] == [*map(as_bytes(trained, config.kind), tokens), b""]
     assert trained.encode_batch(TEXTS) == [trained.encode(text) for text in TEXTS]
     assert (
         loaded.vocab_size
@@ -175,3 +195,145 @@ def test_whitespace_takes_what_stands_between_spaces():
     assert len(ids) == 4 and ids[1] == ids[3]
     assert tokenizer.decode(ids) == "twice jump I_JUMP jump"
     assert tokenizer.vocab_size == 4 + 5
+
+
+WORD_FILE, BPE_FILE, UNIGRAM_FILE = Tokenizer("word"), Tokenizer("bpe", 300), Tokenizer("unigram", 300)
+CATASTROPHE = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+FOREIGN = {  # kind, the path to a part of the file, and what takes its place
+    "slow expression": (WORD_FILE, ("pre_tokenizer",), CATASTROPHE),
+    "slow expression within": (BPE_FILE, ("pre_tokenizer", "pretokenizers", 0), CATASTROPHE),
+    "no expression": (WORD_FILE, ("pre_tokenizer", "pattern", "Regex"), "("),
+    "normaliser": (WORD_FILE, ("normalizer",), {"type": "Lowercase"}),
+    "replacing decoder": (WORD_FILE, ("decoder",), {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}),
+    "post-processor": (WORD_FILE, ("post_processor",), {"type": "ByteLevel"}),
+    "padding": (WORD_FILE, ("padding",), {"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_id": 0,
+                                          "pad_to_multiple_of": None, "pad_type_id": 0, "pad_token": "a"}),
+    "truncation": (WORD_FILE, ("truncation",), {"max_length": 1, "strategy": "LongestFirst", "stride": 1,
+                                                "direction": "Right"}),
+    "added tokens": (WORD_FILE, ("added_tokens",), [{"id": 0, "content": "a"}]),
+    "other model": (WORD_FILE, ("model",), {"type": "WordPiece", "vocab": {"a": 0}}),
+    "no model": (WORD_FILE, ("model",), None),
+    "no vocabulary": (WORD_FILE, ("model", "vocab"), None),
+    "a list": (WORD_FILE, ("model", "vocab"), ["a"]),
+    "ids with gaps": (WORD_FILE, ("model", "vocab"), {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 2**31}),
+    "negative ids": (WORD_FILE, ("model", "vocab", "<pad>"), -1),
+    "text as id": (WORD_FILE, ("model", "vocab", "<pad>"), "0"),
+    "dropout": (BPE_FILE, ("model", "dropout"), 0.5),
+    "merges of nothing": (BPE_FILE, ("model", "merges"), [["no", "such"]]),
+    "merges of numbers": (BPE_FILE, ("model", "merges"), [[1, 2]]),
+    "bytes missing": (BPE_FILE, ("model", "vocab"), {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 4}),
+    "unknown beyond": (UNIGRAM_FILE, ("model", "unk_id"), 10**6),
+    "empty piece": (UNIGRAM_FILE, ("model", "vocab", -1), ["", 0.0]),
+    "piece without score": (UNIGRAM_FILE, ("model", "vocab", -1), ["a"]),
+    "piece twice": (UNIGRAM_FILE, ("model", "vocab", -1), ["<pad>", 0.0]),
+    "score as text": (UNIGRAM_FILE, ("model", "vocab", -1), ["a", "b"]),
+    "infinite score": (UNIGRAM_FILE, ("model", "vocab", -1), ["zz", float("inf")]),
+    "lone surrogate": (WORD_FILE, ("model", "vocab"), {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "\ud800": 4}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_rules_of_a_file_are_not_run(case: str, tmp_path: Path):
+    config, (*way, last), value = FOREIGN[case]
+    path = tmp_path / "tokenizer.json"
+    config.train(["the theatre there then"] * 3).save(path)
+    stored = part = json.loads(path.read_text())
+    for name in way:
+        part = part[name]
+    part[last] = value
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"(of another make|as a tokenizer|other special tokens).*: ") as error:
+        TrainedTokenizer.load(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "3", "NaN", "{", '{"a": ', "\x00\x01", "[" * 100_000, "{}"])
+def test_other_content_is_one_sentence(content: str, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="a tokenizer") as error:
+        TrainedTokenizer.load(tmp_path / "tokenizer.json")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**40)  # a hole, which takes no space
+    for name, words in {"pipe": "is not a file", ".": "is not a file", "huge": "1,099,511,627,776 bytes"}.items():
+        with pytest.raises(UserError, match=f"cannot be read as a tokenizer: it .*{words}"):
+            TrainedTokenizer.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["character", "word", "whitespace", "bpe", "unigram"])
+@pytest.mark.parametrize("specials", [True, False])
+def test_every_kind_loads_what_it_saved(kind: str, specials: bool, tmp_path: Path):
+    texts = [text.replace("</s> <pad> ", "") for text in TEXTS]
+    trained = Tokenizer(kind, {"bpe": 300, "unigram": 400}.get(kind), specials).train(texts)
+    trained.save(tmp_path / "tokenizer.json")
+    loaded = TrainedTokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.encode_batch(texts) == trained.encode_batch(texts) and loaded.specials == specials
+    assert [loaded.id_to_token(i) for i in range(loaded.vocab_size)] == [
+        trained.id_to_token(i) for i in range(trained.vocab_size)
+    ]
+
+
+def test_a_file_of_the_first_edition_loads(tmp_path: Path):
+    """Its content, written out: a change of the library's or of these rules must not lock out old runs."""
+    rules = {"type": "Split", "behavior": "Isolated", "invert": False}
+    rules["pattern"] = {"Regex": "[^\\S\\r\\n]?[\\p{L}\\p{M}]+|\\p{N}|[^\\S\\r\\n]?[^\\s\\p{L}\\p{M}\\p{N}]|\\s"}
+    stored = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": rules,
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": {"a": 0, " b": 1}, "unk_token": "<unk>"},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    assert TrainedTokenizer.load(tmp_path / "tokenizer.json").encode("a b b") == [0, 1, 1]
+
+
+def test_a_lone_surrogate_is_no_unknown_character():
+    with pytest.raises(UserError, match="holds a lone surrogate, which is no character: convert it to UTF-8"):
+        Tokenizer("word").train(TEXTS).encode("caf\udce9")
+
+
+def test_a_panic_of_the_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    class PanicException(BaseException):
+        """As Rust's: not an Exception."""
+
+    class Panicking:
+        def __getattr__(self, name):
+            def fails(*_):
+                raise PanicException("called `Option::unwrap()`\n on a `None` value")
+
+            return fails
+
+    trained = Tokenizer("word").train(TEXTS)
+    trained._tokenizer = Panicking()
+    for call in (lambda: trained.encode("a"), lambda: trained.decode([4])):
+        with pytest.raises(UserError, match=r"\(called `Option::unwrap\(\)` on a `None` value\): "):
+            call()
+
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        Tokenizer("character").train(interrupted())
+
+
+def test_words_that_read_like_special_tokens_are_unknown(tmp_path: Path):
+    """Texts that come tokenised often have "<unk>", as the Penn Treebank's: its id is the vocabulary's own."""
+    text = "<unk> </s> a <unk> <unk>\n</s> <pad> <s> a </s>b"
+    trained = Tokenizer("whitespace").train([text])
+    trained.save(tmp_path / "tokenizer.json")
+    for tokenizer in (trained, TrainedTokenizer.load(tmp_path / "tokenizer.json")):
+        assert tokenizer.vocab_size == 4 + 2 and tokenizer.specials
+        assert tokenizer.encode(text) == [UNK, UNK, 4, *[UNK] * 5, 4, 5]
+        assert tokenizer.decode([4, 5]) == "a </s>b"
+    with pytest.raises(UserError, match=r"has the word '<unk>': set tokenizer\.specials to True"):
+        Tokenizer("whitespace", specials=False).train([text])

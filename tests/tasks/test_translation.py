@@ -8,8 +8,10 @@ import pytest
 
 from research.data.tokenizer import BOS, EOS, PAD, Tokenizer
 from research.decoding import beam
+from research.errors import UserError
 from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
+from research.tasks.next_token import NextToken
 from research.tasks.translation import Translation
 from tests.decoding.beam_reference import reference_beam_search
 from tests.layers.random_params import random_params
@@ -103,3 +105,9 @@ def test_the_length_penalty_prefers_longer_translations():
         task, _, _, _, raw = make("rnn", beam_size=3, length_penalty=length_penalty)
         words[length_penalty] = sum(len(task.answer(row)["text"].split()) for row in raw(range(len(SOURCES))))
     assert words[0.0] < words[3.0]
+
+
+@pytest.mark.parametrize("task", [Translation, NextToken])
+def test_a_pair_of_texts_needs_special_tokens(task, tmp_path):
+    with pytest.raises(UserError, match=r"task\.tokenizer\.specials is False, .*: set it to True"):
+        task(Tokenizer("word", specials=False)).prepare(None, tmp_path)
