@@ -58,8 +58,7 @@ from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Precision, Step
 from research.training.transfer import Transfer, read_weights, transferred, with_given
-from research.values import afterwards
-from research.values import convert
+from research.values import afterwards, convert
 
 SOURCES = {
     "digits": Digits,

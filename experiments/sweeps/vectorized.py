@@ -21,6 +21,7 @@ from research.errors import UserError
 from research.files import write_json
 from research.training.checkpoints import Checkpoints
 from research.training.durations import Duration
+from research.training.evaluation import check_finite
 from research.training.loggers import read_metrics
 from research.training.optimizers import OPTIMIZERS, build_optimizer
 from research.training.run import Run
@@ -93,6 +94,11 @@ def _train(study: Study, trials: Sequence[Trial], say: Callable[[Trial], None]) 
 
         staying = fit_together(members, group.together, watch, leave)
         for member, results in zip(staying, group.results(staying), strict=True):
+            try:
+                check_finite(results)
+            except UserError as error:
+                leave(member, str(error))
+                continue
             write_json(member.run.folder / "results.json", results)
             trial = trial_of[id(member)]
             trial.note(seconds=seconds())

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import re
 import shutil
 import sys
 import time
@@ -14,10 +16,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from research.errors import UserError
+from research.files import fits, inside
 from research.parallel.sharding import by_path
 from research.ranges import AFTERWARDS, Count, Positive
 from research.training.durations import Interval
-from research.training.fingerprint import Contents, contents, sealed, unsealed
+from research.training.fingerprint import Contents, contents, not_finite, sealed, unsealed
+from research.training.folders import Held, check_files, plain
 from research.training.state import TrainState
 
 
@@ -50,6 +54,9 @@ class CheckpointPolicy:
 UNFINISHED = ".orbax-checkpoint-tmp"
 """In the name of a folder that is being written or deleted; Orbax's word."""
 
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+_STORED = {"notes": dict, "metrics": dict[str, float], "kept": bool, "contents": dict[str, dict[str, list[int] | int]]}
+
 
 class Damaged(UserError):
     """A checkpoint that cannot be read, or that is not what was saved."""
@@ -59,7 +66,7 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits for a save in flight.
 
     Each holds notes beside its arrays: what the loop needs to go on, validation metrics, whether it is kept for more
-    than resuming, and a fingerprint of the arrays, all under a checksum.
+    than resuming, and a fingerprint of the arrays, all under a checksum. Nothing outside the folder is read.
     """
 
     def __init__(self, folder: Path, policy: CheckpointPolicy = CheckpointPolicy(), *, write: bool = True):
@@ -69,21 +76,37 @@ class Checkpoints:
         self._saved = time.monotonic()
         self._stored: dict[int, dict[str, Any]] = {}
         self._damaged: dict[int, str] = {}
+        if not inside(self._folder, self._folder.parent):
+            raise UserError(f"{self._folder} leads out of the run's folder: move the checkpoints into it")
+        self._plain = plain(self._folder)
         if write and jax.process_index() == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make(self._folder)
             for path in self._folder.glob(f"*{UNFINISHED}*"):  # what a killed save left behind
-                shutil.rmtree(path)
+                _delete(path)
         if write and jax.process_count() > 1:
             multihost_utils.sync_global_devices("opened")  # process 0 may still be deleting older checkpoints
+        self._held = Held(self._folder.parent, self._folder) if write else Held()
         for path in self._folder.glob("*"):
-            if path.name.isdigit():
+            if _STEP.fullmatch(path.name):
                 self._look(int(path.name))
+
+    def _make(self, folder: Path) -> None:
+        """Raises UserError where the run's folder is gone or another thing has the folder's name."""
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{folder} is not a folder: move it away and run the same command again") from None
+        except FileNotFoundError:
+            raise UserError(f"{folder.parent} does not exist any more: move it back, or start anew") from None
 
     def _look(self, step: int) -> None:
         try:
-            self._stored[step] = unsealed(self._metadata(step).custom_metadata)
+            stored = unsealed(self._metadata(step).custom_metadata)
         except Damaged as error:
             self._damaged[step] = str(error)
+            return
+        finite = {name: value for name, value in stored["metrics"].items() if math.isfinite(value)}
+        self._stored[step] = stored | {"metrics": finite}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -94,6 +117,8 @@ class Checkpoints:
         except UserError:
             if kind is None:  # otherwise what went wrong first is the better message
                 raise
+        finally:
+            self._held.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -101,18 +126,20 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:  # TensorStore has no error class of its own
+            self._held.check()
             words = " ".join(str(error).split())
-            reason = "no space left on the disk" if "No space left" in words else words.partition("; ")[0][:200]
+            full = "No space left" in words or "quota exceeded" in words
+            reason = "no space left on the disk" if full else words.partition("; ")[0][:200]
             saved = self.steps()
             raise UserError(
                 f"a checkpoint cannot be written to {self._folder} ({reason}); "
                 + (f"the last good one is step {saved[-1]}" if saved else "none was saved before")
-                + ": make room and run the same command again"
+                + f": {'make room' if full else 'see to the disk'} and run the same command again"
             ) from error
 
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
-        return sorted(self._stored)
+        return sorted(step for step in self._stored if (self._folder / str(step)).is_dir())
 
     def evaluation_steps(self) -> list[int]:
         """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest.
@@ -150,11 +177,15 @@ class Checkpoints:
 
         notes: JSON kept beside the arrays. metrics: validation metrics of this step, if it was evaluated.
         kept: counts for `policy.keep`, `best` and `average`; otherwise it is there to resume from.
+
+        Raises UserError where the folder was deleted, moved or replaced, or cannot be written.
         """
         self.wait()
-        stored = {"notes": dict(notes), "metrics": dict(metrics), "kept": kept, "contents": contents(state)}
+        self._held.check()
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        stored = {"notes": dict(notes), "metrics": finite, "kept": kept, "contents": contents(state)}
         with self._explained():
-            saving = ocp.save_async(self._folder / str(step), state, custom_metadata=sealed(stored))
+            saving = ocp.save_async(self._plain / str(step), state, custom_metadata=sealed(stored))
         self._in_flight = saving, step, stored
         self._saved = time.monotonic()
 
@@ -165,14 +196,15 @@ class Checkpoints:
         (saving, step, stored), self._in_flight = self._in_flight, None
         with self._explained():
             saving.result()
+        self._held.check()
         self._stored[step] = stored
         kept = [step for step in self.steps() if self._stored[step]["kept"]]
         wanted = {*kept[-self.policy.keep :], *self._best(kept), *self.steps()[-1:]}
         for step in {*self._stored} - wanted:
             del self._stored[step]
             if jax.process_index() == 0:
-                gone = (self._folder / str(step)).rename(self._folder / f"{step}{UNFINISHED}")
-                shutil.rmtree(gone)
+                with contextlib.suppress(FileNotFoundError):  # somebody else did
+                    _delete((self._folder / str(step)).rename(self._folder / f"{step}{UNFINISHED}"))
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int] | None:
         """State, notes and step of the newest checkpoint that is what was saved; None where there is no checkpoint.
@@ -218,18 +250,23 @@ class Checkpoints:
         with self._damage(step):
             if isinstance(wanted, dict):
                 rest = {part: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[part]) for part in stored}
-                loaded = ocp.load(self._folder / str(step), rest | wanted)
+                loaded = ocp.load(self._plain / str(step), rest | wanted)
                 loaded = {part: loaded[part] for part in wanted}
             else:
-                loaded = ocp.load(self._folder / str(step), wanted)
+                loaded = ocp.load(self._plain / str(step), wanted)
             if contents(loaded) != expected:
                 raise ValueError("its arrays are not what was saved")
+            if wrong := not_finite(loaded):
+                raise ValueError(f"{wrong[0]} is not finite")
         return loaded
 
     def _metadata(self, step: int) -> Any:
         with self._damage(step):
-            metadata = ocp.metadata(self._folder / str(step))
-            unsealed(metadata.custom_metadata)
+            check_files(self._folder / str(step))
+            metadata = ocp.metadata(self._plain / str(step))
+            stored = unsealed(metadata.custom_metadata)
+            if not all(name in stored and fits(stored[name], hint) for name, hint in _STORED.items()):
+                raise ValueError("its notes are of another program")
             return metadata
 
     @contextlib.contextmanager
@@ -251,10 +288,20 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             aside = self._folder.with_name("checkpoints_damaged")
-            aside.mkdir(exist_ok=True)
+            if not inside(aside, self._folder.parent):
+                raise UserError(f"{aside} leads out of the run's folder: move it away")
+            self._make(aside)
             (self._folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("set aside")
+
+
+def _delete(path: Path) -> None:
+    """Deletes a folder, or whatever else has its name; a link's target stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _check_fits(stored: Contents, abstract: Any, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,22 @@ from jax.sharding import Mesh
 
 from research.data.loader import Batches, Dataset, load
 from research.data.plans import ByLength, InOrder, Plan, make_buckets
+from research.errors import UserError
 from research.parallel.mesh import place_batch
 from research.training.step import Step
 
 NUM_BUCKETS = 4
 """Static lengths that evaluation pads to: each costs a compilation."""
+
+
+def check_finite(metrics: Mapping[str, float]) -> None:
+    """Raises UserError naming the first metric that is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} of the trained model is {value}, which is no result: train it in another --workdir with a "
+                "lower optimizer.learning_rate or a longer schedule.warmup"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,11 +63,15 @@ class Evaluator:
         return [answers[index] for index in range(len(questions))]
 
     def score(self, variables: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """All of a split's metrics: the task's sums, and its scores of whole answers where it has any."""
+        """All of a split's metrics: the task's sums, and its scores of whole answers where it has any.
+
+        Raises UserError for one that is not finite.
+        """
         task = self.step.task
         metrics = self.metrics(variables, task.dataset(examples, train=False, seed=0))
         if task.scored:
             metrics |= task.score(self.answers(variables, task.questions(examples)), list(examples))
+        check_finite(metrics)
         return metrics
 
     def plan(self, dataset: Dataset) -> Plan:

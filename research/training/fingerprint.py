@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Bool, UInt32
 
 from research.parallel.sharding import by_path
 
@@ -16,18 +16,29 @@ Contents = dict[str, dict[str, Any]]
 """Path of an array -> its `shape` and the `sum` of its bits, as JSON."""
 
 _GOLDEN = 0x9E3779B1
+_LEARNT = ("params/", "ema/", "model_state/")
 
 
 def contents(tree: Any) -> Contents:
     """The shape of each array and a sum of its bits, equal for any mesh and layout; any changed element changes it."""
+    return {path: {"shape": list(leaf.shape), "sum": int(total)} for path, leaf, total, _ in _looked_at(tree)}
+
+
+def not_finite(tree: Any) -> list[str]:
+    """The paths of the parameters, averages and statistics in a state, or a part of it, that hold NaN or infinity."""
+    return [path for path, _, _, finite in _looked_at(tree) if path.startswith(_LEARNT) and not finite]
+
+
+def _looked_at(tree: Any) -> list[tuple[str, Any, UInt32[Array, ""], Bool[Array, ""]]]:
     arrays = {path: leaf for path, leaf in by_path(tree).items() if hasattr(leaf, "shape")}
-    sums = jax.device_get(_sums(arrays))
-    return {path: {"shape": list(leaf.shape), "sum": int(sums[path])} for path, leaf in arrays.items()}
+    found = jax.device_get(_look(arrays))
+    return [(path, leaf, *found[path]) for path, leaf in arrays.items()]
 
 
 @jax.jit
-def _sums(arrays: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
-    return {path: _sum(array) for path, array in arrays.items()}
+def _look(arrays: Mapping[str, Array]) -> dict[str, tuple[UInt32[Array, ""], Bool[Array, ""]]]:
+    """The sum of each array, and whether it is finite: both at once, since compiling is what they cost."""
+    return {path: (_sum(array), jnp.isfinite(array).all()) for path, array in arrays.items()}
 
 
 def _sum(array: Array) -> UInt32[Array, ""]:

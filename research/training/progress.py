@@ -1,5 +1,7 @@
 """The bookkeeping of a run: sums since the last log line, the best result so far, what is due after a step, clocks."""
 
+import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ import numpy as np
 from research.errors import UserError
 from research.tasks.task import Metrics
 from research.training.checkpoints import Checkpoints
+from research.training.fingerprint import not_finite
 from research.training.loggers import Loggers
 from research.training.run import Run
 from research.training.state import TrainState
@@ -18,6 +21,10 @@ from research.training.timing import Timing
 
 MAX_SKIPPED = 20
 """Updates skipped in a row until the run stops."""
+
+
+class Diverged(UserError):
+    """A loss, gradient, metric or parameter that is not finite, or too many skipped updates."""
 
 
 class Progress:
@@ -45,7 +52,7 @@ class Progress:
         return self._run.validation is not None and due
 
     def read(self, step: int, metrics: Metrics) -> None:
-        """Adds the metrics of a step, counted from 0. Raises UserError where they end the run."""
+        """Adds the metrics of a step, counted from 0. Raises Diverged where they end the run."""
         sums = {name: np.asarray(pair, np.float64) for name, pair in jax.device_get(metrics).items()}
         skipped = sums.pop("skipped")
         wrong = next((f"{name} is not finite" for name, pair in sums.items() if not np.isfinite(pair).all()), None)
@@ -53,7 +60,7 @@ class Progress:
             wrong = f"grad_norm {sums['grad_norm'][0]:.3g} is over training.spike times its average"
         policy = self._run.options.on_divergence
         if wrong and (policy == "stop" or not skipped[0]):
-            raise UserError(self._diverged(step, wrong))
+            raise Diverged(self._diverged(step, wrong))
         if policy == "skip":
             self._skip(step, wrong)
             sums = {"skipped": skipped} if wrong else sums | {"skipped": skipped}
@@ -63,12 +70,14 @@ class Progress:
     def _skip(self, step: int, wrong: str | None) -> None:
         self._skipped = self._skipped + 1 if wrong else 0
         if self._skipped == MAX_SKIPPED:
-            raise UserError(f"{MAX_SKIPPED} updates in a row were skipped; {self._diverged(step, wrong)}")
+            raise Diverged(f"{MAX_SKIPPED} updates in a row were skipped; {self._diverged(step, wrong)}")
         if wrong:
             examples = self._run.batches.examples(step)
             print(f"warning: step {step} (training examples {examples}) is skipped: {wrong}", file=sys.stderr)
 
     def _diverged(self, step: int, wrong: str) -> str:
+        with contextlib.suppress(UserError):  # one that fails is no good one
+            self._checkpoints.wait()
         saved = max(self._checkpoints.steps(), default=None)
         good = "no checkpoint was saved before it" if saved is None else f"the last good checkpoint is step {saved}"
         return (
@@ -91,33 +100,43 @@ class Progress:
         self._loggers.write(step, means)
 
     def finish(self, state: Callable[[], TrainState], step: int, validation: Mapping[str, float]) -> None:
-        """Saves what `state` gives if that is due after so many steps. validation: metrics measured there, if any."""
+        """Saves what `state` gives if that is due after so many steps. validation: metrics measured there, if any.
+
+        Raises Diverged where the state, or the metric that decides which is the best, is not finite.
+        """
         measured = {f"validation/{name}": value for name, value in validation.items()}
         if measured:
             self._loggers.write(step, measured)
-            self._compare(measured)
+            self._compare(measured, step)
         last = step == len(self._run.batches)
         kept = bool(step % self._save_every == 0 or last or (measured and self._checkpoints.policy.best))
         if kept or (step % self._run.options.log_every == 0 and self._checkpoints.due()):
             self.save(state(), step, measured, kept=kept)
 
     def save(self, state: TrainState, step: int, measured: Mapping[str, float] = {}, *, kept: bool = False) -> None:
-        """Saves the state of a step, unless that was done; `kept` for more than resuming."""
+        """Saves the state of a step, unless that was done; `kept` for more than resuming.
+
+        Raises Diverged for one that is not finite: the metrics of an update tell nothing of what it led to.
+        """
         if self._saved == step:
             return
         began = time.perf_counter()
+        if wrong := not_finite(state):
+            raise Diverged(self._diverged(step - 1, f"{wrong[0]} is not finite"))
         sums = {name: pair.tolist() for name, pair in self._sums.items()}
         notes = {"sums": sums, "best": self._best, "stale": self._stale, "skipped": self._skipped}
         self._checkpoints.save(state, step, notes, measured, kept=kept)
         self._saved = step
         self.pause("checkpoint", began)
 
-    def _compare(self, measured: Mapping[str, float]) -> None:
+    def _compare(self, measured: Mapping[str, float], step: int) -> None:
         name = self._checkpoints.policy.best
         if name is None:
             return
         if name not in measured:
             raise UserError(f"checkpoint.best {name!r} is not measured: use one of {', '.join(measured)}")
+        if not math.isfinite(measured[name]):
+            raise Diverged(self._diverged(step - 1, f"{name} is not finite"))
         if self._checkpoints.improves(measured[name], self._best):
             self._best, self._stale = measured[name], 0
         else:

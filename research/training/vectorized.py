@@ -24,7 +24,7 @@ from research.training.checkpoints import Checkpoints
 from research.training.evaluation import Evaluator
 from research.training.interruptions import Interrupted, Interruptions
 from research.training.loggers import Loggers
-from research.training.progress import Progress
+from research.training.progress import Diverged, Progress
 from research.training.run import Run
 from research.training.state import TrainState
 from research.training.step import Step
@@ -247,7 +247,7 @@ class _Loop:
         for row, member in self._alive():
             try:
                 self._progress(member).read(step, {name: (a[row], b[row]) for name, (a, b) in metrics.items()})
-            except UserError as error:
+            except Diverged as error:
                 self._end(member, str(error))
 
     def _boundary(self, state: TrainState, step: int) -> TrainState:
@@ -261,7 +261,11 @@ class _Loop:
         for row, member in self._alive():
             progress = self._progress(member)
             progress.pause("evaluation", began)
-            progress.finish(lambda row=row: _row(fetched(), row), step, values[row])
+            try:
+                progress.finish(lambda row=row: _row(fetched(), row), step, values[row])
+            except Diverged as error:
+                self._end(member, str(error))
+                continue
             reason = self.watch(member, step, values[row]) if evaluates and step < self.total else None
             if reason:
                 self._end(member, reason)
@@ -280,8 +284,11 @@ class _Loop:
     def _stop(self, state: TrainState, step: int) -> None:
         host = jax.device_get(state)
         for row, member in self._alive():
-            self._progress(member).save(_row(host, row), step)
-            member.checkpoints.wait()
+            try:
+                self._progress(member).save(_row(host, row), step)
+                member.checkpoints.wait()
+            except Diverged as error:
+                self._end(member, str(error))
         where = f"at step {step} of {self.total}, which is saved"
         raise Interrupted(f"stopped by {self.interruptions.name} {where}: the same command goes on")
 

@@ -19,6 +19,7 @@ POLICY = CheckpointPolicy(every=Duration(steps=4), keep=2)
 
 
 def train(folder, policy=POLICY, **options) -> TrainState:
+    folder.mkdir(exist_ok=True)
     with Checkpoints(folder / "checkpoints", policy) as checkpoints:
         return jax.device_get(fit(make_run(folder, **options), checkpoints)[0])
 
@@ -115,6 +116,7 @@ def test_a_run_goes_on_bit_for_bit_from_a_temporary_checkpoint(tmp_path):
                 raise Killed
             super().save(state, step, *rest, kept=kept)
 
+    (tmp_path / "cut").mkdir()
     with pytest.raises(Killed), Dies(tmp_path / "cut" / "checkpoints", policy) as checkpoints:
         fit(make_run(tmp_path / "cut", steps=14, dropout=0.2), checkpoints)
     with Checkpoints(tmp_path / "cut" / "checkpoints", policy) as checkpoints:

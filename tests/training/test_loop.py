@@ -68,6 +68,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop):
             super().save(state, step, *rest, kept=kept)
 
     folder = tmp_path / "stopped"
+    folder.mkdir()
     with pytest.raises(Stop), StopsEarly(folder / "checkpoints", EVERY_FOUR) as checkpoints:
         fit(make_run(folder, dropout=0.3, ema=0.9), checkpoints)
     resumed, _ = train(folder, dropout=0.3, ema=0.9)

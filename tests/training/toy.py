@@ -67,6 +67,7 @@ class Points:
 
 def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, learning_rate=0.05, **options) -> Run:
     """A run of the regression on all devices."""
+    folder.mkdir(exist_ok=True)
     task, model = task or Regression(), Linear(dropout)
     options = TrainingOptions(
         **{"batch_size": 8, "duration": Duration(steps=steps), "log_every": 3, "evaluate_every": Duration(steps=5)}
