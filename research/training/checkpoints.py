@@ -141,6 +141,18 @@ class Checkpoints:
         """The steps that can be restored, ascending."""
         return sorted(step for step in self._stored if (self._folder / str(step)).is_dir())
 
+    def check_belongs(self, step: int, belongings: Mapping[str, int]) -> None:
+        """Raises UserError where the run's config or vocabulary is not what the arrays of `step` were trained with.
+
+        belongings: checksums by name, as the notes of the checkpoint hold them under this word.
+        """
+        for name, then in self._stored[step]["notes"].get("belongings", {}).items():
+            if belongings.get(name, then) != then:
+                raise UserError(
+                    f"{self._folder.parent / name} is not what the checkpoint of step {step} was trained with: restore "
+                    "it from a copy"
+                )
+
     def evaluation_steps(self) -> list[int]:
         """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest.
 
