@@ -21,6 +21,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.sweeps.cmaes_sampler import CmaEsSampler
 from experiments.sweeps.plan import SEED, Plan
 from experiments.sweeps.space import encode, overrides, spec_of, suggest
 from research.config import diff
@@ -290,7 +291,7 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
     if name == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        return CmaEsSampler(seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
