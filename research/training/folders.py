@@ -7,6 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+import tensorstore as ts
+
 from research.errors import UserError
 
 _MISREAD = re.compile(r"[][*?\\:\ud800-\udfff]|^/(gs|gcs|s3|az|hf)(/|$)")
@@ -46,6 +48,23 @@ def check_files(folder: Path) -> None:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise ValueError(f"{path.name} is {'a link' if stat.S_ISLNK(mode) else 'neither a file nor a folder'}")
+
+
+def merge_parts(checkpoint: Path) -> None:
+    """Completes a checkpoint whose parts, one of each process, were never merged: Orbax finds none of them in a path
+    with brackets, and older versions of this project gave it such paths."""
+    whole = checkpoint / "state"
+    parts = sorted(whole.glob("ocdbt.process_*"))
+    if not parts or (whole / "manifest.ocdbt").exists():
+        return
+    context, merged = ts.Context(), ts.Transaction(atomic=True)
+    stores = [
+        ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}, context=context).result()
+        for path in (whole, *parts)
+    ]
+    for store in stores[1:]:
+        store.experimental_copy_range_to(stores[0].with_transaction(merged)).result()
+    merged.commit_async().result()
 
 
 def _below(folder: Path) -> list[Path]:
