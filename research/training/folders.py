@@ -1,5 +1,6 @@
 """Folders that libraries misread, that are gone, or that hold something else than files."""
 
+import errno
 import hashlib
 import os
 import re
@@ -43,11 +44,14 @@ def plain(folder: Path) -> Path:
 
 def check_files(folder: Path) -> None:
     """Raises ValueError where there is something else than folders and files in it: links may lead out of it, and
-    reading a pipe never ends."""
+    reading a pipe never ends. Raises PermissionError for one that may not be read, which Orbax takes for an empty one.
+    """
     for path in (folder, *_below(folder)):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise ValueError(f"{path.name} is {'a link' if stat.S_ISLNK(mode) else 'neither a file nor a folder'}")
+        if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def merge_parts(checkpoint: Path) -> None:

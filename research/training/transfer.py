@@ -49,8 +49,9 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     except MemoryError:
         raise
     except Exception as error:  # the library has errors of its own, and NumPy's for types that NumPy lacks
+        words = " ".join(str(error).split())[:120]
         raise UserError(
-            f"transfer.source {path} cannot be read ({' '.join(str(error).split())[:120]}): give a run or a .safetensors file"
+            f"transfer.source {path} cannot be read ({words}): give a run or a .safetensors file"
         ) from error
 
 
