@@ -227,7 +227,7 @@ class Experiment:
         """
         if not isinstance(self.task, Distillation):
             return None
-        teacher, variables, step = _trained(Path(self.task.teacher), self.mesh)
+        teacher, variables, step = _trained(Path(self.task.teacher).expanduser(), self.mesh)
         self.task.check_teacher(teacher.task)
         _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
         step_of_teacher = dataclasses.replace(teacher.evaluator.step, accumulate=self.options.accumulate)
@@ -271,7 +271,7 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights = _weights(Path(self.transfer.source), self.model)
+        weights = _weights(Path(self.transfer.source).expanduser(), self.model)
         return transferred(self.transfer, weights, [abstract.params, *abstract.model_state.values()])
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
