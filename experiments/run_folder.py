@@ -1,7 +1,6 @@
 """A run's folder: whose it is, what it was made with, and opening it again."""
 
 import contextlib
-import fcntl
 import os
 import platform
 import shlex
@@ -21,6 +20,7 @@ from research.config import ABSENT, diff, read_config, to_json
 from research.data.source import Source
 from research.errors import UserError
 from research.files import Unreadable, read_json, read_or_set_aside, set_aside, write_json, write_text
+from research.locks import holder, try_lock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -55,31 +55,25 @@ def claim(folder: Path, config: ConfigDict, later: Collection[str] = ()) -> Iter
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system takes back when the process ends, however it ends."""
+    """Holds the folder's lock. A holder that may be dead is watched first: what was killed resumes at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{folder} is being written by another process ({file.read().strip() or 'just started'}): "
-                "wait for it to end, stop it, or use another --workdir"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+    lock = try_lock(folder / ".lock", patient=True)
+    if lock is None:
+        raise UserError(
+            f"{folder} is being written by another process ({holder(folder / '.lock') or 'just started'}): "
+            "wait for it to end, stop it, or use another --workdir"
+        )
+    with lock:
         yield
 
 
 def _claim(folder: Path, config: ConfigDict, later: Collection[str]) -> None:
     stored = folder / "config.json"
     try:
-        if not stored.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+        if not stored.exists() and any(not path.name.startswith(".lock") for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files and no run: give --workdir a new or empty folder")
         if stored.exists():
             changes = diff(read_config(stored), config)

@@ -1,9 +1,7 @@
 """What a run's folder tells, read without opening the experiment: a run may be going on, killed or half copied."""
 
 import dataclasses
-import fcntl
 import math
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +10,7 @@ import numpy as np
 
 from experiments.pages import stored
 from research.errors import UserError
-from research.files import inside
+from research.locks import holder
 
 FILES = ("config.json", "metrics.jsonl", "results.json", "timing.json", "manifest.json", "report.json")
 """What a page is made of; each may be missing."""
@@ -103,19 +101,9 @@ def read_run(folder: Path, state: State | None = None, root: Path | None = None)
 
 def state_of(folder: Path, root: Path | None = None) -> State:
     """Finished once there are results; running while a process holds the folder's lock."""
-    lock = folder / ".lock"
     if stored.exists(folder / "results.json", root or folder):
         return "finished"
-    try:
-        if not stat.S_ISREG(lock.stat().st_mode) or (lock.is_symlink() and not inside(lock, root or folder)):
-            return "stopped"
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "running"
-    except OSError:
-        pass
-    return "stopped"
+    return "running" if holder(folder / ".lock") else "stopped"
 
 
 def section(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -5,10 +5,13 @@ process runs this trial any more.
 """
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
+import time
+from pathlib import Path
+
+from research.locks import flock, holder
 
 PR_SET_PDEATHSIG = 1  # in linux/prctl.h
 
@@ -19,8 +22,10 @@ def become(parent: int, cores: set[int], log: str, command: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.sched_setaffinity(0, cores)
     lock = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)  # held until the command ends
+    if flock(lock) is None:  # a lease would not outlive what follows: that of the run's own folder has to do
+        while holder(Path(log).with_suffix("") / ".lock"):
+            time.sleep(1)
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

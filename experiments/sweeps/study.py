@@ -6,16 +6,12 @@ process ends, however it ends: whoever comes next goes on with what a dead proce
 """
 
 import contextlib
-import fcntl
 import math
-import os
-import platform
-import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import quote
 
 import optuna
@@ -28,10 +24,8 @@ from experiments.sweeps.space import encode, overrides, spec_of, suggest
 from research.config import diff
 from research.errors import UserError
 from research.files import read_text
+from research.locks import Lock, locked, try_lock
 from research.search_space import Point
-
-BEAT_SECONDS, STALE_SECONDS = 10, 30
-"""How often a process shows that it lives, and when others, on machines that may not see its locks, take it as dead."""
 
 DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
@@ -39,7 +33,7 @@ DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInte
 class Trial:
     """A trial that this process holds. Exactly one of `complete`, `prune`, `fail` and `release` ends that."""
 
-    def __init__(self, study: "Study", trial: optuna.trial.Trial, lock: TextIO):
+    def __init__(self, study: "Study", trial: optuna.trial.Trial, lock: Lock):
         self._study, self._trial, self._lock = study, trial, lock
         self.number = trial.number
         self.point = suggest(trial, study.plan.space)
@@ -106,8 +100,7 @@ class Study:
 
     def __init__(self, folder: Path, plan: Plan, storage: str | None = None):
         self.folder, self.plan = folder.resolve(), plan
-        self._held: set[TextIO] = set()
-        self._closed = threading.Event()
+        self._held: set[Lock] = set()
         points = plan.points()
         try:
             (self.folder / "trials").mkdir(parents=True, exist_ok=True)
@@ -172,19 +165,16 @@ class Study:
         return optuna.load_study(**fields)
 
     def __enter__(self) -> "Study":
-        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._closed.set()
         for lock in list(self._held):
             self.drop(lock)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes of the sweep from doing the same at once."""
-        with (self.folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / ".lock"):
             yield
 
     def trial_folder(self, number: int) -> Path:
@@ -213,7 +203,7 @@ class Study:
             try:  # another process may have finished it in the meantime
                 finished = self.frozen(frozen.number).state.is_finished()
                 if not finished and frozen.state == TrialState.WAITING and not self._begin(frozen.number):
-                    self._leave(lock)
+                    self.drop(lock, leave=True)
                 elif not finished:
                     trial = optuna.trial.Trial(self._load(frozen.number), self._trial_id(frozen.number))
                     return Trial(self, trial, lock)
@@ -230,50 +220,17 @@ class Study:
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
-    def _take(self, number: int) -> TextIO | None:
+    def _take(self, number: int) -> Lock | None:
         """The trial's lock, unless a living process has it."""
-        path = self.trial_folder(number).with_suffix(".lock")
-        with contextlib.ExitStack() as stack:
-            lock = stack.enter_context(path.open("a+"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
-            lock.seek(0)
-            if lock.read() not in ("", platform.node()) and self._age(path) < STALE_SECONDS:
-                return None  # it lives on another machine, and locks may not reach this one
-            lock.truncate(0)
-            lock.write(platform.node())
-            lock.flush()
+        lock = try_lock(self.trial_folder(number).with_suffix(".lock"))
+        if lock:
             self._held.add(lock)
-            stack.pop_all()
-            return lock
+        return lock
 
-    def drop(self, lock: TextIO) -> None:
-        """Gives a trial's lock back."""
-        if lock in self._held:
-            self._held.discard(lock)
-            with contextlib.suppress(OSError):
-                lock.truncate(0)
-            lock.close()
-
-    def _leave(self, lock: TextIO) -> None:
-        """Leaves a lock to another machine, which took it at the same moment."""
+    def drop(self, lock: Lock, *, leave: bool = False) -> None:
+        """Gives a trial's lock back, or leaves it to another machine."""
         self._held.discard(lock)
-        lock.write(" or another")  # the name of this machine alone would mean that the trial is its own
-        lock.close()
-
-    def _age(self, path: Path) -> float:
-        """Seconds since the last beat of a lock's owner, by the clock of the disk."""
-        now = self.folder / ".clock"
-        now.touch()
-        return now.stat().st_mtime - path.stat().st_mtime
-
-    def _beat(self) -> None:
-        while not self._closed.wait(BEAT_SECONDS):
-            for lock in list(self._held):
-                with contextlib.suppress(OSError, ValueError):  # closed a moment ago
-                    os.utime(lock.fileno())
+        lock.leave() if leave else lock.release()
 
 
 def cause(error: BaseException) -> str:

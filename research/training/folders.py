@@ -11,6 +11,7 @@ from pathlib import Path
 import tensorstore as ts
 
 from research.errors import UserError
+from research.locks import check_held
 
 _MISREAD = re.compile(r"[][*?\\:\ud800-\udfff]|^/(gs|gcs|s3|az|hf)(/|$)")
 """What Orbax, its paths and TensorStore take for a pattern, another folder or a URL, or cannot encode."""
@@ -87,8 +88,9 @@ class Held:
         self._handles = {folder: os.open(folder, os.O_RDONLY | os.O_DIRECTORY) for folder in folders}
 
     def check(self) -> None:
-        """Raises UserError where a folder was deleted, moved or replaced."""
+        """Raises UserError where a folder was deleted, moved or replaced, or where its lock was lost."""
         for folder, handle in self._handles.items():
+            check_held(folder)
             try:
                 if os.path.samestat(os.stat(folder), os.fstat(handle)):
                     continue

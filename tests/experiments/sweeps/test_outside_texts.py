@@ -3,6 +3,7 @@
 import ast
 import json
 import signal
+from types import MappingProxyType
 
 import pytest
 
@@ -38,7 +39,7 @@ class Hostile:
 
     spec = 'configs/a.py:"""\nimport os\n"""'
     objective = 'loss"""\nimport os; os.mkdir("marker")\n"""\\'
-    given = {'a"\n': "\\"}
+    given = MappingProxyType({'a"\n': "\\"})
     trials = ()
 
     def __str__(self) -> str:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from experiments.sweeps import study as study_module
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.progress import summarize
 from experiments.sweeps.study import Study, _identity
+from research import locks
 from research.errors import UserError
 from research.search_space import choice, given, log_uniform, uniform
 from tests.experiments.sweeps.controller import DIGITS, plan
@@ -110,7 +110,7 @@ def test_another_machine_counts_as_dead_only_when_it_is_silent(tmp_path, monkeyp
         assert study.claim().number == 1
         os.utime(lock, (time.time() - 31,) * 2)
         assert study.claim().number == 0
-        monkeypatch.setattr(study_module, "BEAT_SECONDS", 0.01)
+        monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
     with Study(tmp_path, plan()) as study:
         held = study.claim()
         os.utime(lock, (0, 0))
