@@ -33,7 +33,8 @@ STATE = TrainState(
 ODD = [
     "br[1]", "[!a]", "[", "]", "{x}", "a*b", "a?b", "*", "back\\slash", "gs:", "s3:", "a:b", "sp ace ", "q'\"`",
     "$HOME", "~", "~root", "100%", "%41", "#", "&", ";", "|", "(", "-lead", "--config", "dot.", "..x", "new\nline",
-    "\t", "ü☃😀", "e\u0301", "\u202e", "x" * 200, b"\xff\xfe".decode(errors="surrogateescape"), "a.orbax-checkpoint-tmp",
+    "\t", "ü☃😀", "e\u0301", "\u202e", "x" * 200, b"\xff\xfe".decode(errors="surrogateescape"),
+    "a.orbax-checkpoint-tmp",
 ]  # fmt: skip
 
 
