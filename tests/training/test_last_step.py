@@ -55,7 +55,7 @@ def test_the_last_update_spoils_the_parameters(policy, value, options, tmp_path)
     """They are not saved, the run ends with the last good step, and does so at every later start."""
     for _ in range(2):
         words = (
-            r"is not finite at step 11 \(training examples .*\); the last good checkpoint is step 8: lower optimizer"
+            r"is not finite at step 11 \(training examples .*\); the last good checkpoint is step 8: lower opt"
         )
         with pytest.raises(Diverged, match=words):
             train(breaking(tmp_path, 11, value, validation=0, **options), policy)
