@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from research.config import suggestion
-from research.errors import UserError
+from research.errors import UserError, one_line
 from research.training.interruptions import RESTART, Interrupted
 
 
@@ -82,7 +82,7 @@ def _stop(message: str, code: int) -> None:
     """Ends the process with one line. Threads that still read, save or log are not waited for: they may have failed."""
     with contextlib.suppress(OSError):  # a full disk may have been the reason to stop
         sys.stdout.flush()
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
     os._exit(code)
 
 

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.space import decode, overrides, spec_of
 from experiments.sweeps.study import Study
+from research.errors import one_line
 from research.files import write_json, write_text
+
+CELL = 200
+"""Characters of a text from outside in a table."""
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -82,19 +85,12 @@ def _write_best(study: Study, best: Group) -> None:
 
 def shown(value: Any) -> str:
     """A swept value for a table."""
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else one_line(str(value))
-
-
-def one_line(text: str) -> str:
-    """Text from outside as at most 200 characters that no terminal and no table takes for anything else."""
-    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)  # a terminal's colours and movements
-    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else one_line(str(value), CELL)
 
 
 def _cell(text: str) -> str:
     """`one_line` in a cell of a Markdown table."""
-    return one_line(text).replace("|", "\\|")
+    return one_line(text, CELL).replace("|", "\\|")
 
 
 def from_root(spec: str) -> str:
@@ -140,7 +136,7 @@ def _markdown(study: Study, trials: Sequence[FrozenTrial], groups: Sequence[Grou
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     if failed:
         lines += ["", "Failed:", ""]
-        lines += [f"- trial {trial.number}: {one_line(str(trial.user_attrs.get('reason')))}" for trial in failed]
+        lines += [f"- trial {trial.number}: {one_line(str(trial.user_attrs.get('reason')), CELL)}" for trial in failed]
     return "\n".join(lines) + "\n"
 
 

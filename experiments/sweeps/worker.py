@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.sweeps.launchers import Handle, Launcher
-from experiments.sweeps.results import one_line
+from experiments.sweeps.results import CELL
 from experiments.sweeps.study import Study, Trial
-from research.errors import UserError
+from research.errors import UserError, one_line
 from research.files import Unreadable, inside, read_json
 from research.training.interruptions import RESTART, Interrupted
 from research.training.loggers import number, read_metrics
@@ -176,4 +176,4 @@ def last_words(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(log.stat().st_size - 2**16, 0))
         lines = file.read(2**16).decode("utf-8", "replace").split("\n")
-    return next((line for line in map(one_line, reversed(lines)) if line), "")
+    return next((line for line in (one_line(line, CELL) for line in reversed(lines)) if line), "")

@@ -54,9 +54,7 @@ def train(run, policy):
 def test_the_last_update_spoils_the_parameters(policy, value, options, tmp_path):
     """They are not saved, the run ends with the last good step, and does so at every later start."""
     for _ in range(2):
-        words = (
-            r"is not finite at step 11 \(training examples .*\); the last good checkpoint is step 8: lower opt"
-        )
+        words = r"is not finite at step 11 \(training examples .*\); the last good checkpoint is step 8: lower opt"
         with pytest.raises(Diverged, match=words):
             train(breaking(tmp_path, 11, value, validation=0, **options), policy)
         with Checkpoints(tmp_path / "checkpoints", policy, write=False) as checkpoints:

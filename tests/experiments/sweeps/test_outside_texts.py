@@ -8,10 +8,10 @@ from types import MappingProxyType
 import pytest
 
 from experiments.sweeps.compare import compare
-from experiments.sweeps.results import _config, one_line
+from experiments.sweeps.results import _config
 from experiments.sweeps.study import _database
 from experiments.sweeps.worker import ending
-from research.errors import UserError
+from research.errors import UserError, one_line
 
 
 @pytest.mark.parametrize(
