@@ -25,7 +25,7 @@ from research.data.scan import Scan
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.errors import UserError
-from research.files import Unreadable, read_json, write_json
+from research.files import read_json, read_or_set_aside, write_json
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -282,9 +282,9 @@ class Experiment:
     def sample_batch(self) -> Mapping[str, np.ndarray]:
         """One example's worth of zeros in the shapes of a batch, remembered in the run's folder."""
         path = self.folder / "batch.json"
-        with contextlib.suppress(Unreadable, ValueError, TypeError, MemoryError):  # it is made anew
-            shapes = read_json(path, dict[str, list])
-            return {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
+        if stored := read_or_set_aside(path, dict[str, list]):
+            with contextlib.suppress(ValueError, TypeError, MemoryError):  # it is made anew
+                return {name: np.zeros(shape, dtype) for name, (dtype, shape) in stored.items()}
         dataset = self.task.dataset(self.source.examples("train"), train=False, seed=0)
         batch = dataset.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
