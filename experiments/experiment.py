@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -301,10 +302,19 @@ def build_experiment(config: ConfigDict, folder: Path, devices: Sequence[jax.Dev
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
-    source = choose(SOURCES, config.data, "data")
+    source = choose(SOURCES, _at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
+
+
+def _at_home(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with "~/" in its paths followed: no shell does so in `--config.data.path=~/pictures`."""
+    values = dict(section.items())
+    return {
+        name: os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+        for name, value in values.items()
+    }
 
 
 def open_run(folder: Path) -> Experiment:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -43,6 +44,13 @@ def runs_of(root: Path) -> dict[str, Path]:
     return found
 
 
+class _Anything(PathConvertor):
+    regex = "(?s:.*)"  # names of folders may hold line breaks
+
+
+register_url_convertor("anything", _Anything())
+
+
 def application(root: Path, hosts: list[str]) -> Starlette:
     """The pages of the runs under `root`, for requests that name one of `hosts` ("*": any)."""
 
@@ -59,7 +67,7 @@ def application(root: Path, hosts: list[str]) -> Starlette:
         except UserError as error:
             return PlainTextResponse(str(error), 500)
 
-    routes = [Route("/", index), Route("/runs/{name:path}", run)]
+    routes = [Route("/", index), Route("/runs/{name:anything}", run)]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 
