@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -320,7 +321,7 @@ def build_experiment(
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
-    source = choose(SOURCES, config.data, "data")
+    source = choose(SOURCES, _at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(_Withheld(folder) if stored else source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
@@ -333,6 +334,15 @@ def later(config: ConfigDict) -> set[str]:
         cls = table.get(config.get(section, {}).get("name"))
         found |= {f"{section}.{path}" for path in afterwards(cls)} if cls else set()
     return found
+
+
+def _at_home(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with "~/" in its paths followed: no shell does so in `--config.data.path=~/pictures`."""
+    values = dict(section.items())
+    return {
+        name: os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+        for name, value in values.items()
+    }
 
 
 def open_run(folder: Path) -> Experiment:
