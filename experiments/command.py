@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from research.config import suggestion
-from research.errors import UserError
+from research.errors import UserError, one_line
 from research.training.interruptions import RESTART, Interrupted
 
 
@@ -82,13 +82,16 @@ def _stop(message: str, code: int) -> None:
     """Ends the process with one line. Threads that still read, save or log are not waited for: they may have failed."""
     with contextlib.suppress(OSError):  # a full disk may have been the reason to stop
         sys.stdout.flush()
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
     os._exit(code)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments with their overrides. Raises UserError for an option that the command does not have."""
     known, rest = parser.parse_known_args(arguments)
+    for name, value in vars(known).items():
+        if isinstance(value, str) and value.startswith("~/"):  # which a shell leaves as it is in --workdir=~/run
+            setattr(known, name, os.path.expanduser(value))
     known.overrides, known.swept = {}, {}
     options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
     dotted = {"--config": known.overrides} if "--config" in options else {}

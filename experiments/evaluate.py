@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
+from experiments.run_folder import check_data, data_of
 from research.errors import UserError
 from research.training.checkpoints import Checkpoints
 
@@ -62,6 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     for split in splits:
         if split not in experiment.source.splits:
             raise UserError(f"split {split!r} is unknown: use {', '.join(experiment.source.splits)}")
+    check_data(experiment.folder, data_of(experiment.source, splits), learnt=())
     with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
         results = evaluate(experiment, checkpoints, splits, samples=arguments.samples)
     for name, value in sorted(results.items()):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, read_config, suggestion
+from research.config import build, choose, read_config, suggestion, to_json
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches, Dataset
@@ -51,7 +52,7 @@ from research.tasks.translation import Translation
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
-from research.training.fingerprint import contents, sealed
+from research.training.fingerprint import checksum, contents, sealed
 from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patterns
 from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
@@ -168,7 +169,20 @@ class Experiment:
             abstract_state=abstract,
             create_state=functools.partial(self._new_state, create, abstract),
             teach=self._teach(),
+            belongings=self.belongings,
         )
+
+    @functools.cached_property
+    def belongings(self) -> dict[str, int]:
+        """Checksums of the config's model and task, without what may change later, and of the run's vocabulary."""
+        sections = {name: json.loads(to_json(self.config[name])) for name in ("model", "task")}
+        for path in later(self.config):
+            section, _, field = path.partition(".")
+            sections.get(section, {}).pop(field, None)
+        files = [self.folder / name for name in ("tokenizer.json", "classes.json")]
+        return {"config.json": checksum(sections)} | {
+            path.name: checksum(read_json(path, Any)) for path in files if path.exists()
+        }
 
     def _plan(self, dataset: Dataset) -> Plan:
         options, lengths = self.options, dataset.lengths()
@@ -198,6 +212,7 @@ class Experiment:
         steps = checkpoints.evaluation_steps()
         if not steps:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
+        checkpoints.check_belongs(steps[-1], self.belongings)
         abstract = abstract or self._abstract_state(self.create_state(None))
         variables = checkpoints.restore_variables(abstract, steps[0])
         for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
@@ -212,7 +227,7 @@ class Experiment:
         """
         if not isinstance(self.task, Distillation):
             return None
-        teacher, variables, step = _trained(Path(self.task.teacher), self.mesh)
+        teacher, variables, step = _trained(Path(self.task.teacher).expanduser(), self.mesh)
         self.task.check_teacher(teacher.task)
         _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
         step_of_teacher = dataclasses.replace(teacher.evaluator.step, accumulate=self.options.accumulate)
@@ -256,7 +271,7 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights = _weights(Path(self.transfer.source), self.model)
+        weights = _weights(Path(self.transfer.source).expanduser(), self.model)
         return transferred(self.transfer, weights, [abstract.params, *abstract.model_state.values()])
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from experiments.run_folder import LAUNCH_ONLY
-from research.config import build, diff, from_json, load, suggestion, to_json
+from research.config import build, diff, from_json, load, read_config, suggestion, to_json
 from research.errors import UserError
-from research.files import write_text
+from research.files import Unreadable, read_json, write_text
 from research.training.loggers import read_metrics
 
 CLAIMS = Path(__file__).parent / "claims.toml"
@@ -103,7 +103,7 @@ class Result:
 
 def read_claims() -> dict[str, Claim]:
     """All claims by name. Raises UserError for an entry that is not one."""
-    entries = tomllib.loads(CLAIMS.read_text())
+    entries = tomllib.loads(CLAIMS.read_text(encoding="utf-8"))
     return {name: build(Claim, entry, f"claims.{name}") for name, entry in entries.items()}
 
 
@@ -140,7 +140,7 @@ def finished(folder: Path, claim: Claim, seed: int) -> bool:
     """Whether the folder holds a finished run of the claim. Raises UserError where it is of another config."""
     if not (folder / "results.json").exists():
         return False
-    stored = from_json((folder / "config.json").read_text())
+    stored = read_config(folder / "config.json")
     changes = diff(comparable(stored), claim.settings())
     if stored.get("seed", 0) != seed:
         changes.append(("seed", stored.get("seed", 0), seed))
@@ -154,14 +154,14 @@ def finished(folder: Path, claim: Claim, seed: int) -> bool:
 
 def summarise(name: str, claim: Claim, folders: Sequence[Path]) -> Result:
     """The result of finished runs, one for each seed of the claim."""
-    metrics = [json.loads((folder / "results.json").read_text()) for folder in folders]
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    metrics = [read_json(folder / "results.json", dict[str, float]) for folder in folders]
+    manifests = [read_json(folder / "manifest.json") for folder in folders]
     if claim.metric not in metrics[0]:
         raise UserError(f"{folders[0]} measured no {claim.metric}: {suggestion(claim.metric, metrics[0], 'metrics')}")
     values = [run[claim.metric] for run in metrics]
     starts = [start for manifest in manifests for start in manifest["starts"]]
     last = starts[-1]
-    settings = comparable(from_json((folders[0] / "config.json").read_text()))
+    settings = comparable(read_config(folders[0] / "config.json"))
     return Result(
         name=name,
         claim=dataclasses.asdict(claim),
@@ -176,7 +176,7 @@ def summarise(name: str, claim: Claim, folders: Sequence[Path]) -> Result:
         reproduced=claim.reached_by(statistics.fmean(values)),
         hardware=f"{len(last['devices'])} x {last['devices'][0]}, {last['cpus']} CPU cores",
         packages={**last["packages"], "python": last["python"]},
-        seconds=tuple(json.loads((folder / "timing.json").read_text())["seconds"] for folder in folders),
+        seconds=tuple(read_json(folder / "timing.json", dict[str, float])["seconds"] for folder in folders),
         data=manifests[0]["data"],
         metrics=tuple(metrics),
         log=tuple(tuple(read_metrics(folder / "metrics.jsonl")[-LOG_LINES:]) for folder in folders),
@@ -189,9 +189,9 @@ def read_result(name: str) -> Result | None:
     if not path.exists():
         return None
     try:
-        result = build(Result, json.loads(path.read_text()), path.name)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): restore it, or run experiments.reproduce {name}") from None
+        result = build(Result, read_json(path), path.name)
+    except Unreadable as error:
+        raise UserError(f"{error}, or run experiments.reproduce {name}") from None
     claim = build(Claim, result.claim, f"{path.name}: claim")
     mean = statistics.fmean(result.values)
     wrong = {

@@ -13,10 +13,10 @@ A run's folder, WORKDIR/NAME/seed_N, is one of experiments.train.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -41,7 +41,7 @@ from experiments.ledger import (
 from experiments.train import train
 from research.config import build
 from research.errors import UserError
-from research.files import write_text
+from research.files import read_json, write_text
 from research.training.loggers import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -175,11 +175,11 @@ def check(write: bool) -> list[str]:
         "results": results_table(claims),
         "details": details(claims),
         "latency": latencies(),
-        "architectures": architecture_table(json.loads(STORED.read_text())),
+        "architectures": architecture_table(read_json(STORED, Any)),
     }
     different = []
     for page, markers in PAGES.items():
-        text = renewed = (ROOT / page).read_text()
+        text = renewed = (ROOT / page).read_text(encoding="utf-8")
         for marker in markers:
             renewed = replaced(renewed, marker, tables[marker])
         if renewed != text:

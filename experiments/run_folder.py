@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from research.config import ABSENT, diff, read_config, to_json
 from research.data.source import Source
 from research.errors import UserError
-from research.files import read_or_set_aside, set_aside, write_json, write_text
+from research.files import Unreadable, read_json, read_or_set_aside, set_aside, write_json, write_text
 from research.locks import holder, try_lock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
@@ -129,15 +129,15 @@ def write_manifest(
     write_json(path, {"seed": seed, "data": data or {}, "starts": [*before.get("starts", []), start]})
 
 
-def data_of(source: Source) -> Data:
-    """Of each split its number of examples, its fingerprint, and what lies among the data and is left out."""
+def data_of(source: Source, splits: Sequence[str] | None = None) -> Data:
+    """Of each split, or of these: its number of examples, its fingerprint, and what of the data is left out."""
     return {
         split: {
             "examples": len(source.examples(split)),
             "fingerprint": source.fingerprint(split),
             "left_out": list(source.left_out(split)),
         }
-        for split in source.splits
+        for split in splits or source.splits
     }
 
 
@@ -146,8 +146,9 @@ def check_data(folder: Path, data: Data, learnt: Collection[str]) -> None:
 
     learnt: the splits that rule what is learnt. Raises UserError where one of these differs; of others it warns.
     """
-    path = folder / "manifest.json"
-    before = (read_or_set_aside(path, MANIFEST) or {}).get("data", {})
+    path, before = folder / "manifest.json", {}
+    with contextlib.suppress(Unreadable):  # provenance alone: the next start sets it aside
+        before = read_json(path, MANIFEST).get("data", {})
     for split, now in data.items():
         then = before.get(split, {})
         if all(then.get(name) in (None, now[name]) for name in ("examples", "fingerprint")):

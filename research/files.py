@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import stat
 import sys
@@ -63,7 +64,7 @@ def read_json(path: Path, hint: Any = dict[str, Any]) -> Any:
     """
     text = read_text(path)
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"{path} is not JSON ({str(error)[:100]}): restore it from a copy") from error
     if not fits(value, hint):
@@ -115,6 +116,10 @@ def inside(path: Path, folder: Path) -> bool:
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # a loop of links, a name with a zero byte
         return path.resolve().is_relative_to(folder.resolve())
     return False
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse(text)
 
 
 def _refuse(constant: str) -> None:

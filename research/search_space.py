@@ -12,6 +12,7 @@ A path that starts with a colon is an argument of the config file ("configs/a.py
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -82,6 +83,8 @@ def given(path: str, value: Any, values: Choice | Range) -> Given:
 
 
 def _range(low: float | int, high: float | int, **kind: bool) -> Range:
+    if not all(math.isfinite(end) for end in (low, high)):
+        raise UserError(f"a sweep goes from {low} to {high}: give finite numbers")
     if not low < high or (kind.get("log") and low <= 0):
         raise UserError(
             f"a sweep goes from {low} to {high}: give the lower end first" + ", above 0" * kind.get("log", False)

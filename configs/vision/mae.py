@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/vision/mae.py --workdir=runs/mae
     python -m experiments.probe --workdir=runs/mae
     python -m experiments.train --config=configs/vision/finetune.py:source=runs/mae --workdir=runs/mae_finetuned \
-        --config.model.pool=cls --config.model.positions=sincos2d
+        --config.model.pool=cls --config.model.positions=sincos2d --config.transfer.drop='["^decoder", "^mask_token"]'
 
 data=digits is the small scale of configs/vision/digits.py; data=imagenet the paper's: ViT-B/16 with a decoder of 8
 blocks of width 512 (111.66 M parameters), batch 4,096, AdamW (0.9, 0.95), learning rate 2.4e-3 (1.5e-4 for each 256

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pages.records import Record, number
+from experiments.pages.records import Record
 from research.analysis.downsample import kept_points
+from research.training.loggers import number
 
 type Chart = dict[str, Any]
 """`title`, `data` (traces; `meta.colour` counts the page's series colours) and `layout`."""

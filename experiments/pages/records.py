@@ -106,14 +106,6 @@ def state_of(folder: Path, root: Path | None = None) -> State:
     return "running" if holder(folder / ".lock") else "stopped"
 
 
-def number(value: Any) -> float | None:
-    """A logged value: numbers, and those that JSON lacks as text ("nan", "inf"); None for anything else."""
-    try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 def section(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """A section of a stored config, or of a section of it, by its names; {} where there is none."""
     for name in names:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from experiments.pages import charts
-from experiments.pages.records import Record, number, section
+from experiments.pages.records import Record, section
 from experiments.pages.stored import LONGEST_TEXT
 from research.config import ABSENT
 from research.files import fits
+from research.training.loggers import number
 
 NONE = "\N{EN DASH}"
 LONGEST_CONFIG = 200_000

@@ -1,15 +1,16 @@
 """Compares two groups of runs that differ in one thing, seed by seed, and says it as a paper would."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.sweeps.plan import objective_of
-from research.config import from_json
+from research.config import read_config
 from research.errors import UserError
+from research.files import fits, inside, read_json
 
 RESAMPLES = 10_000
 
@@ -69,8 +70,12 @@ def sentence(result: Comparison, a: str, b: str) -> str:
 def runs_of(folder: Path) -> list[Path]:
     """The runs of a sweep's best point, or all finished runs directly in a folder. Raises UserError for none."""
     if (folder / "sweep.json").exists():
-        return [folder / run for run in json.loads((folder / "sweep.json").read_text())["best"]["runs"]]
-    runs = sorted(path.parent for path in folder.glob("*/results.json"))
+        runs = [folder / str(run) for run in _best(folder).get("runs", [])]
+        outside = next((run for run in runs if not inside(run / "results.json", folder)), None)
+        if outside is not None:
+            raise UserError(f"{outside} leads out of {folder}: give the folder of the runs themselves")
+        return runs
+    runs = sorted(path.parent for path in folder.glob("*/results.json") if inside(path, folder))
     if not runs:
         raise UserError(f"{folder} holds neither a sweep nor finished runs: give a sweep's folder, or a folder of runs")
     return runs
@@ -78,15 +83,22 @@ def runs_of(folder: Path) -> list[Path]:
 
 def _metric(folder: Path, runs: Sequence[Path]) -> str:
     if (folder / "sweep.json").exists():
-        return json.loads((folder / "sweep.json").read_text())["objective"]
-    return objective_of(from_json((runs[0] / "config.json").read_text()))
+        return str(read_json(folder / "sweep.json").get("objective"))
+    return objective_of(read_config(runs[0] / "config.json"))
+
+
+def _best(folder: Path) -> dict[str, Any]:
+    best = read_json(folder / "sweep.json").get("best")
+    if not fits(best, dict[str, Any]) or not fits(best.get("runs"), list[str]):
+        raise UserError(f"{folder / 'sweep.json'} names no best runs: run the sweep again, which writes it")
+    return best
 
 
 def _by_seed(runs: Sequence[Path], metric: str) -> Mapping[int, float]:
     values: dict[int, float] = {}
     for run in runs:
-        results = json.loads((run / "results.json").read_text())
-        seed = from_json((run / "config.json").read_text()).get("seed", 0)
+        results = read_json(run / "results.json", dict[str, float])
+        seed = read_config(run / "config.json").get("seed", 0)
         if metric not in results:
             raise UserError(f"{run} has no result {metric}: use --objective with one of {', '.join(results)}")
         if seed in values:

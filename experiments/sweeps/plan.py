@@ -19,6 +19,9 @@ HIGHER = ("accuracy", "bleu", "exact_match", "chrf", "f1")
 SEED = 0
 """Of the samplers: the same command tries the same points."""
 
+MOST_TRIALS = 100_000
+"""All of them are in the database from the start."""
+
 SAMPLERS = ("grid", "random", "tpe", "cmaes")
 PRUNERS = ("none", "halving", "hyperband", "median")
 
@@ -46,8 +49,8 @@ class Plan:
                 raise UserError(f"--{option}={value} is unknown: {suggestion(value, valid, f'{option}s')}")
         if self.sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
             raise UserError("--sampler=cmaes needs the package cmaes: install it, or use --sampler=tpe")
-        if self.trials is not None and self.trials < 1:
-            raise UserError(f"--trials={self.trials} tries nothing: use 1 or more")
+        if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:
+            raise UserError(f"--trials={self.trials} is out of range: use 1 to {MOST_TRIALS:,}")
 
     def better(self, a: float, b: float) -> bool:
         """Whether a is the better value."""

@@ -14,7 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.space import decode, overrides, spec_of
 from experiments.sweeps.study import Study
+from research.errors import one_line
 from research.files import write_json, write_text
+
+CELL = 200
+"""Characters of a text from outside in a table."""
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -81,7 +85,12 @@ def _write_best(study: Study, best: Group) -> None:
 
 def shown(value: Any) -> str:
     """A swept value for a table."""
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else one_line(str(value), CELL)
+
+
+def _cell(text: str) -> str:
+    """`one_line` in a cell of a Markdown table."""
+    return one_line(text, CELL).replace("|", "\\|")
 
 
 def from_root(spec: str) -> str:
@@ -117,16 +126,17 @@ def _markdown(study: Study, trials: Sequence[FrozenTrial], groups: Sequence[Grou
         + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         + ".",
         "",
-        "| " + " | ".join([plan.objective, *paths, "trials"]) + " |",
+        "| " + " | ".join(map(_cell, [plan.objective, *paths, "trials"])) + " |",
         "|" + " --- |" * (len(paths) + 2),
     ]
     for group in groups:
         numbers = ", ".join(str(trial.number) for trial in group.trials)
-        lines.append("| " + " | ".join([str(group), *(shown(group.point.get(p)) for p in paths), numbers]) + " |")
+        cells = [str(group), *(shown(group.point.get(path)) for path in paths), numbers]
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     if failed:
         lines += ["", "Failed:", ""]
-        lines += [f"- trial {trial.number}: {trial.user_attrs.get('reason')}" for trial in failed]
+        lines += [f"- trial {trial.number}: {one_line(str(trial.user_attrs.get('reason')), CELL)}" for trial in failed]
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +145,9 @@ def _config(plan: Plan, point: dict[str, Any], best: Group) -> str:
     changes = "".join(f"    {_quoted(path)}: {_quoted(text)},\n" for path, text in values.items())
     spec, trials = from_root(spec_of(plan.spec, point)), ", ".join(str(trial.number) for trial in best.trials)
     several = "s" if len(best.trials) > 1 else ""
-    return f'''"""The best point of a sweep over {spec}: {plan.objective} {best} (trial{several} {trials})."""
+    told = f"The best point of a sweep over {spec}: {plan.objective} {best} (trial{several} {trials})."
+    # A person starts this file as code: texts from outside stand in it as literals alone.
+    return f'''{_quoted(one_line(told))}
 
 from ml_collections import ConfigDict
 

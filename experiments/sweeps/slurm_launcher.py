@@ -84,5 +84,5 @@ def submit(
     watch()
     wrong = [job for job in submitted if job.state not in ("COMPLETED", "FINISHED")]
     if wrong:
-        lines = (wrong[0].stderr() or wrong[0].state).strip().splitlines()
-        raise UserError(f"job {wrong[0].job_id} failed: {lines[-1]}; {wrong[0].paths.stderr} says more")
+        words = last_words(Path(wrong[0].paths.stderr)) or wrong[0].state
+        raise UserError(f"job {wrong[0].job_id} failed: {words}; {wrong[0].paths.stderr} says more")

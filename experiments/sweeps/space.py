@@ -26,8 +26,8 @@ def read_space(spec: str, swept: Mapping[str, str], seeds: int | None = None) ->
     """
     space = {path: choice(_values(text)) for path, text in swept.items()} or load_sweep(spec)
     if seeds is not None:
-        if seeds < 1 or "seed" in space:
-            raise UserError(f"--seeds={seeds} needs 1 or more, and a sweep without the path seed: change one of them")
+        if not 1 <= seeds <= 10_000 or "seed" in space:
+            raise UserError(f"--seeds={seeds} needs 1 to 10,000, and a sweep without the path seed: change one of them")
         space["seed"] = choice(range(seeds))
     if not space:
         raise UserError(f"{spec} has no sweep(): define it, or give values such as --sweep.seed=0,1,2")

@@ -12,15 +12,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.sweeps.cmaes_sampler import CmaEsSampler
 from experiments.sweeps.plan import SEED, Plan
 from experiments.sweeps.space import encode, overrides, spec_of, suggest
 from research.config import diff
 from research.errors import UserError
+from research.files import read_text
 from research.locks import Lock, locked, try_lock
 from research.search_space import Point
 
@@ -68,7 +71,7 @@ class Trial:
         if objective not in results:
             raise UserError(f"--objective={objective} is not measured: use one of {', '.join(results)}")
         value = float(results[objective])
-        self.fail(f"{objective} is not a number") if math.isnan(value) else self.complete(value)
+        self.complete(value) if math.isfinite(value) else self.fail(f"{objective} is {value}")
 
     def prune(self) -> None:
         """The trial was given up; its last report stays as its value."""
@@ -102,7 +105,7 @@ class Study:
         try:
             (self.folder / "trials").mkdir(parents=True, exist_ok=True)
             with self.locked():
-                self._open(storage or f"sqlite:///{self.folder / 'study.db'}", points)
+                self._open(storage or _database(self.folder / "study.db"), points)
         except OSError as error:
             raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
 
@@ -114,7 +117,7 @@ class Study:
         try:
             self._storage = optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waits))
             study = self._load(create=True)
-        except (*DATABASE_ERRORS, ImportError, RuntimeError) as error:
+        except (*DATABASE_ERRORS, ImportError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"the study {url} cannot be opened ({cause(error)}): use another --storage") from error
         self._id = self._storage.get_study_id_from_name(self._name)
         identity, described = _identity(self.folder), self.plan.describe()
@@ -128,6 +131,8 @@ class Study:
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", described)
             study.set_metric_names([self.plan.objective])
+        if not isinstance(study.user_attrs["sweep"], dict):
+            raise UserError(f"the study {self._name} is not one of a sweep: use another --storage")
         if changes := diff(study.user_attrs["sweep"], described):
             path, there, here = changes[0]
             raise UserError(
@@ -138,7 +143,10 @@ class Study:
 
     def _add(self, study: optuna.Study, points: Sequence[Point]) -> None:
         """Enqueues the points that are not there yet."""
-        there = [trial.user_attrs["point"] for trial in study.get_trials(deepcopy=False)]
+        trials = study.get_trials(deepcopy=False)
+        if not all(isinstance(trial.user_attrs.get("point"), dict) for trial in trials):
+            raise UserError(f"the study {self._name} holds trials of another program: use another --storage")
+        there = [trial.user_attrs["point"] for trial in trials]
         if len(points) < len(there):
             raise UserError(f"{self.folder} has {len(there)} trials already: use --trials={len(there)} or more")
         for point in points:
@@ -232,6 +240,11 @@ def cause(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
+def _database(path: Path) -> str:
+    """The URL of a SQLite file, whatever its path holds: SQLAlchemy reads "?" and "%" in one, and Optuna braces."""
+    return f"sqlite:///{quote(str(path))}"
+
+
 def _identity(folder: Path) -> str:
     """A random text that tells the folder from others of its name: that of the first process that asked."""
     path, new = folder / "study.id", folder / f".{uuid.uuid4().hex}"
@@ -240,14 +253,14 @@ def _identity(folder: Path) -> str:
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(new)  # whole or not at all, also on a file system without locks
         new.unlink()
-    return path.read_text()
+    return read_text(path)
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
     if name == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        return CmaEsSampler(seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

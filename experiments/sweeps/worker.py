@@ -1,6 +1,5 @@
 """Works on a study: takes trials, runs each as an ordinary run in its own process, follows it and books its end."""
 
-import json
 import math
 import signal
 import sys
@@ -12,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.sweeps.launchers import Handle, Launcher
+from experiments.sweeps.results import CELL
 from experiments.sweeps.study import Study, Trial
-from research.errors import UserError
+from research.errors import UserError, one_line
+from research.files import Unreadable, inside, read_json
 from research.training.interruptions import RESTART, Interrupted
-from research.training.loggers import read_metrics
+from research.training.loggers import number, read_metrics
 
 TRAIN = (sys.executable, "-m", "experiments.train")
 POLL_SECONDS = 0.2
@@ -113,7 +114,7 @@ class _Follower:
                 failures = trial.notes.get("failures", 0) + 1
                 trial.note(failures=failures)
                 if code == USER_ERROR or failures > RETRIES:
-                    return trial.fail(_last_line(trial.log) or f"exit code {code}")
+                    return trial.fail(ending(code, trial.log))
             self.stop.wait(1)  # nothing is gained by starting again within the second
 
     def _follow(self, handle: Handle) -> tuple[int, bool]:
@@ -144,14 +145,35 @@ class _Follower:
                 raise UserError(f"{self.objective} is not measured during training: prune by one of {names}")
             return False
         for evaluation, row in enumerate(rows, 1):
-            if self.trial.report(evaluation, float(row[self.objective])):
+            value = number(row.get(self.objective))
+            if value is not None and self.trial.report(evaluation, value):
                 self.given_up = min(self.given_up, row["step"])
         return bool(logged) and logged[-1]["step"] > self.given_up
 
     def _complete(self) -> None:
-        self.trial.book(json.loads((self.trial.folder / "results.json").read_text()))
+        path = self.trial.folder / "results.json"
+        if not inside(path, self.trial.folder):
+            return self.trial.fail(f"{path} leads out of the trial's folder")
+        try:
+            self.trial.book(read_json(path, dict[str, float]))
+        except Unreadable as error:
+            self.trial.fail(str(error))
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def ending(code: int, log: Path) -> str:
+    """How a trial ended, in one short line: the signal, if it was one, and the last words of its log."""
+    names = {number: f"ended by {signal.Signals(number).name}" for number in signal.valid_signals()
+             if number in signal.Signals._value2member_map_}  # fmt: skip
+    killed = names.get(-code) or (names.get(code - 128) if code > 128 else None)  # as Python and as shells say it
+    words = last_words(log)
+    return ": ".join(filter(None, [killed, words])) or f"exit code {code}"
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says something, as `one_line`; of a large log only the end is read."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 2**16, 0))
+        lines = file.read(2**16).decode("utf-8", "replace").split("\n")
+    return next((line for line in (one_line(line, CELL) for line in reversed(lines)) if line), "")

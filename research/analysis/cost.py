@@ -47,6 +47,25 @@ def _equation_flops(equation: JaxprEqn) -> int:
     return times * sum(inner)
 
 
+def kept_products(function: Callable, *arguments: Any) -> int:
+    """Bytes of the results of matrix products and convolutions in a call that a backward pass cannot do without.
+
+    A lower bound: of loops and of what is computed twice (`jax.checkpoint`), it counts the largest result alone.
+    """
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr, sum)
+
+
+def _products(jaxpr: Jaxpr, together: Callable[[list[int]], int]) -> int:
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        name, out = equation.primitive.name, equation.outvars[0].aval if equation.outvars else None
+        if name in ("dot_general", "conv_general_dilated"):
+            sizes.append(out.size * out.dtype.itemsize)
+        inside = max if name in ("scan", "while", "cond", "checkpoint", "remat2") else together
+        sizes += [_products(inner, inside) for inner in _inner(equation.params)]
+    return together(sizes)
+
+
 def _inner(params: Mapping[str, Any]) -> list[Jaxpr]:
     found = []
     for value in params.values():

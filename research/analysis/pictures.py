@@ -24,10 +24,10 @@ def learning_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
             points = [(row["step"], float(row[key])) for row in rows if key in row and not abs(float(row[key])) > DRAWN]
             if points:
                 axes.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1.2, label=split)
-        axes.set(xlabel="step")
-        axes.set_title(name.replace("_", " "), parse_math=False)
+        axes.set(xlabel="step", title=_plain(name.replace("_", " ")))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     for axes in figure.axes[len(names) :]:
         axes.remove()
     _save(figure, path)
@@ -47,11 +47,11 @@ def attention_heat_maps(
             axes.remove()
             continue
         image = axes.imshow(weights[head], cmap="viridis", vmin=0, vmax=1)
-        axes.set_xticks(range(len(keys)), list(map(_visible, keys)), rotation=90, fontsize=8, parse_math=False)
-        axes.set_yticks(range(len(queries)), list(map(_visible, queries)), fontsize=8, parse_math=False)
+        axes.set_xticks(range(len(keys)), list(map(_visible, keys)), rotation=90, fontsize=8)
+        axes.set_yticks(range(len(queries)), list(map(_visible, queries)), fontsize=8)
         axes.set_title(f"head {head + 1}", fontsize=9)
     figure.colorbar(image, ax=figure.axes, shrink=0.6, label="attention weight")
-    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # texts of data, whatever signs they hold
+    figure.suptitle(_plain(title), fontsize=10, wrap=True)
     _save(figure, path)
 
 
@@ -70,7 +70,7 @@ def image_heat_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: st
         axes.set_title(name, fontsize=8)
     for axes in panels:
         axes.set_axis_off()
-    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # texts of data, whatever signs they hold
+    figure.suptitle(_plain(title), fontsize=10, wrap=True)
     _save(figure, path)
 
 
@@ -110,7 +110,12 @@ def schedule_picture(rates: np.ndarray, steps: np.ndarray, path: Path) -> None:
 
 def _visible(token: str) -> str:
     """A token as a label: blanks and letters without a picture are spelt out."""
-    return token if token.isprintable() and token.strip() else repr(token)[1:-1] or "(no text)"
+    return _plain(token if token.isprintable() and token.strip() else repr(token)[1:-1] or "(no text)")
+
+
+def _plain(text: str) -> str:
+    """A text of the data, in which matplotlib shall see no formula."""
+    return text.replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -145,7 +145,8 @@ def _described(batches: Batches, step: int, worker: int | None, folder: Path) ->
     if worker is None:
         return text
     file = folder / str(worker)
-    return f"{text}, read by worker {worker} (process {file.read_text() if file.exists() else 'not started'}),"
+    process = file.read_text(encoding="utf-8") if file.exists() else "not started"
+    return f"{text}, read by worker {worker} (process {process}),"
 
 
 @contextlib.contextmanager

@@ -14,12 +14,12 @@ from research.ranges import Part, Range, Seed
 class Modular(Source):
     """All equations a + b, a - b or a / b (b not 0) of the residues of a prime (appendix A.1.1 of the paper).
 
-    modulus: the prime. train_fraction: the share of the table that is trained on, drawn from `seed`; validation is all
-    the rest.
+    modulus: the prime, whose square is the number of equations. train_fraction: the share of the table that is trained
+    on, drawn from `seed`; validation is all the rest.
     """
 
     operation: Literal["+", "-", "/"] = "/"
-    modulus: Annotated[int, Range(2, 1000)] = 97
+    modulus: Annotated[int, Range(2, 300)] = 97
     train_fraction: Part = 0.5
     seed: Seed = 0
 

@@ -21,7 +21,7 @@ from research.parallel.sharding import by_path
 from research.ranges import AFTERWARDS, Count, Positive
 from research.training.durations import Interval
 from research.training.fingerprint import Contents, contents, not_finite, sealed, unsealed
-from research.training.folders import Held, check_files, plain
+from research.training.folders import Held, check_files, merge_parts, plain
 from research.training.state import TrainState
 
 
@@ -83,12 +83,18 @@ class Checkpoints:
             self._make(self._folder)
             for path in self._folder.glob(f"*{UNFINISHED}*"):  # what a killed save left behind
                 _delete(path)
+            for step in self._found():
+                with contextlib.suppress(Damaged), self._damage(step):
+                    check_files(self._folder / str(step))
+                    merge_parts(self._plain / str(step))
         if write and jax.process_count() > 1:
             multihost_utils.sync_global_devices("opened")  # process 0 may still be deleting older checkpoints
         self._held = Held(self._folder.parent, self._folder) if write else Held()
-        for path in self._folder.glob("*"):
-            if _STEP.fullmatch(path.name):
-                self._look(int(path.name))
+        for step in self._found():
+            self._look(step)
+
+    def _found(self) -> list[int]:
+        return [int(path.name) for path in self._folder.glob("*") if _STEP.fullmatch(path.name)]
 
     def _make(self, folder: Path) -> None:
         """Raises UserError where the run's folder is gone or another thing has the folder's name."""
@@ -140,6 +146,18 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
         return sorted(step for step in self._stored if (self._folder / str(step)).is_dir())
+
+    def check_belongs(self, step: int, belongings: Mapping[str, int]) -> None:
+        """Raises UserError where the run's config or vocabulary is not what the arrays of `step` were trained with.
+
+        belongings: checksums by name, as the notes of the checkpoint hold them under this word.
+        """
+        for name, then in self._stored[step]["notes"].get("belongings", {}).items():
+            if belongings.get(name, then) != then:
+                raise UserError(
+                    f"{self._folder.parent / name} is not what the checkpoint of step {step} was trained with: restore "
+                    "it from a copy"
+                )
 
     def evaluation_steps(self) -> list[int]:
         """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest.

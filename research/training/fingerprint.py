@@ -64,15 +64,16 @@ def _words(array: Array) -> UInt32[Array, "..."]:
 
 def sealed(notes: Mapping[str, Any]) -> dict[str, Any]:
     """Notes (JSON) with the checksum of their text."""
-    return {"notes": dict(notes), "crc": _crc(notes)}
+    return {"notes": dict(notes), "crc": checksum(notes)}
 
 
 def unsealed(stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """What `sealed` was given. Raises ValueError where a character of it has changed or all of it is gone."""
-    if not stored or stored.get("crc") != _crc(stored.get("notes")):
+    if not stored or stored.get("crc") != checksum(stored.get("notes")):
         raise ValueError("its notes are not what was saved")
     return dict(stored["notes"])
 
 
-def _crc(notes: Any) -> int:
+def checksum(notes: Any) -> int:
+    """A CRC-32 of JSON."""
     return zlib.crc32(json.dumps(notes, sort_keys=True).encode())

@@ -1,11 +1,14 @@
 """Folders that libraries misread, that are gone, or that hold something else than files."""
 
+import errno
 import hashlib
 import os
 import re
 import stat
 import tempfile
 from pathlib import Path
+
+import tensorstore as ts
 
 from research.errors import UserError
 from research.locks import check_held
@@ -42,11 +45,31 @@ def plain(folder: Path) -> Path:
 
 def check_files(folder: Path) -> None:
     """Raises ValueError where there is something else than folders and files in it: links may lead out of it, and
-    reading a pipe never ends."""
+    reading a pipe never ends. Raises PermissionError for one that may not be read, which Orbax takes for an empty one.
+    """
     for path in (folder, *_below(folder)):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise ValueError(f"{path.name} is {'a link' if stat.S_ISLNK(mode) else 'neither a file nor a folder'}")
+        if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def merge_parts(checkpoint: Path) -> None:
+    """Completes a checkpoint whose parts, one of each process, were never merged: Orbax finds none of them in a path
+    with brackets, and older versions of this project gave it such paths."""
+    whole = checkpoint / "state"
+    parts = sorted(whole.glob("ocdbt.process_*"))
+    if not parts or (whole / "manifest.ocdbt").exists():
+        return
+    context, merged = ts.Context(), ts.Transaction(atomic=True)
+    stores = [
+        ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}, context=context).result()
+        for path in (whole, *parts)
+    ]
+    for store in stores[1:]:
+        store.experimental_copy_range_to(stores[0].with_transaction(merged)).result()
+    merged.commit_async().result()
 
 
 def _below(folder: Path) -> list[Path]:

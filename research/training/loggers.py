@@ -111,6 +111,14 @@ def _keep_damaged(path: Path) -> str:
     return name
 
 
+def number(value: Any) -> float | None:
+    """A logged value: numbers, and those that JSON lacks as text ("nan", "inf"); None for anything else."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 class Loggers:
     """All places at once. With `folder` None (processes other than the first) nothing is written.
 

@@ -125,6 +125,7 @@ class Progress:
             raise Diverged(self._diverged(step - 1, f"{wrong[0]} is not finite"))
         sums = {name: pair.tolist() for name, pair in self._sums.items()}
         notes = {"sums": sums, "best": self._best, "stale": self._stale, "skipped": self._skipped}
+        notes["belongings"] = dict(self._run.belongings)
         self._checkpoints.save(state, step, notes, measured, kept=kept)
         self._saved = step
         self.pause("checkpoint", began)

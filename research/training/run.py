@@ -65,6 +65,7 @@ class Run:
 
     abstract_state: shapes, dtypes and shardings. create_state: makes the state of step 0, already sharded.
     teach: a teacher's answers to a batch on the devices, where the task has one.
+    belongings: checksums of what the parameters mean nothing without, by the names of its files.
     """
 
     folder: Path
@@ -79,6 +80,7 @@ class Run:
     abstract_state: TrainState
     create_state: Callable[[], TrainState]
     teach: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
+    belongings: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def place(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows as global arrays on the mesh, with the `teacher`'s answers to them."""

@@ -99,6 +99,22 @@ def test_a_page_is_made_anew_only_when_its_run_has_changed(site, monkeypatch):
     assert "0.625" in get("/runs/fresh")[1] and len(made) == 2
 
 
+def test_only_rows_of_changed_runs_are_made_anew_however_many_there_are(tmp_path, monkeypatch):
+    folders = [write_run(tmp_path / f"run{n:04d}", [0.5], age=1000) for n in range(1200)]
+    for deep in ("checkpoints/7/state", "tensorboard"):  # folders of many files, which are not looked into
+        write_run(folders[0] / deep / "inner", [0.125])
+    listing, read = serve.Listing(tmp_path), []
+    reader = serve.read_run
+    monkeypatch.setattr(serve, "read_run", lambda *arguments: read.append(1) or reader(*arguments))
+    first = listing.page()
+    assert first.count("<tr>") == 1201 and len(read) == 1200 and "inner" not in first
+    listing.page()
+    assert len(read) == 1200
+    with (folders[7] / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "validation/accuracy": 0.625}\n')
+    assert "0.625" in listing.page() and len(read) == 1201
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -1,3 +1,9 @@
+import functools
+import json
+import math
+import os
+import struct
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,14 +11,25 @@ import pytest
 from safetensors.numpy import save_file
 
 from research.errors import UserError
+from research.pretrained import mobilenet, resnet
+from research.pretrained.convert import convert
 from research.training.transfer import Transfer, read_weights, transferred, with_given
 
 PARAMS = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
 GIVEN = {"body/kernel": np.full((2, 3), 7.0, np.float32), "head/kernel": np.zeros((3, 10)), "other": np.zeros(1)}
 
 
+def write_weights(path, arrays):
+    """A .safetensors file by hand: the length of the header in 8 bytes, the header as JSON, the arrays' bytes."""
+    header, data = {}, b""
+    for name, (dtype, shape, content) in arrays.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    path.write_bytes(header_of(json.dumps(header).encode(), data))
+
+
 def test_all_but_the_new_parameters_are_taken_over():
-    given = transferred(Transfer("there"), GIVEN, [jax.eval_shape(lambda: PARAMS)])
+    given = transferred(Transfer("there", drop=("^other$",)), GIVEN, [jax.eval_shape(lambda: PARAMS)])
     assert set(given) == {"body/kernel"}
     params = with_given(PARAMS, given)
     assert params["body"]["kernel"].tolist() == [[7.0] * 3] * 2
@@ -29,7 +46,7 @@ def test_all_but_the_new_parameters_are_taken_over():
 )
 def test_what_does_not_fit_is_named(new, sentence):
     with pytest.raises(UserError, match=sentence):
-        transferred(Transfer("there", new), GIVEN, [PARAMS])
+        transferred(Transfer("there", new, drop=("^other$",)), GIVEN, [PARAMS])
 
 
 def test_weight_files(tmp_path):
@@ -40,3 +57,113 @@ def test_weight_files(tmp_path):
     for name in ("torn.safetensors", "missing.safetensors"):
         with pytest.raises(UserError, match=f"{name} cannot be read"):
             read_weights(tmp_path / name)
+
+
+def test_what_the_model_lacks_is_counted_and_named():
+    """A file of four blocks and a model of two."""
+    blocks = {f"layer_{index}/kernel": np.ones(2, np.float32) for index in range(6)}
+    model = {f"layer_{index}": {"kernel": jnp.zeros(2)} for index in range(2)} | {"head": {"kernel": jnp.zeros(2)}}
+    with pytest.raises(
+        UserError, match=r"there has 4 parameters that the model lacks \('layer_2/kernel', .*, \.\.\.\)"
+    ):
+        transferred(Transfer("there"), blocks, [model])
+    taken = transferred(Transfer("there", drop=("layer_[2-5]",)), blocks, [model])
+    assert sorted(taken) == ["layer_0/kernel", "layer_1/kernel"]
+    with pytest.raises(UserError, match=r"transfer\.drop 'layer_9' matches no parameter"):
+        transferred(Transfer("there", drop=("layer_[2-5]", "layer_9")), blocks, [model])
+    with pytest.raises(UserError, match=r"layer_1/kernel is absent in there"):
+        transferred(Transfer("there", drop=("layer_[1-5]",)), blocks, [model])
+    with pytest.raises(UserError, match=r"transfer\.drop '\[' is not a regular expression"):
+        Transfer("there", drop=("[",))
+
+
+WEIGHTS = {"float16": [1.5, -2.0], "float32": [0.1, 3e38], "float64": [1.0, 3e38]}
+
+
+@pytest.mark.parametrize("name", [*WEIGHTS, "bfloat16"])
+def test_floating_point_weights_are_taken_by_value(name, tmp_path):
+    """bfloat16 is the upper half of float32: 1.5 is 0x3fc0 and -2 is 0xc000."""
+    if name == "bfloat16":
+        write_weights(tmp_path / "file", {"kernel": ("BF16", [2], bytes.fromhex("c03f00c0"))})
+        values = [1.5, -2.0]
+    else:
+        values = WEIGHTS[name]
+        bits = struct.pack({"float16": "<2e", "float32": "<2f", "float64": "<2d"}[name], *values)
+        write_weights(tmp_path / "file", {"kernel": (f"F{name[5:]}", [2], bits)})
+    taken = transferred(Transfer("there", ()), read_weights(tmp_path / "file"), [{"kernel": jnp.zeros(2)}])
+    assert taken["kernel"].dtype == np.float32
+    np.testing.assert_array_equal(taken["kernel"], np.array(values, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("array", "sentence"),
+    [
+        (("I8", [2], bytes(2)), "'kernel' as int8: use weights of float32"),
+        (("BOOL", [2], bytes(2)), "'kernel' as bool"),
+        (("I64", [2], bytes(16)), "'kernel' as int64"),
+        (("F32", [2], struct.pack("<2f", 1, math.nan)), "NaN or infinity in 'kernel'"),
+        (("F16", [2], struct.pack("<2e", 1, math.inf)), "NaN or infinity in 'kernel'"),
+        (("F64", [2], struct.pack("<2d", 1, 1e300)), "numbers beyond float32 in 'kernel'"),
+    ],
+)
+def test_numbers_that_are_no_weights(array, sentence, tmp_path):
+    """In a file with our names, in one with timm's, and not where the parameter starts afresh."""
+    write_weights(tmp_path / "file", {"kernel": array})
+    given = read_weights(tmp_path / "file")
+    with pytest.raises(UserError, match=f"transfer.source holds {sentence}"):
+        transferred(Transfer("there", ()), given, [{"kernel": jnp.zeros(2)}])
+    with pytest.raises(UserError, match=f"transfer.source holds {sentence}"):
+        convert(given, lambda name, array: iter([(name, array)]))
+    assert transferred(Transfer("there", ("kernel",)), given, [{"kernel": jnp.zeros(2)}]) == {}
+
+
+def test_counts_of_batches_are_left_out_and_others_of_a_path_refused():
+    norm = {"bn1.weight": np.ones(3), "bn1.num_batches_tracked": np.array(7)}
+    rename = functools.partial(resnet.rename, bottleneck=True)
+    assert list(convert(norm, rename)) == ["stem/norm/scale"]
+    with pytest.raises(UserError, match=r"holds x twice, the second time as 'b': remove"):
+        convert({"a": np.ones(1), "b": np.ones(1)}, lambda name, array: iter([("x", array)]))
+    with pytest.raises(UserError, match=r"'layer9\.0\.conv7\.weight' of shape \(2,\), which is not of such a model"):
+        convert({"layer9.0.conv7.weight": np.ones(2)}, rename)
+    with pytest.raises(UserError, match=r"'blocks\.9\.0\.conv_pw\.weight' of shape"):
+        convert({"blocks.9.0.conv_pw.weight": np.ones(2)}, functools.partial(mobilenet.rename, version="v3"))
+
+
+def header_of(header: bytes, data: bytes = b"", size: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if size is None else size) + header + data
+
+
+ONE = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+WRONG = {
+    "empty": b"",
+    "text": b"once upon a time there was a text\n" * 9,
+    "header longer than the file": header_of(ONE, bytes(4), size=2**63),
+    "header of another size": header_of(ONE, bytes(4), size=len(ONE) - 5),
+    "data cut short": header_of(ONE, bytes(3)),
+    "data left over": header_of(ONE, bytes(9)),
+    "not JSON": header_of(b"\xff\xfe{}"),
+    "a list": header_of(b"[]"),
+    "null": header_of(b"null"),
+    "deep": header_of(b"[" * 100_000),
+    "unknown type": header_of(ONE.replace(b"F32", b"X32"), bytes(4)),
+    "a type that NumPy lacks": header_of(ONE.replace(b"F32", b"F8_E4M3").replace(b"[1]", b"[4]"), bytes(4)),
+    "a size beyond all memory": header_of(ONE.replace(b"[1]", b"[4611686018427387904, 8]"), bytes(4)),
+    "a negative size": header_of(ONE.replace(b"[1]", b"[-1]"), bytes(4)),
+    "a pickle": bytes.fromhex("80049503000000000000004b012e"),
+    "a zip": b"PK\x03\x04" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_weight_files_get_one_sentence(name, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(WRONG[name])
+    with pytest.raises(UserError, match=r"weights\.safetensors cannot be read \(.*\): give a run or a") as error:
+        read_weights(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        read_weights(tmp_path / "weights.safetensors")
