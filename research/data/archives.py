@@ -7,9 +7,8 @@ import os
 import stat
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from research.data.image_files import LARGEST, read_image_file, short, shown, too_large
 from research.errors import UserError
@@ -39,11 +38,7 @@ def hidden(name: str) -> bool:
 
 def tree(path: str) -> Tree:
     """What lies within a path; links to folders are followed, but not into a folder that holds them."""
-    if os.path.isdir(path):
-        found = Tree()
-        _walk(path, "", (), found)
-    else:
-        found = _tree_of_archive(path)
+    found = _tree_of_folder(path) if os.path.isdir(path) else _tree_of_archive(path)
     for names in (found.files, found.folders, found.odd, found.repeated):
         names.sort()
     return found
@@ -80,27 +75,39 @@ def sizes(path: str, names: list[str]) -> Iterator[tuple[int, int | None]]:
         yield from ((members[name].file_size, members[name].CRC) for name in names)
 
 
-def _walk(root: str, within: str, above: tuple[tuple[int, int], ...], found: Tree) -> None:
-    folder = os.path.join(root, within)
+def _tree_of_folder(path: str) -> Tree:
+    found, waiting = Tree(), [("", ())]
+    while waiting:
+        within, above = waiting.pop()
+        folder = os.path.join(path, within)
+        try:
+            above = (*above, _identity(os.stat(folder)))
+            for entry in os.scandir(folder):
+                name = within + entry.name
+                if hidden(name):
+                    continue
+                if _is(entry.is_file):
+                    found.files.append(name)
+                elif not _is(entry.is_dir):
+                    found.odd.append(name)
+                elif not entry.is_symlink() or _identity(entry.stat()) not in above:
+                    found.folders.append(name)
+                    waiting.append((f"{name}/", above))
+        except OSError as error:
+            raise UserError(f"{shown(folder)} cannot be read ({short(error)}): allow it, or remove it") from error
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """False also for a link that cannot be followed, such as one to itself."""
     try:
-        here = os.stat(folder)
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"{shown(folder)} cannot be read ({short(error)}): allow it, or remove it") from error
-    above = (*above, (here.st_dev, here.st_ino))
-    for entry in entries:
-        name = within + entry.name
-        if hidden(name):
-            continue
-        if entry.is_dir():
-            status = os.stat(entry.path) if entry.is_symlink() else None
-            if status is None or (status.st_dev, status.st_ino) not in above:
-                found.folders.append(name)
-                _walk(root, f"{name}/", above, found)
-        elif entry.is_file():
-            found.files.append(name)
-        else:
-            found.odd.append(name)
+        return question()
+    except OSError:
+        return False
 
 
 def _tree_of_archive(path: str) -> Tree:
@@ -123,7 +130,9 @@ def _tree_of_archive(path: str) -> Tree:
     found.folders = list(folders)
     files = set(found.files)
     found.repeated = [
-        name for member in archive.infolist() if (name := _name(member.filename)) in files and members[name] != member
+        name
+        for member in archive.infolist()
+        if (name := _name(member.filename)) in files and members[name] is not member
     ]
     return found
 

@@ -29,10 +29,10 @@ SIGNATURES = {
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
 }
 """How files begin, by Pillow's names of their formats; WebP and AVIF say it a few bytes later."""
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .tif .tiff .webp .avif .avifs "
-    ".ppm .pgm .pbm .pnm .pfm .jp2 .j2k .j2c .jpc .jpf .jpx".split()
-)
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif",
+    ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+))  # fmt: skip
 READ = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF, PPM and JPEG 2000 are read"
 AVIF_BRANDS = (b"avif", b"avis")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -42,6 +42,8 @@ LARGEST = 2**29
 """Bytes of a file at most."""
 SIGNATURE_BYTES = 16
 ORIENTATION = 0x0112
+METADATA = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+"""Pillow's names of what may tell an orientation."""
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -173,8 +175,10 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     """The EXIF orientation that is still to be undone, 1 to 8."""
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
-    if image.format == "PNG" and not any(mark in data for mark in (b"eXIf", b"Raw profile type", b"adobe.xmp")):
-        return 1  # to look for it after the pixels, as Pillow does, would decode them
+    if image.format == "PNG" and any(mark in data for mark in (b"eXIf", b"Raw profile type", b"adobe.xmp")):
+        image.load()  # it may come after the pixels
+    if not METADATA & image.info.keys():
+        return 1
     try:
         found = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged metadata: a viewer shows the image as it is stored
@@ -239,9 +243,8 @@ def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform |
     """From a colour profile to sRGB; None where that changes no colour by more than 2, or where it cannot be done."""
     try:
         if mode == "LAB":  # of no device: it needs no profile
-            source = ImageCms.createProfile("LAB")
-        else:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            profile = ImageCms.createProfile("LAB")
+        source = ImageCms.ImageCmsProfile(profile if mode == "LAB" else io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != COLOUR_SPACES[mode]:
             return None
         intent = ImageCms.getDefaultIntent(source)
