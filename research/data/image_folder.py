@@ -60,8 +60,9 @@ class ImageFolder(Source):
 
     def examples(self, split: str) -> Sequence[Example]:
         """The split's images; a UserError names a path without classes or a file that cannot be decoded."""
-        path = self._path(split)
-        files = self._part_of_training(split) if path == self.path else _found(path).classes
+        own_path = self._own_path(split)
+        path = own_path or self.path
+        files = _found(own_path).classes if own_path else self._part_of_training(split)
         labels = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted(files.keys() - labels.keys())
         if unknown:
@@ -87,12 +88,13 @@ class ImageFolder(Source):
 
     def left_out(self, split: str) -> Sequence[str]:
         """What lies beside the images of a split's own path; nothing for a split that is a part of training."""
-        path = self._path(split)
-        return () if split != "train" and path == self.path else _found(path).left_out
+        path = self.path if split == "train" else self._own_path(split)
+        return _found(path).left_out if path else ()
 
-    def _path(self, split: str) -> str:
+    def _own_path(self, split: str) -> str | None:
+        """None for a part of the training path."""
         check_split(split, self.splits)
-        return {"train": None, "validation": self.validation_path, "test": self.test_path}[split] or self.path
+        return {"train": None, "validation": self.validation_path, "test": self.test_path}[split]
 
     def _part_of_training(self, split: str) -> dict[str, list[str]]:
         files = _found(self.path).classes
@@ -201,23 +203,25 @@ def _class_name(path: str, name: str) -> str:
 def _left_out(path: str, tree: archives.Tree, others: list[str]) -> list[str]:
     """Sentences with the number of files and a few names, for each reason why they are not examples."""
     heic = [name for name in others if PurePosixPath(name).suffix.lower() in HEIC_SUFFIXES]
+    plain = sorted(set(others) - set(heic))
     reasons = (
-        ([name for name in others if name not in set(heic)], "not images", "are left out"),
-        (heic, "HEIC", "are left out until they are converted to JPEG or PNG"),
-        (tree.odd, "neither files nor folders", "are left out"),
-        (tree.repeated, "followed by another of the same name", "are left out"),
+        (plain, "is not an image and is left out", "are not images and are left out"),
+        (heic, "is HEIC and is left out until it is", "are HEIC and are left out until they are"),
+        (tree.odd, "is neither a file nor a folder and is left out", "are neither files nor folders and are left out"),
+        (
+            tree.repeated,
+            "is followed by another of its name, which is used",
+            "are followed by others of their names, which are used",
+        ),
     )
-    return [_sentence(path, names, what, then) for names, what, then in reasons if names]
-
-
-def _sentence(path: str, names: list[str], what: str, then: str) -> str:
-    few = ", ".join(shown(name) for name in names[:NAMED]) + (
-        f" and {len(names) - NAMED:,} more" * (len(names) > NAMED)
-    )
-    if len(names) == 1:
-        what, then = what.replace("not images", "not an image"), then.replace("they are", "it is")
-        return f"1 file of {shown(path)} is {what} and {then.replace('are', 'is', 1)}: {few}"
-    return f"{len(names):,} files of {shown(path)} are {what} and {then}: {few}"
+    sentences = []
+    for names, one, several in reasons:
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        number, says = ("1 file", one) if len(names) == 1 else (f"{len(names):,} files", several)
+        then = " converted to JPEG or PNG" if names is heic else ""
+        few = ", ".join(map(shown, names[:NAMED])) + more
+        sentences += [f"{number} of {shown(path)} {says}{then}: {few}"] if names else []
+    return sentences
 
 
 def _aside(left_out: Sequence[str]) -> str:
