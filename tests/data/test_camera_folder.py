@@ -43,7 +43,7 @@ EXAMPLES = {
     "cat/scan12.tiff": (tiff(DEEP >> 4, 12), grey(np.rint((DEEP >> 4) / 4095 * 255)), 0),
     "cat/negative.tif": (tiff(DEEP, 16, white_is_zero=True), grey(255 - np.rint(DEEP / 257)), 0),
     "cat/float.tif": (tiff((DEEP / 65535).astype(np.float32), 32, 3), grey(np.rint(DEEP / 257)), 0),
-    "cat/grey.png": (png(GREY, iccp(profile("GRAY", 1.0))), grey(srgb_of(GREY / 255)), 3),
+    "cat/grey.png": (png(GREY, iccp(profile("GRAY", 1.8))), grey(srgb_of((GREY / 255) ** 1.8)), 2),
     # Windows and the web: other suffixes and none, palettes, transparency, ink, an animation.
     "dog/download.jfif": (save(SMOOTH, "JPEG", quality=100), SMOOTH, 3),
     "dog/download": (png(COLOUR), COLOUR, 0),
@@ -58,14 +58,16 @@ EXAMPLES = {
         np.rint((255.0 - COLOUR) * (255 - ALPHA[..., None].astype(float)) / 255), 1,
     ),
     "dog/funny.gif": (save(GREY, "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]), grey(GREY), 0),
-    "dog/sticker.webp": (save(np.dstack([COLOUR, ALPHA]), "WEBP", lossless=True, exact=True), on_white(COLOUR, ALPHA), 1),
+    "dog/sticker.webp": (
+        save(np.dstack([COLOUR, ALPHA]), "WEBP", lossless=True, exact=True), on_white(COLOUR, ALPHA), 1,
+    ),
     "dog/map.jp2": (save(COLOUR, "JPEG2000"), COLOUR, 0),
     "dog/old.ppm": (b"P6 7 5 255\n" + COLOUR.tobytes(), COLOUR, 0),
 }  # fmt: skip
 """Name -> the file, the pixels a viewer shows, and by how much lossy compression and rounding may differ."""
 
 HIDDEN = (".DS_Store", "._DSC_0001.JPG", "Thumbs.db", "desktop.ini", "ehthumbs.db", "@eaDir/DSC_0001.JPG/thumb.jpg",
-          ".thumbnails/1.jpg", "#recycle/old.jpg", "$RECYCLE.BIN/old.jpg", "lost+found/1.jpg", ".picasa.ini")  # fmt: skip
+          ".thumbnails/1.jpg", "#recycle/old.jpg", "$RECYCLE.BIN/1.jpg", "lost+found/1.jpg", ".picasa.ini")  # fmt: skip
 NOT_IMAGES = ("DSC_0003.NEF", "MVI_0004.MOV", "notes", "readme.txt")
 
 
