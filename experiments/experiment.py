@@ -23,6 +23,7 @@ from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
 from research.data.scan import Scan
+from research.data.source import Withheld
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.errors import UserError
@@ -322,7 +323,7 @@ def build_experiment(
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, _at_home(config.data), "data")
-    task = choose(TASKS, config.task, "task").prepare(_Withheld(folder) if stored else source, folder)
+    task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
@@ -356,18 +357,6 @@ def open_run(folder: Path) -> Experiment:
     except UserError:
         config.mesh = {}
     return build_experiment(config, folder, stored=True)
-
-
-class _Withheld:
-    """In the place of the data where none may be read."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __getattr__(self, name: str) -> Any:
-        raise UserError(
-            f"{self._folder} lacks its tokenizer.json or classes.json: run its training command again, which makes them"
-        )
 
 
 def _trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:
