@@ -113,11 +113,16 @@ def _is(question: Callable[[], bool]) -> bool:
 def _tree_of_archive(path: str) -> Tree:
     archive, members = _archive(path)
     found, folders, kinds = Tree(), set(), {}
+    hides: dict[str, bool] = {"": False}  # whether a folder or one above it is hidden
     for name, member in members.items():
-        parts = name.split("/")
-        if any(map(hidden, parts)):
+        folder = name.rpartition("/")[0]
+        if folder not in hides:
+            parts = folder.split("/")
+            hides[folder] = any(map(hidden, parts))
+            if not hides[folder]:
+                folders.update("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        if hides[folder] or hidden(name):
             continue
-        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
         if member.is_dir() or member.filename.endswith("\\"):
             folders.add(name)
         elif stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG):

@@ -7,7 +7,6 @@ import random
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
@@ -183,10 +182,14 @@ def _found(path: str) -> _Found:
 
 def _is_image(path: str, name: str) -> bool:
     """By its suffix, and by its first bytes if it has none."""
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = _suffix(name)
     return suffix in SUFFIXES or (
         not suffix and image_format(archives.read_start(path, name, SIGNATURE_BYTES)) is not None
     )
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower().removesuffix(".")
 
 
 def _class_name(path: str, name: str) -> str:
@@ -202,7 +205,7 @@ def _class_name(path: str, name: str) -> str:
 
 def _left_out(path: str, tree: archives.Tree, others: list[str]) -> list[str]:
     """Sentences with the number of files and a few names, for each reason why they are not examples."""
-    heic = [name for name in others if PurePosixPath(name).suffix.lower() in HEIC_SUFFIXES]
+    heic = [name for name in others if _suffix(name) in HEIC_SUFFIXES]
     plain = sorted(set(others) - set(heic))
     reasons = (
         (plain, "is not an image and is left out", "are not images and are left out"),
