@@ -25,6 +25,9 @@ def plain(folder: Path) -> Path:
     """
     if not _MISREAD.search(str(folder)):
         return folder
+    folder = folder.resolve()
+    if not _MISREAD.search(str(folder)):
+        return folder
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
     link = Path(tempfile.gettempdir()) / f"heed-{os.getuid()}-{name}"
     try:
