@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
 from research.data.scan import Scan
+from research.data.source import Withheld
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.errors import UserError
-from research.files import Unreadable, read_json, write_json
+from research.files import read_json, read_or_set_aside, write_json
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -282,9 +284,9 @@ class Experiment:
     def sample_batch(self) -> Mapping[str, np.ndarray]:
         """One example's worth of zeros in the shapes of a batch, remembered in the run's folder."""
         path = self.folder / "batch.json"
-        with contextlib.suppress(Unreadable, ValueError, TypeError, MemoryError):  # it is made anew
-            shapes = read_json(path, dict[str, list])
-            return {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
+        if stored := read_or_set_aside(path, dict[str, list]):
+            with contextlib.suppress(ValueError, TypeError, MemoryError):  # it is made anew
+                return {name: np.zeros(shape, dtype) for name, (dtype, shape) in stored.items()}
         dataset = self.task.dataset(self.source.examples("train"), train=False, seed=0)
         batch = dataset.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
@@ -320,8 +322,8 @@ def build_experiment(
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
-    source = choose(SOURCES, config.data, "data")
-    task = choose(TASKS, config.task, "task").prepare(_Withheld(folder) if stored else source, folder)
+    source = choose(SOURCES, _at_home(config.data), "data")
+    task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
@@ -335,6 +337,15 @@ def later(config: ConfigDict) -> set[str]:
     return found
 
 
+def _at_home(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with "~/" in its paths followed: no shell does so in `--config.data.path=~/pictures`."""
+    values = dict(section.items())
+    return {
+        name: os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+        for name, value in values.items()
+    }
+
+
 def open_run(folder: Path) -> Experiment:
     """The experiment of a finished or half-finished run, on its mesh if that fits the devices here."""
     stored = folder / "config.json"
@@ -346,18 +357,6 @@ def open_run(folder: Path) -> Experiment:
     except UserError:
         config.mesh = {}
     return build_experiment(config, folder, stored=True)
-
-
-class _Withheld:
-    """In the place of the data where none may be read."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __getattr__(self, name: str) -> Any:
-        raise UserError(
-            f"{self._folder} lacks its tokenizer.json or classes.json: run its training command again, which makes them"
-        )
 
 
 def _trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:

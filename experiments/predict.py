@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.command import run_command
 from experiments.experiment import Experiment, open_run
-from research.data.images import decode_image
+from research.data.image_files import decode_image, read_image_file
 from research.data.plain_text import decode_lines
 from research.errors import UserError
 from research.tasks.next_token import NextToken
@@ -38,9 +38,8 @@ def predict(folder: Path | str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
 def example_of(experiment: Experiment, item: Any) -> Mapping[str, Any]:
     """An input as the experiment's task takes it: a text, an image file or an array of pixels."""
     if isinstance(experiment.task, PackedClassification):  # takes images as they are
-        return {
-            "image": decode_image(Path(item).read_bytes(), str(item), None, 3) if isinstance(item, str | Path) else item
-        }
+        is_file = isinstance(item, str | Path)
+        return {"image": decode_image(read_image_file(item), str(item), None, 3) if is_file else item}
     if "image" in experiment.sample_batch:
         return {"image": _image(experiment, item)}
     return {"source" if isinstance(experiment.task, Translation | NextToken) else "text": _text(item)}
@@ -63,7 +62,7 @@ def _image(experiment: Experiment, item: Any) -> np.ndarray:
         side = experiment.config.data.get("size")
         size = side and (side, side)
     if isinstance(item, str | Path):
-        return decode_image(Path(item).read_bytes(), str(item), size and tuple(size), channels)
+        return decode_image(read_image_file(item), str(item), size and tuple(size), channels)
     item = np.asarray(item)
     wanted = (*(size or item.shape[:2]), channels)
     if item.dtype != np.uint8 or item.shape != wanted:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -93,6 +94,13 @@ def _look(folder: str, name: str, root: Path, found: dict[str, Found]) -> list[t
     return stamp
 
 
+class _Anything(PathConvertor):
+    regex = "(?s:.*)"  # names of folders may hold line breaks
+
+
+register_url_convertor("anything", _Anything())
+
+
 def application(root: Path, hosts: list[str]) -> Starlette:
     """The pages of the runs under `root`, for requests that name one of `hosts` ("*": any)."""
     listing = Listing(root)
@@ -112,7 +120,7 @@ def application(root: Path, hosts: list[str]) -> Starlette:
                 return PlainTextResponse("there is no such run any more: see the list at /", 404)
             return PlainTextResponse(_told(error, found).encode("utf-8", "replace"), 500)
 
-    routes = [Route("/", index), Route("/runs/{name:path}", run)]
+    routes = [Route("/", index), Route("/runs/{name:anything}", run)]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 

@@ -1,25 +1,28 @@
 """Images from a folder or a zip archive with one sub-folder per class, decoded when they are asked for."""
 
 import functools
-import io
+import hashlib
 import os
 import random
-import threading
-import zipfile
-import zlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from PIL import Image
+import numpy as np
 
-from research.data.images import decode_image
+from research.data import archives
+from research.data.image_files import SIGNATURE_BYTES, SUFFIXES, decode_image, image_format, image_size, shown
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 from research.ranges import AFTERWARDS, Pixels, Rate
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+NAMED = 5
+"""Files that a sentence names."""
+READ_FOR_FINGERPRINT = 64
+"""Files of a folder whose content a fingerprint has; of the others, it has names and sizes."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,16 @@ class ImageFolder(Source):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(_files_by_class(self.path))
+        return tuple(_found(self.path).classes)
+
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for path in (self.path, self.validation_path, self.test_path) if path is not None)
 
     def examples(self, split: str) -> Sequence[Example]:
         """The split's images; a UserError names a path without classes or a file that cannot be decoded."""
-        check_split(split, self.splits)
-        own_path = {"train": self.path, "validation": self.validation_path, "test": self.test_path}[split]
-        if split != "train" and own_path is not None:
-            path, files = own_path, _files_by_class(own_path)
-        else:
-            path, files = self.path, self._part_of_training(split)
+        own_path = self._own_path(split)
+        path = own_path or self.path
+        files = _found(own_path).classes if own_path else self._part_of_training(split)
         labels = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted(files.keys() - labels.keys())
         if unknown:
@@ -67,8 +70,34 @@ class ImageFolder(Source):
         entries = tuple((name, labels[class_name]) for class_name, names in files.items() for name in names)
         return ImageFiles(path, entries, self.size, self.channels)
 
+    def fingerprint(self, split: str) -> str:
+        """A digest of names, sizes and labels, and of the checksums of a zip or the content of some files of a folder.
+
+        Names are those below the folder of the classes, so it does not matter where the data lie.
+        """
+        images = self.examples(split)
+        names = [name for name, _ in images.entries]
+        digest = hashlib.sha256()
+        for (name, label), (size, checksum) in zip(images.entries, archives.sizes(images.path, names), strict=True):
+            own = "/".join(name.split("/")[-2:])
+            digest.update(f"{own}\n{size} {checksum} {label}\n".encode(errors="surrogateescape"))
+        if os.path.isdir(images.path) and names:
+            for place in np.unique(np.linspace(0, len(names) - 1, READ_FOR_FINGERPRINT).astype(int)):
+                digest.update(hashlib.sha256(archives.read(images.path, names[place])).digest())
+        return digest.hexdigest()
+
+    def left_out(self, split: str) -> Sequence[str]:
+        """What lies beside the images of a split's own path; nothing for a split that is a part of training."""
+        path = self.path if split == "train" else self._own_path(split)
+        return _found(path).left_out if path else ()
+
+    def _own_path(self, split: str) -> str | None:
+        """None for a part of the training path."""
+        check_split(split, self.splits)
+        return {"train": None, "validation": self.validation_path, "test": self.test_path}[split]
+
     def _part_of_training(self, split: str) -> dict[str, list[str]]:
-        files = _files_by_class(self.path)
+        files = _found(self.path).classes
         if self.validation_path is not None:
             return files
         parts = {}
@@ -102,44 +131,32 @@ class ImageFiles(Sequence):
         if self.size is not None:
             return self.size, self.size
         path, content = self._file(index)
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                return image.height, image.width
-        except Exception as error:  # as in decode_image
-            raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+        return image_size(content, path)
 
     def _file(self, index: int) -> tuple[str, bytes]:
         """The path of a file, for messages, and what it holds."""
         name, _ = self.entries[index]
-        path = os.path.join(self.path, name)
-        try:
-            return path, _read(self.path, name)
-        except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} cannot be read ({error}): repair or remove it") from error
+        return os.path.join(self.path, name), archives.read(self.path, name)
 
 
-_open_archives = threading.local()
+@dataclass(frozen=True)
+class _Found:
+    """Class name -> image files within a path, both sorted, and sentences about what is left out."""
 
-
-def _read(path: str, name: str) -> bytes:
-    """The bytes of one file. An archive is opened once per thread and process: file positions are not shared."""
-    if os.path.isdir(path):
-        return Path(path, name).read_bytes()
-    if getattr(_open_archives, "process", None) != os.getpid():
-        _open_archives.process, _open_archives.archives = os.getpid(), {}
-    archives = _open_archives.archives
-    if path not in archives:
-        archives[path] = zipfile.ZipFile(path)
-    return archives[path].read(name)
+    classes: dict[str, list[str]]
+    left_out: tuple[str, ...]
 
 
 @functools.lru_cache(maxsize=8)
-def _files_by_class(path: str) -> dict[str, list[str]]:
-    """Class name -> image files within `path`, both sorted."""
-    names = [name for name in _listing(path) if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
-    images = sorted(name.split("/") for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES)
+def _found(path: str) -> _Found:
+    tree = archives.tree(path)
+    names = {name for name in tree.files if _is_image(path, name)}
+    left_out = _left_out(path, tree, [name for name in tree.files if name not in names])
+    images = sorted(name.split("/") for name in names)
     if not images:
-        raise UserError(f"{path} has no class folders with images: put each class's images in a sub-folder")
+        raise UserError(
+            f"{shown(path)} has no class folders with images{_aside(left_out)}: put each class's images in a sub-folder"
+        )
     # "train/cat/1.jpg" beside "train/dog/2.jpg": folders above the classes are common to all images.
     depth = 0
     while min(map(len, images)) > depth + 2 and len({parts[depth] for parts in images}) == 1:
@@ -147,34 +164,65 @@ def _files_by_class(path: str) -> dict[str, list[str]]:
     for parts in images:
         if len(parts) != depth + 2:
             raise UserError(
-                f"{'/'.join(parts)} of {path} is not in a class folder: give a path whose sub-folders are the classes"
+                f"{shown('/'.join(parts))} of {shown(path)} is not in a class folder: "
+                "give a path whose sub-folders are the classes"
             )
-    leading = images[0][:depth]
-    folders = {
-        name.split("/")[depth] for name in names if name.count("/") > depth and name.split("/")[:depth] == leading
-    }
-    files: dict[str, list[str]] = {class_name: [] for class_name in sorted(folders)}
+    folders = (name.split("/") for name in tree.folders)
+    classes = {_class_name(path, parts[depth]): [] for parts in sorted(folders)
+               if len(parts) == depth + 1 and parts[:depth] == images[0][:depth]}  # fmt: skip
     for parts in images:
-        files[parts[depth]].append("/".join(parts))
-    for class_name, members in files.items():
+        classes[_class_name(path, parts[depth])].append("/".join(parts))
+    for class_name, members in classes.items():
         if not members:
-            raise UserError(f"class folder {class_name!r} of {path} has no image: add some or remove the folder")
-    return files
+            raise UserError(
+                f"class folder {class_name!r} of {shown(path)} has no image{_aside(left_out)}: "
+                "add some or remove the folder"
+            )
+    return _Found({name: classes[name] for name in sorted(classes)}, tuple(left_out))
 
 
-def _listing(path: str) -> list[str]:
-    """Files and folders (these with a final "/") within a folder or zip archive, relative to it."""
-    if os.path.isdir(path):
-        return [
-            Path(folder, name).relative_to(path).as_posix() + end
-            for folder, folders, files in os.walk(path)
-            for names, end in ((folders, "/"), (files, ""))
-            for name in names
-        ]
+def _is_image(path: str, name: str) -> bool:
+    """By its suffix, and by its first bytes if it has none."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix in SUFFIXES or (
+        not suffix and image_format(archives.read_start(path, name, SIGNATURE_BYTES)) is not None
+    )
+
+
+def _class_name(path: str, name: str) -> str:
+    """macOS writes an accent as a character of its own, others do not: these are the same class."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: give a folder or a zip archive of images") from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as a zip archive ({error}): give a folder or a zip archive") from error
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"class folder {shown(name)!r} of {shown(path)} has a name that is not UTF-8: rename it"
+        ) from error
+    return unicodedata.normalize("NFC", name)
+
+
+def _left_out(path: str, tree: archives.Tree, others: list[str]) -> list[str]:
+    """Sentences with the number of files and a few names, for each reason why they are not examples."""
+    heic = [name for name in others if PurePosixPath(name).suffix.lower() in HEIC_SUFFIXES]
+    plain = sorted(set(others) - set(heic))
+    reasons = (
+        (plain, "is not an image and is left out", "are not images and are left out"),
+        (heic, "is HEIC and is left out until it is", "are HEIC and are left out until they are"),
+        (tree.odd, "is neither a file nor a folder and is left out", "are neither files nor folders and are left out"),
+        (
+            tree.repeated,
+            "is followed by another of its name, which is used",
+            "are followed by others of their names, which are used",
+        ),
+    )
+    sentences = []
+    for names, one, several in reasons:
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        number, says = ("1 file", one) if len(names) == 1 else (f"{len(names):,} files", several)
+        then = " converted to JPEG or PNG" if names is heic else ""
+        few = ", ".join(map(shown, names[:NAMED])) + more
+        sentences += [f"{number} of {shown(path)} {says}{then}: {few}"] if names else []
+    return sentences
+
+
+def _aside(left_out: Sequence[str]) -> str:
+    return f" ({'; '.join(left_out)})" if left_out else ""

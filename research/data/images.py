@@ -1,7 +1,6 @@
 """Images as arrays, with random changes that are a pure function of (seed, epoch, index)."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -125,22 +124,6 @@ def cut_box(height: int, width: int, share: float, random: np.random.Generator) 
     starts = [int(random.integers(side)) - size // 2 for side, size in zip((height, width), sizes, strict=True)]
     ends = [start + size for start, size in zip(starts, sizes, strict=True)]
     return max(starts[0], 0), max(starts[1], 0), min(ends[0], height), min(ends[1], width)
-
-
-def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels: int) -> np.ndarray:
-    """Pixels of an image file, uint8 [height, width, channels], resized to `size` (height, width) if given.
-
-    channels: 1 or 3. Raises UserError, naming the file, for data that are no whole image.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image = image.convert("RGB" if channels == 3 else "L")
-            if size is not None and image.size != size[::-1]:
-                image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-            pixels = np.asarray(image)
-    except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
-        raise UserError(f"{name} cannot be read as an image ({error}): repair or remove it") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:

@@ -6,6 +6,7 @@ Examples are dicts: {"source": str, "target": str} for parallel text, {"text": s
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,18 @@ class Source:
     def left_out(self, split: str) -> Sequence[str]:
         """Sentences about what lies among the data and is not used, each with how much of it and a few names."""
         return ()
+
+
+class Withheld:
+    """Stands for the source of a run whose data are not read, since its stored config may name any file."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        raise UserError(
+            f"{self._folder} lacks its tokenizer.json or classes.json: run its training command again, which makes them"
+        )
 
 
 def check_split(split: str, splits: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from research.data.image_files import image_format
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 from research.ranges import AFTERWARDS
@@ -21,8 +22,8 @@ NAME = re.compile(r"[a-zA-Z]\w*(/[\w+-][\w+.-]*)?(:[\d*]+\.[\d*]+\.[\d*]+)?", re
 FEATURES = ("BBoxFeature", "ClassLabel", "Dataset", "FeaturesDict", "Image", "Scalar", "Sequence", "Tensor",
             "Text", "Translation", "TranslationVariableLanguages")  # fmt: skip
 """TFDS's own features that a data set may have: not those that give foreign bytes to ffmpeg."""
-PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
-"""How images begin that TFDS writes: PNG, JPEG, GIF, BMP. Pillow would hand others to other programs."""
+PICTURES = ("PNG", "JPEG", "GIF", "BMP")
+"""What TFDS writes. Pillow would hand others to other programs."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _feature_classes() -> dict[str, type]:
 
     class Picture(tfds.features.Image):
         def decode_example_np(self, example):
-            if not example.startswith(PICTURES):
+            if image_format(example) not in PICTURES:
                 raise ValueError(f"it begins with {example[:8]!r}, as neither PNG, JPEG, GIF nor BMP does")
             return super().decode_example_np(example)
 

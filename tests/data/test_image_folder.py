@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from research import config
 from research.data.image_folder import ImageFolder
 from research.errors import UserError
 
@@ -163,4 +164,4 @@ def test_bad_paths_and_settings(tmp_path: Path):
         ImageFolder(train, test_path=test).examples("test")
     for fields in ({"channels": 2}, {"size": 0}, {"validation_fraction": 1.0}):
         with pytest.raises(UserError, match=next(iter(fields))):
-            ImageFolder(train, **fields)
+            config.build(ImageFolder, {"path": train, **fields}, "data")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.data.images import Augmentation, LabelledImages, cut_box, decode_image
+from research.data.image_files import decode_image
+from research.data.images import Augmentation, LabelledImages, cut_box
 from research.errors import UserError
 
 

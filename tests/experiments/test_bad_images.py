@@ -85,7 +85,7 @@ def test_files_that_are_no_images(trained, fails, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "JPEG")
     (tmp_path / "half.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     fails("half.jpg cannot be read as an image", "predict", str(tmp_path / "half.jpg"), workdir=trained)
-    fails("nothing.jpg: No such file", "predict", str(tmp_path / "nothing.jpg"), workdir=trained)
+    fails("nothing.jpg cannot be read (No such file", "predict", str(tmp_path / "nothing.jpg"), workdir=trained)
     images = write_images(tmp_path / "images")
     for file in (images / "cat").iterdir():
         file.write_bytes(buffer.getvalue()[:-200])

@@ -1,0 +1,262 @@
+"""Image files as a viewer shows them: what a file says of its pixels is honoured, and what is not an image is refused.
+
+Orientation and colour profiles are applied, transparency lies on white, deep images keep their shades, an animation
+gives its first frame. Content alone decides which decoder reads a file, and only those of SIGNATURES ever do: others,
+such as that of EPS, run programs.
+"""
+
+import contextlib
+import functools
+import io
+import math
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from research.errors import UserError
+
+SIGNATURES = {
+    "JPEG": (b"\xff\xd8\xff",),  # and MPO, several of them in one file, of which the first is shown
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "PPM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"),
+    "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
+}
+"""How files begin, by Pillow's names of their formats; WebP and AVIF say it a few bytes later."""
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif",
+    ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+))  # fmt: skip
+READ = "JPEG, PNG, GIF, BMP, TIFF, WebP, AVIF, PPM and JPEG 2000 are read"
+AVIF_BRANDS = (b"avif", b"avis")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+PIXELS = 178_956_970
+"""Of an image at most: 13377 squared, where Pillow too takes a file for an attack on the memory."""
+LARGEST = 2**29
+"""Bytes of a file at most."""
+SIGNATURE_BYTES = 16
+ORIENTATION = 0x0112
+METADATA = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+"""Pillow's names of what may tell an orientation."""
+TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation; from 5 on height and width are exchanged."""
+BITS, PHOTOMETRIC, SUBFILE, SAMPLE_FORMAT = 258, 262, 254, 339  # tags of TIFF
+COLOUR_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
+
+# Damaged metadata and large images, which are refused here by a lower limit or read all the same.
+for _category in (UserWarning, Image.DecompressionBombWarning):
+    warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
+
+
+def image_format(start: bytes) -> str | None:
+    """Pillow's name of the format of a file that begins with these bytes (SIGNATURE_BYTES do); None: it is not read."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    if start[4:8] == b"ftyp":
+        return "AVIF" if start[8:12] in AVIF_BRANDS else None
+    return next((name for name, signatures in SIGNATURES.items() if start.startswith(signatures)), None)
+
+
+def read_image_file(path: Path | str) -> bytes:
+    """What a file holds. Raises UserError for one that is missing, too large, or not a file, which is never opened."""
+    try:
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{shown(path)} is not a file: give an image file")
+        if found.st_size > LARGEST:
+            raise too_large(path, found.st_size)
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise UserError(f"{shown(path)} cannot be read ({short(error)}): give an image file") from error
+
+
+def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels: int) -> np.ndarray:
+    """Pixels of an image file, uint8 [height, width, channels], resized to `size` (height, width) if given.
+
+    channels: 1 or 3. Raises UserError, naming the file, for data that are not one whole image. Grey of 16 bits is
+    divided by 257; integers of 32 bits are too where they lie within 0 to 65535, and floats within 0 to 1 are
+    multiplied by 255: others are stretched, the least to 0 and the largest to 255.
+    """
+    with _opened(data, name) as image:
+        _refuse_pages(image, name)
+        picture, alpha = _plain(image, data, name)
+        picture = _in_srgb(picture, image.info.get("icc_profile"))
+        if alpha is not None and alpha.getextrema() != (255, 255):
+            ground = Image.new(picture.mode, picture.size, "white")
+            ground.paste(picture, mask=alpha)
+            picture = ground
+        orientation = _orientation(image, data)
+        if orientation in TRANSPOSED:
+            picture = picture.transpose(TRANSPOSED[orientation])
+        mode = "RGB" if channels == 3 else "L"
+        if picture.mode != mode:
+            picture = picture.convert(mode)
+        if size is not None and picture.size != size[::-1]:
+            picture = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+        return np.asarray(picture).reshape(picture.height, picture.width, channels)
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width that `decode_image` gives without a size; nothing is decoded for that."""
+    with _opened(data, name) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image, data) >= 5 else (height, width)
+
+
+def too_large(path: Path | str, size: int) -> UserError:
+    """The error of a file of more than LARGEST bytes."""
+    return UserError(f"{shown(path)} has {size:,} bytes, and at most {LARGEST:,} are read: make it smaller")
+
+
+def shown(name: Path | str) -> str:
+    """A path as a message shows it: what cannot be printed, such as bytes that are not UTF-8, becomes U+FFFD."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in str(name))
+
+
+def short(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return shown(" ".join(text.split()))[:200] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """The image before it is decoded; any error of the decoders, meanwhile, becomes a UserError."""
+    kind, refused = image_format(data[:SIGNATURE_BYTES]), f"{shown(name)} cannot be read as an image"
+    if kind is None and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        raise UserError(f"{refused} (it holds HEIC): convert it to JPEG or PNG")
+    if kind is None:
+        raise UserError(f"{refused} ({f'it begins with {data[:8]!r}; {READ}' if data else 'it is empty'}): "
+                        "repair or remove it")  # fmt: skip
+    try:
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            if image.width * image.height > PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{shown(name)} has more than {PIXELS:,} pixels: make it smaller or remove it") from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"{refused} (it begins as {kind} and its header is damaged): repair or remove it") from error
+    except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
+        raise UserError(f"{refused} ({short(error)}): repair or remove it") from error
+
+
+def _refuse_pages(image: Image.Image, name: str) -> None:
+    """Raises UserError for a TIFF of several pages, unless the further ones are smaller copies or masks of the first.
+
+    Which these are is said by a tag.
+    """
+    if image.format != "TIFF" or getattr(image, "n_frames", 1) == 1:
+        return
+    for page in range(1, image.n_frames):
+        image.seek(page)
+        if not image.tag_v2.get(SUBFILE, 0) & 0b101:
+            raise UserError(f"{shown(name)} has {image.n_frames} pages: save each as a file of its own")
+    image.seek(0)
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """The EXIF orientation that is still to be undone, 1 to 8."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    if image.format == "PNG" and any(mark in data for mark in (b"eXIf", b"Raw profile type", b"adobe.xmp")):
+        image.load()  # it may come after the pixels
+    if not METADATA & image.info.keys():
+        return 1
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged metadata: a viewer shows the image as it is stored
+        return 1
+    return found if found in TRANSPOSED else 1
+
+
+def _plain(image: Image.Image, data: bytes, name: str) -> tuple[Image.Image, Image.Image | None]:
+    """The image with 8 bits to a channel, of mode L, RGB, CMYK or LAB, and its opacity, of mode L."""
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        return _eight_bits(image, name)
+    if image.has_transparency_data:
+        key = image.info.get("transparency")
+        if image.format == "PNG" and image.mode == "RGB" and data[24] == 16:
+            image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow does with the pixels
+        image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+        *bands, alpha = image.split()
+        return Image.merge("RGB" if len(bands) == 3 else "L", bands), alpha
+    if image.mode not in COLOUR_SPACES:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image, None
+
+
+def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image | None]:
+    """An image of grey with 16 or 32 bits as one of mode L, by the rule that `decode_image` states, and its opacity."""
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"{shown(name)} holds values that are not finite: replace them by numbers")
+    if image.mode == "I" and tags and tags.get(SAMPLE_FORMAT, (1,))[0] == 1:
+        values = values.view(np.uint32)  # Pillow has signed ones alone
+        low, high = values.min(), values.max()
+    if image.mode.startswith("I;16"):
+        low, high = 0, 2 ** tags.get(BITS, (16,))[0] - 1  # 12 bits of some scanners are kept as 16
+    elif low >= 0 and high <= (1 if image.mode == "F" else 65535):
+        low, high = 0, 1 if image.mode == "F" else 65535
+    # In place and with 4 bytes a pixel, where that is exact enough: images are large.
+    grey = values.astype(np.float32 if image.mode.startswith("I;16") else np.float64)
+    grey -= low
+    grey *= 255 / max(float(high) - float(low), np.finfo(np.float64).tiny)
+    grey = np.rint(grey, out=grey).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits alone
+        grey = 255 - grey
+    key = image.info.get("transparency")
+    alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+    return Image.fromarray(grey), alpha
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """L or RGB as its colour profile means it; one that cannot be used is ignored, as viewers do."""
+    if profile or picture.mode == "LAB":
+        transform = _transform(profile, picture.mode)
+        if transform is not None:
+            return ImageCms.applyTransform(picture, transform)
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+@functools.lru_cache(maxsize=32)
+def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a colour profile to sRGB; None where that changes no colour by more than 2, or where it cannot be done."""
+    try:
+        if mode == "LAB":  # of no device: it needs no profile
+            profile = ImageCms.createProfile("LAB")
+        source = ImageCms.ImageCmsProfile(profile if mode == "LAB" else io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != COLOUR_SPACES[mode]:
+            return None
+        intent = ImageCms.getDefaultIntent(source)
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
+        if mode in ("L", "RGB"):
+            steps = np.arange(0, 256, 17 if mode == "RGB" else 1, np.uint8)
+            shape = (len(steps), -1, 3) if mode == "RGB" else (1, -1)
+            probe = Image.fromarray(np.stack(np.meshgrid(*[steps] * len(mode)), -1).reshape(shape))
+            wanted, found = (np.asarray(each, int) for each in (probe.convert("RGB"),
+                                                               ImageCms.applyTransform(probe, transform)))  # fmt: skip
+            if np.abs(wanted - found).max() <= 2:
+                return None
+        return transform
+    except Exception:  # whatever the library makes of a damaged profile
+        return None
