@@ -238,19 +238,20 @@ def _newest(path: Path) -> tuple[int, list[int]]:
 
 
 def _other(path: Path, file: int, flocked: bool | None, now: Callable[[], float]) -> tuple[str, float] | None:
-    """What a holder wrote and when it last beat, where it may live. Of this machine `flock` tells, if it works."""
-    signs = [_read(file)] if os.fstat(file).st_size else []
+    """What a holder wrote and when it last beat, where it may live.
+
+    Where `flock` has worked, a holder of this machine that wrote into the lock file is dead.
+    """
+    text, beat = _read(file)
+    dead = not text or (flocked and text.partition("\n")[2].startswith(_machine()))
+    signs = [] if dead else [(text, beat)]
     if number := _newest(path)[0]:
         try:
             with _opened(path.with_name(f"{path.name}.{number}")) as lease:
                 signs.append(_read(lease))
         except FileNotFoundError:  # there is a newer one by now
             return _other(path, file, flocked, now)
-    for text, beat in signs:
-        ours = text.partition("\n")[2].startswith(_machine())
-        if not (flocked and ours) and abs(now() - beat) < STALE_SECONDS:
-            return text, beat
-    return None
+    return next((sign for sign in signs if abs(now() - sign[1]) < STALE_SECONDS), None)
 
 
 def _clock(path: Path) -> float:

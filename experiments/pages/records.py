@@ -11,6 +11,7 @@ import numpy as np
 from experiments.pages import stored
 from research.errors import UserError
 from research.locks import holder
+from research.training.loggers import number
 
 FILES = ("config.json", "metrics.jsonl", "results.json", "timing.json", "manifest.json", "report.json")
 """What a page is made of; each may be missing."""
