@@ -233,7 +233,7 @@ def test_what_the_disk_refuses_is_told_with_its_cause(code, how, tmp_path, monke
             f"{path} cannot be written ({reason}): see to its disk and permissions, or use another folder"
         )
     assert not locks._ours
-    with try_lock(path, patient=True):  # and nothing is left held
+    with try_lock(path):  # and nothing is left held
         assert holder(path)
 
 
