@@ -32,7 +32,7 @@ class Range:
     def __str__(self) -> str:
         """What to use: "0 or more and less than 1"."""
         low = f"more than {self.low:,}" if self.above else f"{self.low:,} or more"
-        if self.high == float("inf"):
+        if self.high > 1e30:  # a limit of the arithmetic that nobody meets
             return low
         return f"{low} and {'less than' if self.below else 'at most'} {self.high:,}"
 

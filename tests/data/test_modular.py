@@ -1,5 +1,6 @@
 import pytest
 
+from research.config import build
 from research.data.modular import Modular
 from research.errors import UserError
 
@@ -31,10 +32,10 @@ def test_the_seed_draws_the_training_share():
     ("fields", "message"),
     [
         ({"modulus": 91}, "data.modulus 91 is no prime"),
-        ({"train_fraction": 1.0}, "data.train_fraction is 1.0: use a share between 0 and 1"),
-        ({"operation": "*"}, r"data.operation '\*' is unknown: use \+, -, /"),
+        ({"train_fraction": 1.0}, "data.train_fraction is 1.0: use more than 0 and less than 1"),
+        ({"operation": "*"}, r"data.operation must be Literal\['\+', '-', '/'\], got '\*'"),
     ],
 )
 def test_errors(fields, message):
     with pytest.raises(UserError, match=message):
-        Modular(**fields)
+        build(Modular, fields, "data")

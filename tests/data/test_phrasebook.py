@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from research.config import build
 from research.data.phrasebook import Phrasebook
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
@@ -104,12 +105,12 @@ def test_reproducible_in_another_process(french: dict[str, list[dict]]):
         ({"language": "french"}, "language 'french' is not in CLDR: use fr"),
         ({"language": "pt-BR"}, "use pt_BR"),
         ({"language": "qqq"}, "is not in CLDR: use"),
-        ({"size": 39}, "use at least 40"),
+        ({"size": 39}, "data.size is 39: use 40 or more"),
     ],
 )
 def test_errors(fields: dict, message: str):
     with pytest.raises(UserError, match=message):
-        Phrasebook(**fields).examples("train")
+        build(Phrasebook, fields, "data").examples("train")
 
 
 def test_unknown_split():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from research.config import build
 from research.data.scan import Scan, scan_commands
 from research.errors import UserError
 
@@ -91,7 +92,7 @@ def test_the_seed_decides_the_simple_split():
 
 
 def test_errors():
-    with pytest.raises(UserError, match="use simple, length, length26, addprim_jump or addprim_turn_left"):
-        Scan("jump")
+    with pytest.raises(UserError, match="'simple', 'length', 'length26', 'addprim_jump', 'addprim_turn_left'"):
+        build(Scan, {"split": "jump"}, "data")
     with pytest.raises(UserError, match="split 'tset' is unknown: use train, validation or test"):
         Scan().examples("tset")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from research.config import build
 from research.data.tokenizer import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 
@@ -175,7 +176,7 @@ def test_damaged_or_foreign_file_is_named(tmp_path: Path, content: str | bytes |
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "wordpiece"}, "use character, word, whitespace, bpe or unigram"),
+        ({"kind": "wordpiece"}, "'character', 'word', 'whitespace', 'bpe', 'unigram'"),
         ({"kind": "character", "vocab_size": 100}, "set vocab_size to None"),
         ({"kind": "bpe"}, "at least 260"),
         ({"kind": "bpe", "vocab_size": 259}, "at least 260"),
@@ -186,7 +187,7 @@ def test_damaged_or_foreign_file_is_named(tmp_path: Path, content: str | bytes |
 )
 def test_bad_settings(fields: dict, message: str):
     with pytest.raises(UserError, match=message):
-        Tokenizer(**fields)
+        build(Tokenizer, fields, "task.tokenizer")
 
 
 def test_whitespace_takes_what_stands_between_spaces():

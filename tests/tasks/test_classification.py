@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config import build
 from research.data.digits import Digits
 from research.data.images import Augmentation
 from research.errors import UserError
@@ -63,8 +64,8 @@ def test_cutmix_takes_boxes_and_their_share_of_the_labels_from_the_neighbour():
 
 def test_parameters_of_mixtures_are_checked():
     for name in ("mixup", "cutmix"):
-        with pytest.raises(UserError, match=rf"task\.{name} is -1\.0: use 0 for none"):
-            Classification(**{name: -1.0})
+        with pytest.raises(UserError, match=rf"task\.{name} is -1\.0: use 0 or more"):
+            build(Classification, {name: -1.0}, "task")
 
 
 def test_mixup_and_augmentation_are_for_training_only():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.models.efficientformer import EfficientFormer
 from research.models.vit import ViT
@@ -119,15 +120,15 @@ def test_each_head_gets_its_own_gradient(model):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kind": "warm"}, "task.kind is 'warm'"),
-        ({"weight": 1.5}, "task.weight is 1.5: use 0 to 1"),
-        ({"temperature": 0.0}, "task.temperature is 0.0: use more than 0"),
+        ({"kind": "warm"}, "task.kind must be Literal.*got 'warm'"),
+        ({"weight": 1.5}, "task.weight is 1.5: use 0 or more and at most 1"),
+        ({"temperature": 0.0}, "task.temperature is 0.0: use 0.001 or more"),
         ({"cutmix": -1.0}, "task.cutmix is -1.0"),
     ],
 )
 def test_bad_options_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        Distillation(teacher="", **options)
+        build(Distillation, {"teacher": "", **options}, "task")
 
 
 def test_a_teacher_of_other_classes_is_refused():

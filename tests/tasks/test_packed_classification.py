@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, make_mesh
@@ -113,11 +114,11 @@ def test_a_row_is_shown_image_by_image():
     ("fields", "message"),
     [
         ({"row_tokens": 15}, r"task\.row_tokens 15 cannot hold an image of task\.max_tokens 16: use 16 or more"),
-        ({"patch_size": 0}, r"task\.patch_size 0 is too small"),
-        ({"images_per_row": 0}, r"task\.images_per_row 0 is too small"),
-        ({"crop": 1.5}, r"task\.crop 1\.5 is no share"),
+        ({"patch_size": 0}, r"task\.patch_size is 0: use 1 or more"),
+        ({"images_per_row": 0}, r"task\.images_per_row is 0: use 1 or more"),
+        ({"crop": 1.5}, r"task\.crop is 1\.5: use more than 0 and at most 1"),
     ],
 )
 def test_impossible_fields_are_named(fields, message):
     with pytest.raises(UserError, match=message):
-        PackedClassification(**FIELDS | fields)
+        build(PackedClassification, FIELDS | fields, "task")

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.tasks.pretext import Pretext, distant_permutations, rotated, shuffled_tiles
 
@@ -72,5 +73,5 @@ def test_orders_are_drawn_anew_in_every_epoch_and_follow_the_index():
 
 @pytest.mark.parametrize("fields", [{"change": "flip"}, {"grid": 1}, {"permutations": 1}])
 def test_impossible_tasks_are_refused(fields):
-    with pytest.raises(UserError, match="use"):
-        Pretext(**fields)
+    with pytest.raises(UserError, match=r"task\.\w+ (is 1: use 2 or more|must be Literal\['rotation', 'jigsaw'\])"):
+        build(Pretext, fields, "task")

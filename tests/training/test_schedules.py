@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.training.durations import Clock, Duration
 from research.training.schedules import Constant, Cosine, InverseSqrt, Linear, Noam
@@ -63,7 +64,7 @@ def test_durations_have_exactly_one_unit():
         Duration(steps=1, epochs=2)
     with pytest.raises(UserError, match="no unit"):
         Duration()
-    with pytest.raises(UserError, match="negative"):
-        Duration(steps=-1)
+    with pytest.raises(UserError, match="steps is -1: use 0 or more"):
+        build(Duration, {"steps": -1}, "duration")
     with pytest.raises(UserError, match="tokens has no meaning"):
         Clock(1, 1, None).steps(Duration(tokens=5))
