@@ -58,7 +58,7 @@ class Comparison:
                 f"batch_sizes {list(self.batch_sizes)} lack 1, the size that models are compared at: add it"
             )
         if len(self.sides) < 2:
-            raise UserError(f"sides {list(self.sides)} are too few: use 2 or more")
+            raise UserError(f"sides has {len(self.sides)} value(s): give 2 sides or more")
 
 
 def inference(model: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -142,7 +142,8 @@ class _Group:
         parts = _parts(experiment)
         factor = parts["schedule"].build(len(self.first.batches), self.first.run.clock)
         rate = parts["optimizer"].learning_rate
-        of_its_own: dict[str, Any] = {"folder": experiment.folder, "options": experiment.options}
+        own = {name: getattr(experiment, name) for name in ("folder", "options", "belongings")}
+        of_its_own: dict[str, Any] = dict(own)
         config = experiment.config.to_dict()
         key = json.dumps([config.get("seed"), config["task"]])
         if key not in self._batches:  # reading and encoding the data again would take longer than some trials

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.training.checkpoints import CheckpointPolicy, Checkpoints, Damaged
 from research.training.durations import Duration
@@ -127,7 +128,7 @@ def test_a_run_goes_on_bit_for_bit_from_a_temporary_checkpoint(tmp_path):
 @pytest.mark.parametrize("minutes", [0, -1.0])
 def test_minutes_must_be_positive(minutes):
     with pytest.raises(UserError, match=r"checkpoint\.every_minutes is"):
-        CheckpointPolicy(every_minutes=minutes)
+        build(CheckpointPolicy, {"every_minutes": minutes}, "checkpoint")
 
 
 @pytest.mark.parametrize(

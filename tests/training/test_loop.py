@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Duration
 from research.training.loggers import MetricsFile, read_metrics
 from research.training.loop import fit
+from research.training.run import TrainingOptions
 from tests.training.toy import Regression, make_run
 
 EVERY_FOUR = CheckpointPolicy(every=Duration(steps=4), keep=2)
@@ -305,7 +307,7 @@ def test_a_spike_stops_the_run_or_is_skipped(tmp_path):
     assert next(step for step in steps if step >= 100) == 120
 
 
-@pytest.mark.parametrize(("name", "value"), [("on_divergence", "hope"), ("spike", 0.5)])
-def test_divergence_options_are_checked(name, value, tmp_path):
-    with pytest.raises(UserError, match=rf"training\.{name} is"):
-        make_run(tmp_path, **{name: value})
+@pytest.mark.parametrize(("name", "value", "words"), [("on_divergence", "hope", "must be"), ("spike", 0.5, "is 0.5")])
+def test_divergence_options_are_checked(name, value, words):
+    with pytest.raises(UserError, match=rf"training\.{name} {words}"):
+        build(TrainingOptions, {"duration": {"steps": 1}, "batch_size": 1, name: value}, "training")
