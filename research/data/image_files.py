@@ -193,8 +193,12 @@ def _plain(image: Image.Image, data: bytes, name: str) -> tuple[Image.Image, Ima
         return _eight_bits(image, name)
     if image.has_transparency_data:
         key = image.info.get("transparency")
-        if image.format == "PNG" and image.mode == "RGB" and data[24] == 16:
-            image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow does with the pixels
+        if image.format == "PNG" and isinstance(key, tuple | int):  # brought to 8 bits as Pillow does with the pixels
+            bits = data[24]
+            if image.mode == "RGB" and bits == 16:
+                image.info["transparency"] = tuple(value >> 8 for value in key)
+            elif image.mode == "L" and bits < 8:
+                image.info["transparency"] = key % 2**bits * (255 // (2**bits - 1))
         image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
         *bands, alpha = image.split()
         return Image.merge("RGB" if len(bands) == 3 else "L", bands), alpha
