@@ -63,8 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     for split in splits:
         if split not in experiment.source.splits:
             raise UserError(f"split {split!r} is unknown: use {', '.join(experiment.source.splits)}")
-    for split in splits:
-        experiment.examples(split)  # other classes than the model's are refused first
+        experiment.examples(split)  # refuses data of other classes, of which more can be said than that they changed
     check_data(experiment.folder, data_of(experiment.source, splits), learnt=())
     with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
         results = evaluate(experiment, checkpoints, splits, samples=arguments.samples)

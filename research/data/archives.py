@@ -3,6 +3,7 @@
 Names are relative, with "/" between their parts. Whatever the library makes of a damaged archive is one UserError.
 """
 
+import heapq
 import os
 import stat
 import threading
@@ -19,15 +20,19 @@ SYSTEM_NAMES = frozenset(
 )  # fmt: skip
 """Of Windows, macOS and network drives, in lower case; names that begin with a point are not shown by any system."""
 
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those that `zipfile` unpacks up to a limit; by bzip2 and LZMA a kilobyte may become gigabytes before it is asked."""
+
 
 @dataclass
 class Tree:
-    """What lies in a folder or archive and is not hidden; `odd` are links to nothing, pipes and devices."""
+    """What lies in a folder or archive and is not hidden."""
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    odd: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)  # links to nothing, pipes and devices
     repeated: list[str] = field(default_factory=list)  # names of an archive that a later file has too
+    again: list[str] = field(default_factory=list)  # links to folders that are here under another name
 
 
 def hidden(name: str) -> bool:
@@ -37,9 +42,9 @@ def hidden(name: str) -> bool:
 
 
 def tree(path: str) -> Tree:
-    """What lies within a path; links to folders are followed, but not into a folder that holds them."""
+    """What lies within a path; links are followed, also out of it, but not to a folder that is read already."""
     found = _tree_of_folder(path) if os.path.isdir(path) else _tree_of_archive(path)
-    for names in (found.files, found.folders, found.odd, found.repeated):
+    for names in (found.files, found.folders, found.odd, found.repeated, found.again):
         names.sort()
     return found
 
@@ -76,12 +81,19 @@ def sizes(path: str, names: list[str]) -> Iterator[tuple[int, int | None]]:
 
 
 def _tree_of_folder(path: str) -> Tree:
-    found, waiting = Tree(), [("", ())]
-    while waiting:
-        within, above = waiting.pop()
+    found, entered, folders, links = Tree(), set(), [""], []
+    while folders or links:
+        # Links come last and sorted, so that a folder has its own name wherever it has one here.
+        is_link = not folders
+        within = heapq.heappop(links) if is_link else folders.pop()
         folder = os.path.join(path, within)
         try:
-            above = (*above, _identity(os.stat(folder)))
+            status = os.stat(folder)
+            if is_link and (status.st_dev, status.st_ino) in entered:  # a loop, or links from each folder to each
+                found.again.append(within[:-1])
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            found.folders += [within[:-1]] if within else []
             for entry in os.scandir(folder):
                 name = within + entry.name
                 if hidden(name):
@@ -90,16 +102,13 @@ def _tree_of_folder(path: str) -> Tree:
                     found.files.append(name)
                 elif not _is(entry.is_dir):
                     found.odd.append(name)
-                elif not entry.is_symlink() or _identity(entry.stat()) not in above:
-                    found.folders.append(name)
-                    waiting.append((f"{name}/", above))
+                elif entry.is_symlink():
+                    heapq.heappush(links, f"{name}/")
+                else:
+                    folders.append(f"{name}/")
         except OSError as error:
             raise UserError(f"{shown(folder)} cannot be read ({short(error)}): allow it, or remove it") from error
     return found
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _is(question: Callable[[], bool]) -> bool:
@@ -185,7 +194,11 @@ def _read_member(path: str, name: str, count: int) -> bytes:
     if count == LARGEST and member.file_size > LARGEST:
         raise too_large(whole, member.file_size)
     try:
+        if member.compress_type not in COMPRESSIONS:
+            kind = zipfile.compressor_names.get(member.compress_type, member.compress_type)
+            raise NotImplementedError(f"its compression is {kind} and not deflate")
         with archive.open(member) as file:
-            return file.read(count)  # to the end, and so to its checksum, where there are no more
+            # No more than it says it has, which is checked by its checksum: it may unpack to any number of bytes.
+            return file.read(min(count, member.file_size))
     except Exception as error:  # whatever the library makes of a damaged or encrypted archive
         raise UserError(f"{shown(whole)} cannot be read ({short(error)}): pack it anew, without a password") from error

@@ -99,7 +99,7 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels:
             ground = Image.new(picture.mode, picture.size, "white")
             ground.paste(picture, mask=alpha)
             picture = ground
-        orientation = _orientation(image, data)
+        orientation = _orientation(image)
         if orientation in TRANSPOSED:
             picture = picture.transpose(TRANSPOSED[orientation])
         mode = "RGB" if channels == 3 else "L"
@@ -111,10 +111,12 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels:
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width that `decode_image` gives without a size; nothing is decoded for that."""
+    """Height and width that `decode_image` gives without a size; next to nothing is decoded for that."""
     with _opened(data, name) as image:
         width, height = image.size
-        return (width, height) if _orientation(image, data) >= 5 else (height, width)
+        if image.format == "PNG" and any(mark in data for mark in (b"eXIf", b"Raw profile type", b"adobe.xmp")):
+            image.load()  # an orientation may come after the pixels
+        return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def too_large(path: Path | str, size: int) -> UserError:
@@ -136,12 +138,11 @@ def short(error: Exception) -> str:
 @contextlib.contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """The image before it is decoded; any error of the decoders, meanwhile, becomes a UserError."""
-    kind, refused = image_format(data[:SIGNATURE_BYTES]), f"{shown(name)} cannot be read as an image"
+    kind = image_format(data[:SIGNATURE_BYTES])
     if kind is None and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
-        raise UserError(f"{refused} (it holds HEIC): convert it to JPEG or PNG")
+        raise UserError(f"{shown(name)} cannot be read as an image (it holds HEIC): convert it to JPEG or PNG")
     if kind is None:
-        raise UserError(f"{refused} ({f'it begins with {data[:8]!r}; {READ}' if data else 'it is empty'}): "
-                        "repair or remove it")  # fmt: skip
+        raise _refused(name, f"it begins with {data[:8]!r}; {READ}" if data else "it is empty")
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             if image.width * image.height > PIXELS:
@@ -152,9 +153,13 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise UserError(f"{shown(name)} has more than {PIXELS:,} pixels: make it smaller or remove it") from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{refused} (it begins as {kind} and its header is damaged): repair or remove it") from error
+        raise _refused(name, f"it begins as {kind} and its header is damaged") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
-        raise UserError(f"{refused} ({short(error)}): repair or remove it") from error
+        raise _refused(name, short(error)) from error
+
+
+def _refused(name: str, reason: str) -> UserError:
+    return UserError(f"{shown(name)} cannot be read as an image ({reason}): repair or remove it")
 
 
 def _refuse_pages(image: Image.Image, name: str) -> None:
@@ -171,12 +176,10 @@ def _refuse_pages(image: Image.Image, name: str) -> None:
     image.seek(0)
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
+def _orientation(image: Image.Image) -> int:
     """The EXIF orientation that is still to be undone, 1 to 8."""
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
-    if image.format == "PNG" and any(mark in data for mark in (b"eXIf", b"Raw profile type", b"adobe.xmp")):
-        image.load()  # it may come after the pixels
     if not METADATA & image.info.keys():
         return 1
     try:
@@ -193,8 +196,12 @@ def _plain(image: Image.Image, data: bytes, name: str) -> tuple[Image.Image, Ima
         return _eight_bits(image, name)
     if image.has_transparency_data:
         key = image.info.get("transparency")
-        if image.format == "PNG" and image.mode == "RGB" and data[24] == 16:
-            image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow does with the pixels
+        if image.format == "PNG" and isinstance(key, tuple | int):  # brought to 8 bits as Pillow does with the pixels
+            bits = data[24]
+            if image.mode == "RGB" and bits == 16:
+                image.info["transparency"] = tuple(value >> 8 for value in key)
+            elif image.mode == "L" and bits < 8:
+                image.info["transparency"] = key % 2**bits * (255 // (2**bits - 1))
         image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
         *bands, alpha = image.split()
         return Image.merge("RGB" if len(bands) == 3 else "L", bands), alpha

@@ -65,7 +65,7 @@ class ImageFolder(Source):
         labels = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted(files.keys() - labels.keys())
         if unknown:
-            raise UserError(f"class {unknown[0]!r} of {path} is not in {self.path}: rename or remove it")
+            raise UserError(f"class {unknown[0]!r} of {shown(path)} is not in {shown(self.path)}: rename or remove it")
         entries = tuple((name, labels[class_name]) for class_name, names in files.items() for name in names)
         return ImageFiles(path, entries, self.size, self.channels)
 
@@ -211,6 +211,11 @@ def _left_out(path: str, tree: archives.Tree, others: list[str]) -> list[str]:
         (plain, "is not an image and is left out", "are not images and are left out"),
         (heic, "is HEIC and is left out until it is", "are HEIC and are left out until they are"),
         (tree.odd, "is neither a file nor a folder and is left out", "are neither files nor folders and are left out"),
+        (
+            tree.again,
+            "leads to a folder that is read under another name and is left out",
+            "lead to folders that are read under other names and are left out",
+        ),
         (
             tree.repeated,
             "is followed by another of its name, which is used",

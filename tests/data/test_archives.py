@@ -69,8 +69,23 @@ def test_links_folders_and_what_is_no_file(tmp_path: Path):
     assert ImageFolder(str(root)).left_out("train") == (
         f"4 files of {root} are neither files nor folders and are left out: dog/gone.png, dog/itself.png, "
         "dog/pipe.png, dog/socket.png",
+        f"1 file of {root} leads to a folder that is read under another name and is left out: dog/round",
     )
     refused(root / "dog" / "pipe.png", "is neither a folder nor a file: give a folder or a zip archive")
+
+
+def test_links_from_each_folder_to_each(tmp_path: Path):
+    """Followed one after the other they have some 20! ends."""
+    root = unpack(tmp_path / "root", {f"c{index:02}/1.png": picture(index) for index in range(20)})
+    for folder in root.iterdir():
+        for other in range(20):
+            (folder / f"link{other}").symlink_to(root / f"c{other:02}")
+    (root / "again").symlink_to(root / "c03")
+    assert contents(root) == [(f"c{index:02}/1.png", index, index) for index in range(20)]
+    assert ImageFolder(str(root)).left_out("train") == (
+        f"401 files of {root} lead to folders that are read under other names and are left out: again, c00/link0, "
+        "c00/link1, c00/link10, c00/link11 and 396 more",
+    )
 
 
 def test_names_that_are_not_utf8(tmp_path: Path):
@@ -112,11 +127,11 @@ def test_names_of_archives(tmp_path: Path):
 
 
 def patched(path: Path, *changes: tuple[int, int, str, int]) -> Path:
-    """A zip of one file with fields changed: (offset in its local header, in the directory's, format, value)."""
+    """A zip whose last file has other fields: (offset in its local header, in the directory's, format, value)."""
     data = bytearray(path.read_bytes())
-    directory = data.index(b"PK\1\2")
+    header, directory = data.rindex(b"PK\3\4"), data.rindex(b"PK\1\2")
     for local, central, kind, value in changes:
-        for place in (local, directory + central):
+        for place in (header + local, directory + central):
             struct.pack_into(kind, data, place, value)
     path.write_bytes(data)
     return path
@@ -132,8 +147,10 @@ def test_members_that_cannot_be_read(tmp_path: Path):
     refused(
         patched(pack(tmp_path / "crc.zip", files), (14, 16, "<I", 12345)), r"cat/1\.png cannot be read \(Bad CRC-32"
     )
-    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         assert contents(pack(tmp_path / f"{kind}.zip", files, kind)) == [("cat/1.png", 1, 0)]
+    for kind, name in ((zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")):
+        refused(pack(tmp_path / name, files, kind), rf"1\.png .* \(its compression is {name} and not deflate")
 
 
 def test_damaged_archives_end_in_one_sentence(tmp_path: Path):
@@ -153,16 +170,18 @@ def test_damaged_archives_end_in_one_sentence(tmp_path: Path):
 
 
 def test_bombs_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    zeros = {"cat/1.png": picture(1) + bytes(50_000_000)}
+    zeros = {"cat/0.png": picture(0), "cat/1.png": picture(1) + bytes(50_000_000)}
     honest, lying, huge = (pack(tmp_path / f"{name}.zip", zeros) for name in ("honest", "lying", "huge"))
     assert honest.stat().st_size < 100_000
     patched(lying, (22, 24, "<I", 1000))
     patched(huge, (22, 24, "<I", 3_500_000_000))
+    bzip2 = patched(pack(tmp_path / "bzip2.zip", zeros, zipfile.ZIP_BZIP2), (22, 24, "<I", 1000))
     monkeypatch.setattr(archives, "LARGEST", 10_000_000)
     tracemalloc.start()
     try:
         refused(honest, "has 50,000,072 bytes, and at most")
-        refused(lying, "cannot be read")
+        refused(lying, r"cat/1\.png cannot be read \(Bad CRC-32")
+        refused(bzip2, "its compression is bzip2")
         refused(huge, "has 3,500,000,000 bytes, and at most")
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:

@@ -107,6 +107,18 @@ def test_transparency_lies_on_white():
         close(png(raw, (b"tRNS", raw[0, 0].astype(">u2").tobytes())), colour)
 
 
+def test_transparent_grey_of_few_bits():
+    """PNG says the transparent grey in the file's own bits (section 11.3.2.1 of its standard)."""
+    for bits in (1, 2, 4):
+        shades = np.arange(2**bits)
+        rows = np.packbits((shades[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8))[None]
+        for key in range(2**bits):
+            data = bytearray(png(rows, (b"tRNS", bytes([0, key]))))
+            data[16:20], data[24] = int(2**bits).to_bytes(4), bits
+            data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+            close(bytes(data), np.where(shades == key, 255, shades * 255 // (2**bits - 1))[None])
+
+
 def test_palettes():
     palette = RANDOM.integers(0, 256, (256, 3), np.uint8)
     chunk = (b"PLTE", palette.tobytes())

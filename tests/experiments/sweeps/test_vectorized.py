@@ -113,6 +113,7 @@ def test_what_diverges_disturbs_no_other(run, tmp_path):
 def test_what_the_last_update_spoils_fails_alone(tmp_path):
     """The only update has a finite loss and leads to parameters of infinity, in float32 at least."""
     given = {f"training__{name}__steps": "1" for name in ("duration", "evaluate_every")} | SGD
+    given |= {"optimizer__weight_decay": "10.0"}
     study = sweep(tmp_path, {"optimizer.learning_rate": [1e-2, 3e38]}, **given)
     assert [trial.state for trial in study.trials()] == [TrialState.COMPLETE, TrialState.FAIL]
     assert "is not finite at step 0" in study.trials()[1].user_attrs["reason"]
