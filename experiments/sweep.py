@@ -11,13 +11,14 @@ import jax
 
 from experiments.command import run_command
 from experiments.sweeps.compare import compare
+from experiments.sweeps.database import DATABASE_ERRORS, cause
 from experiments.sweeps.launchers import LocalLauncher
 from experiments.sweeps.pictures import draw
 from experiments.sweeps.plan import PRUNERS, SAMPLERS, Plan, direction_of, objective_of
 from experiments.sweeps.progress import Progress, summarize
 from experiments.sweeps.results import write_results
 from experiments.sweeps.space import check_space, plain, read_space
-from experiments.sweeps.study import DATABASE_ERRORS, Study, cause
+from experiments.sweeps.study import Study
 from experiments.sweeps.worker import work
 from research.config import load
 from research.errors import UserError

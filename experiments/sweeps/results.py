@@ -13,12 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.space import decode, overrides, spec_of
-from experiments.sweeps.study import Study
+from experiments.sweeps.study import CELL, Study
 from research.errors import one_line
 from research.files import write_json, write_text
-
-CELL = 200
-"""Characters of a text from outside in a table."""
 
 STATES = {
     TrialState.COMPLETE: "complete",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from experiments.experiment import MODELS, SECTIONS, SOURCES, TASKS
 from research.config import build, check, choose, literal, load, load_sweep, suggestion
@@ -97,13 +98,21 @@ def suggest(trial: optuna.trial.Trial, space: Space) -> Point:
         if not _applies(dimension, point):
             continue
         if isinstance(inner, Choice):
-            names = [encode(value) for value in inner.values]
-            point[path] = decode(inner, trial.suggest_categorical(path, names))
+            point[path] = decode(inner, trial.suggest_categorical(path, distribution(inner).choices))
         elif inner.integer:
             point[path] = trial.suggest_int(path, inner.low, inner.high, log=inner.log)
         else:
             point[path] = trial.suggest_float(path, inner.low, inner.high, log=inner.log)
     return point
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """A dimension as Optuna stores it with each trial that `suggest` gave a value."""
+    inner = plain(dimension)
+    if isinstance(inner, Choice):
+        return CategoricalDistribution([encode(value) for value in inner.values])
+    kind = IntDistribution if inner.integer else FloatDistribution
+    return kind(inner.low, inner.high, log=inner.log)
 
 
 def encode(value: Any) -> Any:

@@ -12,22 +12,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import optuna
-import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.sweeps.cmaes_sampler import CmaEsSampler
+from experiments.sweeps.database import cause, check_file, check_study, check_trials, sqlite_url, without_password
 from experiments.sweeps.plan import SEED, Plan
 from experiments.sweeps.space import encode, overrides, spec_of, suggest
 from research.config import diff
-from research.errors import UserError
-from research.files import read_text
+from research.errors import UserError, one_line
+from research.files import inside, read_text
 from research.locks import Lock, locked, try_lock
 from research.search_space import Point
+from research.training.loggers import number
 
-DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+CELL = 200
+"""Characters of a text from outside in a table, and of the reason why a trial has failed."""
 
 
 class Trial:
@@ -70,16 +71,17 @@ class Trial:
         objective = self._study.plan.objective
         if objective not in results:
             raise UserError(f"--objective={objective} is not measured: use one of {', '.join(results)}")
-        value = float(results[objective])
-        self.complete(value) if math.isfinite(value) else self.fail(f"{objective} is {value}")
+        value = number(results[objective])
+        finite = value is not None and math.isfinite(value)
+        self.complete(value) if finite else self.fail(f"{objective} is {results[objective]}")
 
     def prune(self) -> None:
         """The trial was given up; its last report stays as its value."""
         self._end(TrialState.PRUNED)
 
     def fail(self, reason: str) -> None:
-        """The trial cannot be run; the reason is one line."""
-        self.note(reason=reason)
+        """The trial cannot be run; of the reason one short line is kept."""
+        self.note(reason=one_line(reason, CELL))
         self._end(TrialState.FAIL)
 
     def release(self) -> None:
@@ -105,56 +107,64 @@ class Study:
         try:
             (self.folder / "trials").mkdir(parents=True, exist_ok=True)
             with self.locked():
-                self._open(storage or _database(self.folder / "study.db"), points)
+                if not storage:
+                    check_file(self.folder / "study.db")
+                self._open(storage or sqlite_url(self.folder / "study.db"), points)
         except OSError as error:
             raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
 
     def _open(self, url: str, points: Sequence[Point]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        self._name = self.folder.name
+        self._name, shown = self.folder.name, without_password(url)
         waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        points = [{path: encode(value) for path, value in point.items()} for point in points]
         try:
             self._storage = optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waits))
             study = self._load(create=True)
-        except (*DATABASE_ERRORS, ImportError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the study {url} cannot be opened ({cause(error)}): use another --storage") from error
-        self._id = self._storage.get_study_id_from_name(self._name)
+            check_study(study, self.plan.direction)
+            self._id = self._storage.get_study_id_from_name(self._name)
+            known = study.user_attrs
+        except Exception as error:  # Optuna and SQLAlchemy end in anything where the rows are not what they expect
+            raise UserError(f"the study {shown} cannot be opened ({cause(error)}): use another --storage") from error
+        self._check_sweep(study, known)
+        try:
+            trials = study.get_trials(deepcopy=False)
+            check_trials(trials, points, self.plan.space)
+        except Exception as error:
+            raise UserError(
+                f"the study {shown} is not that of this sweep ({cause(error)}): use another --workdir or --storage"
+            ) from error
+        if len(points) < len(trials):
+            raise UserError(f"{self.folder} has {len(trials)} trials already: use --trials={len(trials)} or more")
+        there = [trial.user_attrs["point"] for trial in trials]
+        for point in points:
+            if point in there:
+                there.remove(point)
+            else:
+                study.enqueue_trial(point, user_attrs={"point": point})
+
+    def _check_sweep(self, study: optuna.Study, known: Mapping[str, Any]) -> None:
+        """Writes whose study it is into a new one, and compares that with what is `known` of another."""
         identity, described = _identity(self.folder), self.plan.describe()
-        if "folder" not in study.user_attrs:
+        if "folder" not in known:
             study.set_user_attr("folder", identity)
-        if study.user_attrs["folder"] != identity:
+        if known.get("folder", identity) != identity:
             raise UserError(
                 f"the database holds a study {self._name} of another folder: rename {self.folder}, "
                 "or use another --storage"
             )
-        if "sweep" not in study.user_attrs:
+        if "sweep" not in known:
             study.set_user_attr("sweep", described)
             study.set_metric_names([self.plan.objective])
-        if not isinstance(study.user_attrs["sweep"], dict):
+        if not isinstance(known.get("sweep", {}), dict):
             raise UserError(f"the study {self._name} is not one of a sweep: use another --storage")
-        if changes := diff(study.user_attrs["sweep"], described):
+        if changes := diff(known.get("sweep", described), described):
             path, there, here = changes[0]
             raise UserError(
                 f"{self.folder} holds another sweep ({path} is {there!r} there and {here!r} here): "
                 "use another --workdir, or the command it had"
             )
-        self._add(study, points)
-
-    def _add(self, study: optuna.Study, points: Sequence[Point]) -> None:
-        """Enqueues the points that are not there yet."""
-        trials = study.get_trials(deepcopy=False)
-        if not all(isinstance(trial.user_attrs.get("point"), dict) for trial in trials):
-            raise UserError(f"the study {self._name} holds trials of another program: use another --storage")
-        there = [trial.user_attrs["point"] for trial in trials]
-        if len(points) < len(there):
-            raise UserError(f"{self.folder} has {len(there)} trials already: use --trials={len(there)} or more")
-        for point in points:
-            point = {path: encode(value) for path, value in point.items()}
-            if point in there:
-                there.remove(point)
-            else:
-                study.enqueue_trial(point, user_attrs={"point": point})
 
     def _load(self, number: int = 0, *, create: bool = False) -> optuna.Study:
         """Optuna's study with samplers of the trial: what it chooses depends on its number and the results before."""
@@ -221,11 +231,20 @@ class Study:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _take(self, number: int) -> Lock | None:
-        """The trial's lock, unless a living process has it."""
+        """The trial's lock, unless a living process has it. Raises UserError for a trial whose files lie elsewhere."""
+        self._check_place(number)
         lock = try_lock(self.trial_folder(number).with_suffix(".lock"))
         if lock:
             self._held.add(lock)
         return lock
+
+    def _check_place(self, number: int) -> None:
+        folder = self.trial_folder(number)
+        for path, kind in ((folder, Path.is_dir), (folder.with_suffix(".log"), Path.is_file)):
+            if not inside(path, self.folder):
+                raise UserError(f"{path} leads out of {self.folder}: move it away, and run the command again")
+            if path.exists() and not kind(path):
+                raise UserError(f"{path} is in the way: move it away, and run the command again")
 
     def drop(self, lock: Lock, *, leave: bool = False) -> None:
         """Gives a trial's lock back, or leaves it to another machine."""
@@ -233,21 +252,11 @@ class Study:
         lock.leave() if leave else lock.release()
 
 
-def cause(error: BaseException) -> str:
-    """The first line of what an error came from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).partition("\n")[0]
-
-
-def _database(path: Path) -> str:
-    """The URL of a SQLite file, whatever its path holds: SQLAlchemy reads "?" and "%" in one, and Optuna braces."""
-    return f"sqlite:///{quote(str(path))}"
-
-
 def _identity(folder: Path) -> str:
     """A random text that tells the folder from others of its name: that of the first process that asked."""
     path, new = folder / "study.id", folder / f".{uuid.uuid4().hex}"
+    if not inside(path, folder):
+        raise UserError(f"{path} leads out of its folder: move it away, or use another --workdir")
     if not path.exists():
         new.write_text(new.name[1:])
         with contextlib.suppress(FileExistsError):

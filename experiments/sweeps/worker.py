@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.sweeps.launchers import Handle, Launcher
-from experiments.sweeps.results import CELL
-from experiments.sweeps.study import Study, Trial
+from experiments.sweeps.study import CELL, Study, Trial
 from research.errors import UserError, one_line
 from research.files import Unreadable, inside, read_json
 from research.training.interruptions import RESTART, Interrupted

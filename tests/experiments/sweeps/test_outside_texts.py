@@ -8,8 +8,8 @@ from types import MappingProxyType
 import pytest
 
 from experiments.sweeps.compare import compare
+from experiments.sweeps.database import sqlite_url
 from experiments.sweeps.results import _config
-from experiments.sweeps.study import _database
 from experiments.sweeps.worker import ending
 from research.errors import UserError, one_line
 
@@ -83,5 +83,5 @@ def test_a_study_lies_in_a_folder_of_any_name(tmp_path):
 
     folder = tmp_path / "a?b%20c#d{e}[f] 'g' é"
     folder.mkdir()
-    optuna.storages.RDBStorage(_database(folder / "study.db"))
+    optuna.storages.RDBStorage(sqlite_url(folder / "study.db"))
     assert [path.name for path in folder.iterdir()] == ["study.db"]
