@@ -12,7 +12,7 @@ A path that starts with a colon is an argument of the config file ("configs/a.py
 """
 
 import dataclasses
-import math
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,10 +52,18 @@ type Point = dict[str, Any]
 
 
 def choice(values: Iterable[Any]) -> Choice:
-    """One of the values, all of which a grid tries. Raises UserError for none, or for one that is there twice."""
+    """One of the values, all of which a grid tries.
+
+    Raises UserError for none, for one that is there twice, and for one that JSON cannot hold.
+    """
     values = tuple(tuple(value) if isinstance(value, list) else value for value in values)
     if not values:
         raise UserError("a sweep has a choice of no values: list at least one")
+    for value in values:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"a sweep lists the value {value!r}: use texts, finite numbers and lists") from error
     twice = next((value for index, value in enumerate(values) if value in values[:index]), None)
     if twice is not None:
         raise UserError(f"a sweep lists the value {twice!r} twice: keep one of them")
@@ -63,17 +71,17 @@ def choice(values: Iterable[Any]) -> Choice:
 
 
 def uniform(low: float | int, high: float | int) -> Range:
-    """A number between low and high. Raises UserError where low is not below high."""
+    """A number between low and high. Raises UserError unless these are finite numbers, the lower one first."""
     return _range(low, high)
 
 
 def log_uniform(low: float | int, high: float | int) -> Range:
-    """A number between low and high, uniform in its logarithm. Raises UserError unless 0 < low < high."""
+    """A number between low and high, uniform in its logarithm. Raises UserError unless 0 < low < high < inf."""
     return _range(low, high, log=True)
 
 
 def integer(low: int, high: int) -> Range:
-    """A whole number from low to high, both included. Raises UserError where low is not below high."""
+    """A whole number from low to high, both included. Raises UserError unless these are such, the lower one first."""
     return _range(low, high, integer=True)
 
 
@@ -83,8 +91,10 @@ def given(path: str, value: Any, values: Choice | Range) -> Given:
 
 
 def _range(low: float | int, high: float | int, **kind: bool) -> Range:
-    if not all(math.isfinite(end) for end in (low, high)):
-        raise UserError(f"a sweep goes from {low} to {high}: give finite numbers")
+    types, most = ((int,), 2**53) if kind.get("integer") else ((int, float), 1e300)  # the database stores floats
+    if not all(isinstance(end, types) and not isinstance(end, bool) and abs(end) <= most for end in (low, high)):
+        what = "whole numbers" if kind.get("integer") else "finite numbers"
+        raise UserError(f"a sweep goes from {low!r} to {high!r}: give {what}, of at most {most:g}")
     if not low < high or (kind.get("log") and low <= 0):
         raise UserError(
             f"a sweep goes from {low} to {high}: give the lower end first" + ", above 0" * kind.get("log", False)

@@ -1,6 +1,7 @@
 """Compares two groups of runs that differ in one thing, seed by seed, and says it as a paper would."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from experiments.sweeps.plan import objective_of
 from research.config import read_config
 from research.errors import UserError
 from research.files import fits, inside, read_json
+from research.training.loggers import number
 
 RESAMPLES = 10_000
+
+FILES = ("results.json", "config.json")
+"""What is read of a run; a link to somewhere else is not followed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +75,14 @@ def sentence(result: Comparison, a: str, b: str) -> str:
 def runs_of(folder: Path) -> list[Path]:
     """The runs of a sweep's best point, or all finished runs directly in a folder. Raises UserError for none."""
     if (folder / "sweep.json").exists():
-        runs = [folder / str(run) for run in _best(folder).get("runs", [])]
-        outside = next((run for run in runs if not inside(run / "results.json", folder)), None)
+        runs = [folder / run for run in _best(folder)["runs"]]
+        files = (folder / "sweep.json", *(run / name for run in runs for name in FILES))
+        outside = next((path for path in files if not inside(path, folder)), None)
         if outside is not None:
             raise UserError(f"{outside} leads out of {folder}: give the folder of the runs themselves")
         return runs
-    runs = sorted(path.parent for path in folder.glob("*/results.json") if inside(path, folder))
+    found = sorted(path.parent for path in folder.glob("*/results.json"))
+    runs = [run for run in found if all(inside(run / name, folder) for name in FILES)]
     if not runs:
         raise UserError(f"{folder} holds neither a sweep nor finished runs: give a sweep's folder, or a folder of runs")
     return runs
@@ -99,9 +106,14 @@ def _by_seed(runs: Sequence[Path], metric: str) -> Mapping[int, float]:
     for run in runs:
         results = read_json(run / "results.json", dict[str, float])
         seed = read_config(run / "config.json").get("seed", 0)
+        if not fits(seed, int):
+            raise UserError(f"{run / 'config.json'} has the seed {seed!r}: restore it from a copy")
         if metric not in results:
             raise UserError(f"{run} has no result {metric}: use --objective with one of {', '.join(results)}")
         if seed in values:
             raise UserError(f"{run} is another run of seed {seed}: a group has one run for each seed")
-        values[seed] = results[metric]
+        value = number(results[metric])
+        if value is None or not math.isfinite(value):
+            raise UserError(f"{run} has a {metric} of {results[metric]}, which nothing is compared with: leave it out")
+        values[seed] = value
     return values

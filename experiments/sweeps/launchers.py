@@ -12,6 +12,9 @@ from typing import Protocol
 
 from research.errors import UserError
 
+MOST_WORKERS = 1000
+"""Slots of a command: each has a thread of its own."""
+
 GRACE_SECONDS = 120
 """What a trial has to save itself when it is stopped."""
 
@@ -75,8 +78,8 @@ class LocalLauncher:
         _, devices = accelerators()
         if not self.slots:
             object.__setattr__(self, "slots", max(len(devices), 1))
-        if self.slots < 1:
-            raise UserError(f"--workers={self.slots} does no work: use 1 or more")
+        if not 1 <= self.slots <= MOST_WORKERS:
+            raise UserError(f"--workers={self.slots} is out of range: use 1 to {MOST_WORKERS:,}")
         if devices and self.slots > len(devices):
             raise UserError(
                 f"--workers={self.slots} needs as many accelerators, and here are {len(devices)}: use fewer"

@@ -16,6 +16,7 @@ from experiments.sweeps.plan import Plan
 from experiments.sweeps.results import Group, ranked, shown
 from experiments.sweeps.space import plain
 from experiments.sweeps.study import Study
+from research.files import inside
 from research.search_space import Range, Space
 from research.training.loggers import read_metrics
 
@@ -139,9 +140,10 @@ def curves(study: Study, groups: Sequence[Group], path: Path) -> None:
 
 def _curve(axes: Axes, study: Study, group: Group) -> None:
     objective = study.plan.objective
-    runs = [read_metrics(study.trial_folder(trial.number) / "metrics.jsonl") for trial in group.trials]
+    paths = [study.trial_folder(trial.number) / "metrics.jsonl" for trial in group.trials]
+    runs = [read_metrics(path) for path in paths if inside(path, study.folder)]
     by_step = [{row["step"]: float(row[objective]) for row in rows if objective in row} for rows in runs]
-    steps = sorted(set.intersection(*map(set, by_step)))
+    steps = sorted(set.intersection(*map(set, by_step))) if by_step else []
     if not steps:
         return
     values = np.array([[points[step] for step in steps] for points in by_step])

@@ -72,7 +72,7 @@ class Plan:
         if self.sampler == "random":
             points = [draw(others, np.random.default_rng([SEED, index])) for index in range(count)]
         else:
-            points = _part(grid(others), count, len(seeds))
+            points = _part(grid(others, MOST_TRIALS // len(seeds)), count, len(seeds))
         return [point if seed is None else point | {"seed": seed} for point in points for seed in seeds]
 
     def describe(self) -> dict[str, Any]:

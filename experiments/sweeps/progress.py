@@ -42,7 +42,7 @@ class Progress:
         finished, total = self.show()
         frozen = self._study.frozen(trial.number)
         value = "" if frozen.value is None else f" {self._plan.objective} {frozen.value:.4g}"
-        reason = f" ({frozen.user_attrs['reason']})" if "reason" in frozen.user_attrs else ""
+        reason = f" ({shown(frozen.user_attrs['reason'])})" if "reason" in frozen.user_attrs else ""
         point = "  ".join(f"{path} {shown(setting)}" for path, setting in trial.point.items())
         best = f"  best {groups[0]}" if groups else ""
         line = f"trial {trial.number} {STATES[frozen.state]}{value}{reason}  {finished}/{total}{best}  {point}"

@@ -8,8 +8,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.sweeps.launchers import GRACE_SECONDS, Process, cores
-from research.errors import UserError
+from experiments.sweeps.launchers import GRACE_SECONDS, MOST_WORKERS, Process, cores
+from research.errors import UserError, one_line
 from research.training.interruptions import RESTART
 
 try:
@@ -27,6 +27,8 @@ class RayLauncher:
     def __init__(self, slots: int, cpus: int, gpus: int):
         if cpus < 1 or gpus < 0:
             raise UserError(f"--cpus={cpus} --gpus={gpus} runs no trial: use 1 CPU or more, and 0 GPUs or more")
+        if not 0 <= slots <= MOST_WORKERS:
+            raise UserError(f"--workers={slots} is out of range: use 0 to {MOST_WORKERS:,}")
         if not ray.is_initialized():
             root = str(Path(__file__).parents[2])
             with contextlib.redirect_stdout(None):
@@ -38,33 +40,40 @@ class RayLauncher:
                 )
         here = ray.cluster_resources()
         room = int(min(here.get("CPU", 0) // cpus, here.get("GPU", 0) // gpus if gpus else float("inf")))
-        if slots < 0 or not room:
+        if not room:
             has = f"{here.get('CPU', 0):g} CPUs and {here.get('GPU', 0):g} GPUs"
             raise UserError(
                 f"--workers={slots} with --cpus={cpus} --gpus={gpus} fits no cluster that has {has}: ask less"
             )
-        self.slots = slots or room
+        self.slots = slots or min(room, MOST_WORKERS)
         self._resources = {"num_cpus": cpus, "num_gpus": gpus}
 
     def start(self, command: Sequence[str], log: Path, slot: int) -> "RemoteTrial":
         """Starts the command as soon as a node has room for it."""
-        return RemoteTrial(_Host.options(**self._resources).remote(list(command), str(log)))
+        return RemoteTrial(_Host.options(**self._resources).remote(list(command), str(log)), log)
 
 
 class RemoteTrial:
     """A trial on some node."""
 
-    def __init__(self, host: "ray.actor.ActorHandle"):
-        self._host = host
+    def __init__(self, host: "ray.actor.ActorHandle", log: Path):
+        self._host, self._log = host, log
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs or waits for a node; `RESTART` when its node is lost."""
+        """Its exit code, None while it runs or waits for a node; `RESTART` when its node is lost.
+
+        1 where it could not be started there: Ray's last words are then in its log.
+        """
         try:
             code = ray.get(self._host.poll.remote(), timeout=5)
         except ray.exceptions.GetTimeoutError:
             return None
-        except ray.exceptions.RayActorError:
-            return RESTART
+        except ray.exceptions.RayActorError as error:
+            if not error.actor_init_failed:
+                return RESTART
+            with self._log.open("a", encoding="utf-8", errors="replace") as log:
+                print(f"not started by Ray: {one_line(str(error).rstrip().rpartition(chr(10))[2])}", file=log)
+            return 1
         if code is not None:
             ray.kill(self._host)
         return code

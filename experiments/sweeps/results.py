@@ -85,6 +85,10 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else one_line(str(value), CELL)
 
 
+def _short(value: Any) -> Any:
+    return one_line(value, CELL) if isinstance(value, str) else value
+
+
 def _cell(text: str) -> str:
     """`one_line` in a cell of a Markdown table."""
     return one_line(text, CELL).replace("|", "\\|")
@@ -106,8 +110,8 @@ def _csv(study: Study, trials: Sequence[FrozenTrial]) -> str:
         folder = study.trial_folder(trial.number).relative_to(study.folder).as_posix()
         writer.writerow(
             [trial.number, STATES[trial.state], trial.params.get("seed"), trial.value]
-            + [trial.params.get(path) for path in paths]
-            + [seconds and round(seconds, 2), folder, trial.user_attrs.get("reason")]
+            + [_short(trial.params.get(path)) for path in paths]
+            + [seconds and round(seconds, 2), folder, _short(trial.user_attrs.get("reason"))]
         )
     return text.getvalue()
 
@@ -117,9 +121,9 @@ def _markdown(study: Study, trials: Sequence[FrozenTrial], groups: Sequence[Grou
     paths = [path for path in plan.space if path != "seed"]
     counts = {name: sum(trial.state == state for trial in trials) for state, name in STATES.items()}
     lines = [
-        f"# {study.folder.resolve().name}: {plan.objective}, {plan.direction}d",
+        one_line(f"# {study.folder.resolve().name}: {plan.objective}, {plan.direction}d"),
         "",
-        f"Config `{from_root(plan.spec)}`; sampler {plan.sampler}, pruner {plan.pruner}; "
+        f"Config `{one_line(from_root(plan.spec))}`; sampler {plan.sampler}, pruner {plan.pruner}; "
         + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         + ".",
         "",

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.sweeps.launchers import GRACE_SECONDS
+from experiments.sweeps.launchers import GRACE_SECONDS, MOST_WORKERS
+from experiments.sweeps.worker import killed_by, last_words
 from research.errors import UserError
 from research.training.interruptions import RESTART
 
@@ -39,7 +40,7 @@ class Worker:
         self.process = subprocess.Popen(self.command, cwd=Path(__file__).parents[2], start_new_session=True)
         code = self.process.wait()
         if code not in (0, RESTART):
-            raise RuntimeError(f"exit code {code} of {self.command}")
+            raise RuntimeError(f"{killed_by(code) or f'exit code {code}'} of {self.command}")
         return code
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
@@ -62,8 +63,14 @@ def submit(
 ) -> None:
     """Submits the jobs and waits for their end, calling `watch` every second. cluster: "local" needs no SLURM.
 
-    options: those of the command that the jobs share. Raises UserError where there is no SLURM, or when jobs fail.
+    options: those of the command that the jobs share. Raises UserError for numbers out of range, where there is no
+    SLURM, or when jobs fail.
     """
+    if not (1 <= jobs <= MOST_WORKERS and cpus >= 1 and gpus >= 0):
+        raise UserError(
+            f"--workers={jobs} --cpus={cpus} --gpus={gpus} is out of range: use 1 to {MOST_WORKERS:,} workers, "
+            "1 CPU or more, and 0 GPUs or more"
+        )
     try:
         executor = submitit.AutoExecutor(folder / "jobs", cluster=cluster or "slurm", slurm_max_num_timeout=1000)
     except RuntimeError as error:

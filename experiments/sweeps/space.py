@@ -56,14 +56,19 @@ def plain(dimension: Dimension) -> Choice | Range:
     return dimension.values if isinstance(dimension, Given) else dimension
 
 
-def grid(space: Space) -> list[Point]:
-    """Every combination, the last path varying fastest. Raises UserError for a path without a list of values."""
+def grid(space: Space, most: int = 100_000) -> list[Point]:
+    """Every combination, the last path varying fastest.
+
+    Raises UserError for a path without a list of values, and for more than `most` combinations.
+    """
     points: list[Point] = [{}]
     for path, dimension in space.items():
         inner = plain(dimension)
         if not isinstance(inner, Choice):
             raise UserError(f"{path} is a range, which no grid covers: use choice([...]) or --sampler=random")
         points = [point | extra for point in points for extra in _options(path, dimension, point, inner.values)]
+        if len(points) > most:
+            raise UserError(f"the grid has more than {most:,} points: list fewer values, or use --sampler=random")
     return points
 
 

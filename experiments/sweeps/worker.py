@@ -44,8 +44,9 @@ def work(study: Study, launcher: Launcher, say: Callable[[Trial], None], program
             stop.set()
             raise
 
+    unfinished = sum(not trial.state.is_finished() for trial in study.trials())
     with _signals(stop) as received, ThreadPoolExecutor(launcher.slots) as pool:
-        slots = {pool.submit(fill, slot) for slot in range(launcher.slots)}
+        slots = {pool.submit(fill, slot) for slot in range(min(launcher.slots, unfinished))}
         while slots:
             done, slots = wait(slots, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for slot in done:
@@ -133,7 +134,7 @@ class _Follower:
         """
         path = self.trial.folder / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else None
-        if size == self.seen:
+        if size == self.seen or not inside(path, self.trial.folder):
             return False
         self.seen = size
         logged = read_metrics(path)
@@ -161,11 +162,15 @@ class _Follower:
 
 def ending(code: int, log: Path) -> str:
     """How a trial ended, in one short line: the signal, if it was one, and the last words of its log."""
-    names = {number: f"ended by {signal.Signals(number).name}" for number in signal.valid_signals()
-             if number in signal.Signals._value2member_map_}  # fmt: skip
-    killed = names.get(-code) or (names.get(code - 128) if code > 128 else None)  # as Python and as shells say it
-    words = last_words(log)
-    return ": ".join(filter(None, [killed, words])) or f"exit code {code}"
+    return ": ".join(filter(None, [killed_by(code), last_words(log)])) or f"exit code {code}"
+
+
+def killed_by(code: int) -> str:
+    """The signal that a process ended by, "" where it was none. code: as Python or as a shell has it."""
+    try:
+        return f"ended by {signal.Signals(-code if code < 0 else code - 128).name}"
+    except ValueError:
+        return ""
 
 
 def last_words(log: Path) -> str:
