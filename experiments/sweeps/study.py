@@ -69,6 +69,8 @@ class Trial:
     def book(self, results: Mapping[str, float]) -> None:
         """The trial has come to its end with these results. Raises UserError where the objective is not among them."""
         objective = self._study.plan.objective
+        if not results:
+            return self.fail(f"{objective} is missing")
         if objective not in results:
             raise UserError(f"--objective={objective} is not measured: use one of {', '.join(results)}")
         value = number(results[objective])

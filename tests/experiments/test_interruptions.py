@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from research.locks import try_lock
 from research.training.interruptions import RESTART
 from research.training.loggers import read_metrics
 from tests.experiments.kill_fuzz import fuzz
@@ -67,6 +68,8 @@ def test_a_killed_run_leaves_no_data_worker_behind(tmp_path):
     assert len(children) >= 2
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    with try_lock(tmp_path / "run" / ".lock") as lock:  # the children did not inherit it
+        assert lock
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
