@@ -95,7 +95,8 @@ def _wrong(trial: FrozenTrial, space: Space) -> str | None:
     if trial.system_attrs.get("fixed_params") != point:
         return "point"
     rungs = [value for name, value in trial.system_attrs.items() if name.startswith("completed_rung")]
-    if trial.constraints or not all(fits(value, float) for value in [*rungs, *trial.intermediate_values.values()]):
+    steps, values = list(trial.intermediate_values), list(trial.intermediate_values.values())
+    if trial.constraints or not fits(steps, list[int]) or not fits(rungs + values, list[float]):
         return "reports"
     for path, value in trial.params.items():
         if path not in space or trial.distributions[path] != distribution(space[path]):

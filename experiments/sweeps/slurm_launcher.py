@@ -7,12 +7,14 @@ preempted or runs out of time saves its trial and is queued again.
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.sweeps.launchers import GRACE_SECONDS, MOST_WORKERS
 from experiments.sweeps.worker import killed_by, last_words
 from research.errors import UserError
+from research.files import inside
 from research.training.interruptions import RESTART
 
 try:
@@ -71,8 +73,11 @@ def submit(
             f"--workers={jobs} --cpus={cpus} --gpus={gpus} is out of range: use 1 to {MOST_WORKERS:,} workers, "
             "1 CPU or more, and 0 GPUs or more"
         )
+    if not inside(folder / "jobs", folder):
+        raise UserError(f"{folder / 'jobs'} leads out of {folder}: move it away")
+    place = folder / "jobs" / uuid.uuid4().hex  # submitit unpickles what lies there: nobody else can have put it there
     try:
-        executor = submitit.AutoExecutor(folder / "jobs", cluster=cluster or "slurm", slurm_max_num_timeout=1000)
+        executor = submitit.AutoExecutor(place, cluster=cluster or "slurm", slurm_max_num_timeout=1000)
     except RuntimeError as error:
         raise UserError("--launcher=slurm finds no sbatch here: submit from a SLURM login node") from error
     executor.update_parameters(

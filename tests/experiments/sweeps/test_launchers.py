@@ -111,7 +111,7 @@ def test_jobs_of_an_array_join_the_sweep(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     check_complete(tmp_path)
-    assert starts(tmp_path) == [1] * 8 and len(list((tmp_path / "jobs").glob("*.out"))) == 2
+    assert starts(tmp_path) == [1] * 8 and len(list((tmp_path / "jobs").glob("*/*.out"))) == 2
 
 
 def test_jobs_take_the_options_of_the_command_that_are_theirs():
