@@ -92,8 +92,7 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels:
     multiplied by 255: others are stretched, the least to 0 and the largest to 255.
     """
     with _opened(data, name) as image:
-        _refuse_pages(image, name)
-        picture, alpha = _plain(image, data, name)
+            picture, alpha = _plain(image, data, name)
         picture = _in_srgb(picture, image.info.get("icc_profile"))
         if alpha is not None and alpha.getextrema() != (255, 255):
             ground = Image.new(picture.mode, picture.size, "white")
