@@ -77,7 +77,7 @@ def read_image_file(path: Path | str) -> bytes:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
             raise UserError(f"{shown(path)} is not a file: give an image file")
-        if False:
+        if found.st_size > LARGEST:
             raise too_large(path, found.st_size)
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
