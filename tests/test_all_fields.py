@@ -32,7 +32,8 @@ CLASSES = dict.fromkeys(
 VALUES = (-1, 0, 10**9, 10**30, 10**400, 1e300, -1e300, math.nan, math.inf, -math.inf, "x", "", [], {}, None, True)
 VALUES += ([[-1]], ["x"], {"x": 1}, {"name": "x"}, "[" * 200, -0.0, 2**63, {"steps": 1e300}, {"steps": -1})
 GIVEN: dict[Any, Any] = {
-    int: 4, float: 0.5, str: "x", bool: True, tuple: (), dict: {}, Duration: {"steps": 1}, Interval: {"steps": 1}, Tokenizer: {"kind": "word"}
+    int: 4, float: 0.5, str: "x", bool: True, tuple: (), dict: {},
+    Duration: {"steps": 1}, Interval: {"steps": 1}, Tokenizer: {"kind": "word"}
 }  # fmt: skip
 """A value for each kind of field that has no default."""
 
