@@ -17,7 +17,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.sweeps.cmaes_sampler import CmaEsSampler
-from experiments.sweeps.database import cause, check_file, check_study, check_trials, sqlite_url, without_password
+from experiments.sweeps.database import (
+    DATABASE_ERRORS,
+    cause,
+    check_file,
+    check_study,
+    check_trials,
+    sqlite_url,
+    without_password,
+)
 from experiments.sweeps.plan import SEED, Plan
 from experiments.sweeps.space import encode, overrides, spec_of, suggest
 from research.config import diff
@@ -126,12 +134,16 @@ class Study:
             study = self._load(create=True)
             check_study(study, self.plan.direction)
             self._id = self._storage.get_study_id_from_name(self._name)
-            known = study.user_attrs
         except Exception as error:  # Optuna and SQLAlchemy end in anything where the rows are not what they expect
             raise UserError(f"the study {shown} cannot be opened ({cause(error)}): use another --storage") from error
+        try:
+            known, trials = study.user_attrs, study.get_trials(deepcopy=False)
+        except DATABASE_ERRORS:  # a server that is gone is not the rows' fault
+            raise
+        except Exception as error:
+            raise UserError(f"the study {shown} cannot be read ({cause(error)}): use another --storage") from error
         self._check_sweep(study, known)
         try:
-            trials = study.get_trials(deepcopy=False)
             check_trials(trials, points, self.plan.space)
         except Exception as error:
             raise UserError(
