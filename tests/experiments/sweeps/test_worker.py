@@ -39,12 +39,12 @@ def starts(folder):
     return [len(path.read_text().splitlines()) for path in paths]
 
 
-def controller(folder, workers=2, launcher="local", seconds="0.1"):
-    """A controller in a process of its own, once it is ready."""
+def controller(folder, workers=2, launcher="local", seconds="0.1", wait=True):
+    """A controller in a process of its own, once it is ready, or without waiting for that."""
     command = [sys.executable, "-m", "tests.experiments.sweeps.controller", str(folder), str(workers), launcher]
     environment = os.environ | {"FAKE_SECONDS": seconds}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
+    assert not wait or process.stdout.readline() == "ready\n"
     return process
 
 
@@ -172,7 +172,8 @@ def test_a_killed_trial_goes_on_where_it_was(tmp_path):
 
 
 def test_two_controllers_share_a_sweep_and_the_work_of_a_dead_one(tmp_path):
-    one, other = controller(tmp_path, workers=1), controller(tmp_path, workers=1)
+    one, other = (controller(tmp_path, workers=1, seconds="0.2", wait=False) for _ in range(2))  # at the same time
+    assert one.stdout.readline() == other.stdout.readline() == "ready\n"
     wait_for(lambda: len(list(tmp_path.glob("trials/*/starts"))) >= 4)
     one.kill()
     one.wait()
