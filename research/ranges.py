@@ -6,6 +6,7 @@
 import ctypes
 import dataclasses
 import math
+import re
 import typing
 from typing import Annotated, Any
 
@@ -35,6 +36,20 @@ class Range:
         if self.high > 1e30:  # a limit of the arithmetic that nobody meets
             return low
         return f"{low} and {'less than' if self.below else 'at most'} {self.high:,}"
+
+
+class Expression:
+    """Texts that are regular expressions."""
+
+    def __contains__(self, value: str) -> bool:
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError):
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return "a regular expression"
 
 
 class Afterwards:
@@ -67,8 +82,10 @@ Classes = Annotated[int, Range(0, 2**20)]
 """Without any, a model gives features."""
 Pixels = Annotated[int, Range(1, 2**13)]
 """On a side of an image."""
-Layers = Annotated[int, Range(1, 1000)]
-"""More of them would be traced for hours."""
+Layers = Annotated[int, Range(1, 256)]
+"""More of them would be traced for minutes and compiled for hours."""
+Pattern = Annotated[str, Expression()]
+"""That is searched in the paths of parameters."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 """A key of JAX's random numbers holds 32 bits of it."""
 
