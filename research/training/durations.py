@@ -48,8 +48,8 @@ class Clock:
     def steps(self, duration: Duration) -> int:
         """The duration in whole steps, rounded up. Raises UserError for more of them than 32 bits count."""
         if duration.steps is not None:
-            steps = duration.steps
-        elif duration.epochs is not None:
+            return duration.steps  # as it is: trials trained together have a traced one
+        if duration.epochs is not None:
             steps = duration.epochs * self.steps_per_epoch
         elif duration.examples is not None:
             steps = duration.examples / self.examples_per_step

@@ -26,7 +26,7 @@ def contents(tree: Any) -> Contents:
 
 def not_finite(tree: Any) -> list[str]:
     """The paths of the parameters, averages and statistics in a state, or a part of it, that hold NaN or infinity."""
-    return [path for path, _, _, finite in _looked_at(tree) if path.startswith(_LEARNT) and not finite]
+    return [path for path, _, _, finite in _looked_at(tree) if not finite]
 
 
 def _looked_at(tree: Any) -> list[tuple[str, Any, UInt32[Array, ""], Bool[Array, ""]]]:
@@ -37,8 +37,10 @@ def _looked_at(tree: Any) -> list[tuple[str, Any, UInt32[Array, ""], Bool[Array,
 
 @jax.jit
 def _look(arrays: Mapping[str, Array]) -> dict[str, tuple[UInt32[Array, ""], Bool[Array, ""]]]:
-    """The sum of each array, and whether it is finite: both at once, since compiling is what they cost."""
-    return {path: (_sum(array), jnp.isfinite(array).all()) for path, array in arrays.items()}
+    """The sum of each array, and whether it is finite where that matters: both at once, since compiling costs most."""
+    true = jnp.bool_(True)
+    finite = {path: jnp.isfinite(array).all() if path.startswith(_LEARNT) else true for path, array in arrays.items()}
+    return {path: (_sum(array), finite[path]) for path, array in arrays.items()}
 
 
 def _sum(array: Array) -> UInt32[Array, ""]:
