@@ -10,6 +10,9 @@ import re
 import typing
 from typing import Annotated, Any
 
+TINY = 2.0**-126
+"""The smallest normal number of float32; less than it counts as 0."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -37,6 +40,11 @@ class Range:
             return low
         return f"{low} and {'less than' if self.below else 'at most'} {self.high:,}"
 
+    def remedy(self, value: float) -> str:
+        """What to use in place of a value that is not in the range."""
+        beyond = self.high > 1e30 and abs(value) > self.high
+        return "a number that float32 holds" if beyond or 0 < abs(value) < TINY else str(self)
+
 
 class Expression:
     """Texts that are regular expressions."""
@@ -48,7 +56,8 @@ class Expression:
             return False
         return True
 
-    def __str__(self) -> str:
+    def remedy(self, value: str) -> str:
+        """What to use in place of a text that is none."""
         return "a regular expression"
 
 
@@ -93,7 +102,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 def _single(value: float) -> float:
     """A number as float32 holds it: what is below its smallest normal number counts as 0."""
     single = ctypes.c_float(value).value
-    return 0.0 if abs(single) < 2.0**-126 else single
+    return 0.0 if abs(single) < TINY else single
 
 
 def marks(hint: Any) -> tuple[Any, ...]:

@@ -131,7 +131,7 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
         for mark in found:
             # A traced number of trials in one program has no value to compare; each trial's own config was checked.
             if isinstance(mark, Range | Expression) and type(value) in (int, float, str) and value not in mark:
-                raise UserError(f"{where} is {shown(value)}: use {mark}")
+                raise UserError(f"{where} is {shown(value)}: use {mark.remedy(value)}")
         return value
     _check_number(value, where)
     kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
@@ -153,7 +153,7 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
     if hint in (float, str) and type(value) is int:
         return hint(value)
     if hint is str and isinstance(value, float):
-        raise UserError(f"{where} must be str, got the number {value}: quote it as \"'...'\" to make it text")
+        raise UserError(f"{where} is the number {value}: quote it as \"'...'\" to make it text")
     exact = any(type(value) is type(arg) and value == arg for arg in args)  # True is no 1
     fits = exact if kind is Literal else is_bearable(value, hint) and not (hint is int and isinstance(value, bool))
     if not fits:
