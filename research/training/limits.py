@@ -50,7 +50,7 @@ def check_memory(run: Run, sample_batch: Mapping[str, np.ndarray]) -> None:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, or that its control group or the shell (`ulimit`) leave to this process."""
+    """Bytes of memory of this machine, or what its control group or the shell (`ulimit`) leaves of it."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limited = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     found += [limit for limit in limited if limit != resource.RLIM_INFINITY]
