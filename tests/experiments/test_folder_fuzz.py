@@ -6,14 +6,8 @@ SPEC = "configs/translation/phrasebook.py:tiny"
 PART = {
     ("config.json", "flipped", "evaluate"),
     ("config.json", "pipe", "train"),
-    ("config.json", "text for numbers", "predict"),
     ("tokenizer.json", "flipped", "predict"),
-    ("tokenizer.json", "deep", "train"),
-    ("manifest.json", "folder", "train"),
     ("metrics.jsonl", "pipe", "train"),
-    ("results.json", "NaN", "train"),
-    ("timing.json", "link", "train"),
-    (".lock", "pipe", "evaluate"),
 }
 
 
