@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from research.training.limits import check_memory
 
 from experiments.evaluate import samples_of
 from experiments.experiment import Experiment
 from research.data.loader import Batches, Dataset
 from research.errors import UserError
+from research.training.limits import check_memory
 
 READ_SECONDS = 1.0
 """For reading examples that are read when they are asked for, such as image files; all of them if there is time."""

@@ -6,6 +6,7 @@ import ctypes
 import io
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -41,6 +42,12 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
         if error.strerror is None:
             raise
         _stop(f"error: {error.filename or 'a file'}: {error.strerror}: see to it, and run the same command again", 2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        full = isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|Out of memory", str(error))
+        if not full:
+            raise
+        remedy = "use a smaller training.batch_size or model, or more of training.accumulate"
+        _stop(f"error: memory is full ({one_line(str(error))[:150]}): {remedy}", 2)
     except KeyboardInterrupt:
         _stop("interrupted: the same command goes on from the last checkpoint", 130)
 

@@ -6,8 +6,12 @@
 import ctypes
 import dataclasses
 import math
+import re
 import typing
 from typing import Annotated, Any
+
+TINY = 2.0**-126
+"""The smallest normal number of float32; less than it counts as 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,26 @@ class Range:
         if self.high > 1e30:  # a limit of the arithmetic that nobody meets
             return low
         return f"{low} and {'less than' if self.below else 'at most'} {self.high:,}"
+
+    def remedy(self, value: float) -> str:
+        """What to use in place of a value that is not in the range."""
+        beyond = self.high > 1e30 and abs(value) > self.high
+        return "a number that float32 holds" if beyond or 0 < abs(value) < TINY else str(self)
+
+
+class Expression:
+    """Texts that are regular expressions."""
+
+    def __contains__(self, value: str) -> bool:
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError):
+            return False
+        return True
+
+    def remedy(self, value: str) -> str:
+        """What to use in place of a text that is none."""
+        return "a regular expression"
 
 
 class Afterwards:
@@ -67,8 +91,10 @@ Classes = Annotated[int, Range(0, 2**20)]
 """Without any, a model gives features."""
 Pixels = Annotated[int, Range(1, 2**13)]
 """On a side of an image."""
-Layers = Annotated[int, Range(1, 1000)]
-"""More of them would be traced for hours."""
+Layers = Annotated[int, Range(1, 256)]
+"""More of them would be traced for minutes and compiled for hours."""
+Pattern = Annotated[str, Expression()]
+"""That is searched in the paths of parameters."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 """A key of JAX's random numbers holds 32 bits of it."""
 
@@ -76,7 +102,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 def _single(value: float) -> float:
     """A number as float32 holds it: what is below its smallest normal number counts as 0."""
     single = ctypes.c_float(value).value
-    return 0.0 if abs(single) < 2.0**-126 else single
+    return 0.0 if abs(single) < TINY else single
 
 
 def marks(hint: Any) -> tuple[Any, ...]:

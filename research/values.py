@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union
 from beartype.door import is_bearable
 
 from research.errors import UserError
-from research.ranges import AFTERWARDS, Range, marks
+from research.ranges import AFTERWARDS, Expression, Range, marks
 
 LONGEST = 100_000
 """Characters of a value on the command line."""
@@ -130,8 +130,8 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
         value = convert(value, inner, where, build)
         for mark in found:
             # A traced number of trials in one program has no value to compare; each trial's own config was checked.
-            if isinstance(mark, Range) and type(value) in (int, float) and value not in mark:
-                raise UserError(f"{where} is {shown(value)}: use {mark}")
+            if isinstance(mark, Range | Expression) and type(value) in (int, float, str) and value not in mark:
+                raise UserError(f"{where} is {shown(value)}: use {mark.remedy(value)}")
         return value
     _check_number(value, where)
     kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
@@ -140,8 +140,9 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value, where)
     if isinstance(value, dict) and kind in (dict, Mapping, Any):
-        part = args[1] if args else Any
-        return {key: convert(item, part, f"{where}.{key}", build) for key, item in value.items()}
+        name, part = args or (Any, Any)
+        keys = {key: convert(key, name, f"a key of {where}", build) for key in value}
+        return {keys[key]: convert(item, part, f"{where}.{key}", build) for key, item in value.items()}
     if isinstance(value, tuple) and kind in (tuple, list, Sequence, Any):
         fixed = kind is tuple and args and args[-1] is not ...
         hints = args if fixed else (args[0] if args else Any,) * len(value)
@@ -152,7 +153,7 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
     if hint in (float, str) and type(value) is int:
         return hint(value)
     if hint is str and isinstance(value, float):
-        raise UserError(f"{where} must be str, got the number {value}: quote it as \"'...'\" to make it text")
+        raise UserError(f"{where} is the number {value}: quote it as \"'...'\" to make it text")
     exact = any(type(value) is type(arg) and value == arg for arg in args)  # True is no 1
     fits = exact if kind is Literal else is_bearable(value, hint) and not (hint is int and isinstance(value, bool))
     if not fits:

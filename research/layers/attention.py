@@ -249,5 +249,5 @@ def _dropout(weights: Array, rate: float, rng: Array | None) -> Array:
 
 
 def _divisors(number: int) -> str:
-    divisors = [str(divisor) for divisor in range(1, number + 1) if number % divisor == 0]
+    divisors = [str(divisor) for divisor in range(1, number + 1) if number % divisor == 0][:12]
     return " or ".join([", ".join(divisors[:-1]), divisors[-1]] if divisors[1:] else divisors)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ def check_memory(run: Run, sample_batch: Mapping[str, np.ndarray]) -> None:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, or that its control group leaves to this process."""
+    """Bytes of memory of this machine, or what its control group or the shell (`ulimit`) leaves of it."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limited = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    found += [limit for limit in limited if limit != resource.RLIM_INFINITY]
     for path in CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # another system, or the word "max"
             found.append(int(Path(path).read_text()))
@@ -81,7 +84,7 @@ def _too_large(run: Run, state: int, device: int) -> str:
         if isinstance(value := getattr(model, field.name), int) and not isinstance(value, bool)
     }
     causes = [name for name, value in numbers.items() if value > 1 and value in array.shape]
-    names = ", ".join(f"model.{name}" for name in causes or [max(numbers, key=numbers.get)])
+    names = ", ".join(f"model.{name}" for name in causes or sorted(numbers, key=numbers.get)[-1:]) or "model"
     names = names.replace("model.vocab_size", "task.tokenizer.vocab_size")
     return (
         f"the parameters, their gradients and the optimizer's state need {_text(state)} of a device's {_text(device)} "

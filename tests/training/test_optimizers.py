@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config import build
 from research.errors import UserError
 from research.training.optimizers import SGD, Adafactor, Adam, AdamW, build_optimizer, check_patterns, layer_depths
 
@@ -76,8 +77,10 @@ def test_patterns_that_match_nothing_are_refused():
     check_patterns(AdamW(0.1), PARAMS)
     with pytest.raises(UserError, match=r"optimizer\.multipliers 'decoder' matches no parameter"):
         check_patterns(AdamW(0.1, multipliers={"decoder": 0.0}), PARAMS)
-    with pytest.raises(UserError, match="not a regular expression"):
-        check_patterns(AdamW(0.1, decay_on="(kernel"), PARAMS)
+    with pytest.raises(UserError, match=r"optimizer\.decay_on is '\(kernel': use a regular expression"):
+        build(AdamW, {"learning_rate": 0.1, "decay_on": "(kernel"}, "optimizer")
+    with pytest.raises(UserError, match=r"a key of optimizer\.multipliers is '\(head': use a regular expression"):
+        build(AdamW, {"learning_rate": 0.1, "multipliers": {"(head": 0.0}}, "optimizer")
 
 
 def test_layer_decay_shrinks_the_rate_downwards():
