@@ -42,7 +42,7 @@ class Translation:
     label_smoothing: Rate = 0.1
     beam_size: Annotated[int, Range(1, 1000), AFTERWARDS] = 1
     length_penalty: Annotated[float, Range(0, 10), AFTERWARDS] = 0.6
-    extra_length: Annotated[int, Range(0, 2**20), AFTERWARDS] = 50
+    extra_length: Annotated[int, Range(0, 4096), AFTERWARDS] = 50
     scores: Annotated[tuple[str, ...], AFTERWARDS] = ("exact_match", "bleu")
     target_language: Annotated[str | None, AFTERWARDS] = None
     join_bpe: Annotated[bool, AFTERWARDS] = False
