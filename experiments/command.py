@@ -49,7 +49,7 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
         remedy = "use a smaller training.batch_size or model, or more of training.accumulate"
         _stop(f"error: memory is full ({one_line(str(error))[:150]}): {remedy}", 2)
     except KeyboardInterrupt:
-        _stop("interrupted: the same command goes on from the last checkpoint", 130)
+        _stop("interrupted: the same command resumes from the last checkpoint, if one was saved", 130)
 
 
 class _Pipe(io.FileIO):

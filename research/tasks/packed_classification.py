@@ -12,13 +12,16 @@ import numpy as np
 
 from research.data.images import Augmentation
 from research.data.loader import Dataset
-from research.data.packing import PackedImages
+from research.data.packing import CHANNELS, PackedImages
 from research.errors import UserError
 from research.models.vit import as_strips
 from research.ranges import Number, Pixels, Positive, Rate, Share, Size
 from research.tasks.classification import Classification
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Metrics
+
+LARGEST_ROW = 2**30
+"""Bytes of pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,11 @@ class PackedClassification:
             raise UserError(
                 f"task.row_tokens {self.row_tokens} cannot hold an image of task.max_tokens {self.max_tokens}: use "
                 f"{self.max_tokens} or more"
+            )
+        if (size := self.row_tokens * self.patch_size**2 * CHANNELS) > LARGEST_ROW:
+            raise UserError(
+                f"a row of task.row_tokens {self.row_tokens} of task.patch_size {self.patch_size} would hold "
+                f"{size / 2**30:,.1f} GiB: use smaller ones"
             )
 
     def prepare(self, source: Any, folder: Path) -> "PackedClassification":
