@@ -41,9 +41,9 @@ def heed() -> Callable[[], np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from experiments.command import _keep_memory as keep_memory
     from research.data.tokenizer import Tokenizer
     from research.models.seq2seq import Seq2Seq
+    from research.runs.command import _keep_memory as keep_memory
     from research.tasks.translation import Translation
 
     class Vocabulary:

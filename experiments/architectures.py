@@ -10,14 +10,12 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments.command import run_command
 from research.analysis import cost
 from research.files import write_json
 from research.layers.attention import dot_product_attention
@@ -31,8 +29,9 @@ from research.models.rnn import LSTM
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.vit import ViT
+from research.runs.command import run_command
 
-STORED = Path(__file__).parent / "results" / "architectures.json"
+STORED = ROOT / "research" / "ledger" / "results" / "architectures.json"
 TOLERANCE = 0.02
 """By which multiply-adds may differ: the published ones have two digits."""
 
@@ -257,5 +256,5 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--write", action="store_true", help="also write experiments/results/architectures.json")
+    parser.add_argument("--write", action="store_true", help="also write research/ledger/results/architectures.json")
     run_command(main, parser)

@@ -18,9 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.command import add_config, run_command
-from experiments.experiment import MODELS
-from experiments.run_folder import claim, write_manifest
 from research.analysis import cost
 from research.analysis.comparison import cost_picture, growth_picture
 from research.analysis.latency import growth, measure
@@ -32,6 +29,9 @@ from research.layers.convolution import fold
 from research.layers.transformer import TransformerLayer
 from research.models import resnet
 from research.ranges import Classes, Count, Pixels, Size
+from research.runs.command import add_config, run_command
+from research.runs.experiment import MODELS
+from research.runs.folder import claim, write_manifest
 
 WIDTH, NUM_HEADS = 256, 4
 

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.command import add_config, run_command
-from experiments.experiment import build_experiment
 from research.analysis import cost
 from research.config import load
 from research.errors import UserError
 from research.parallel.mesh import AXES, batch_sharding, batch_ways
+from research.runs.command import add_config, run_command
+from research.runs.experiment import build_experiment
 from research.training.run import Run
 
 USABLE = 0.9

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command import add_config, run_command
-from experiments.experiment import build_experiment
 from research.config import load
+from research.runs.command import add_config, run_command
+from research.runs.experiment import build_experiment
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from experiments.command import run_command
-from experiments.experiment import Experiment, open_run
 from experiments.predict import example_of
 from research.analysis.attention import attention_weights, rollout, sides, special_tokens
 from research.analysis.pictures import (
@@ -33,6 +31,8 @@ from research.errors import UserError
 from research.files import write_json
 from research.layers.masks import causal_mask, padding_mask
 from research.layers.positions import sinusoidal_positions
+from research.runs.command import run_command
+from research.runs.experiment import Experiment, open_run
 from research.tasks.classification import Classification
 from research.tasks.translation import Translation
 from research.training.checkpoints import Checkpoints

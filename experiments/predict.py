@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command import run_command
-from experiments.experiment import Experiment, open_run
 from research.data.image_files import decode_image, read_image_file
 from research.data.plain_text import decode_lines
 from research.errors import UserError
+from research.runs.command import run_command
+from research.runs.experiment import Experiment, open_run
 from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification
 from research.tasks.translation import Translation

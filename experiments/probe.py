@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.command import run_command
-from experiments.experiment import Experiment, open_run
 from research.data.loader import Batches, load
 from research.data.plans import InOrder
 from research.errors import UserError
 from research.files import write_json
 from research.parallel.mesh import place_batch
+from research.runs.command import run_command
+from research.runs.experiment import Experiment, open_run
 from research.training.checkpoints import Checkpoints
 
 BATCH_SIZE = 256

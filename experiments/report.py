@@ -16,14 +16,14 @@ from pathlib import Path
 
 import jax
 
-from experiments.command import run_command
-from experiments.experiment import Experiment, open_run
-from experiments.pages.page import run_page, sweep_page
-from experiments.pages.records import State, read_run, section
-from experiments.pages.samples import peak_memory, record
-from experiments.pages.stored import exists
 from research.errors import UserError
 from research.files import write_text
+from research.reports.page import run_page, sweep_page
+from research.reports.records import State, read_run, section
+from research.reports.samples import peak_memory, record
+from research.reports.stored import exists
+from research.runs.command import run_command
+from research.runs.experiment import Experiment, open_run
 
 REFRESH_SECONDS = 30
 

@@ -1,10 +1,10 @@
 """Regenerates published results: `python -m experiments.reproduce NAME [--data=FOLDER]`.
 
     python -m experiments.reproduce --list
-        shows all claims of experiments/claims.toml, their state, cost and command
+        shows all claims of research/ledger/claims.toml, their state, cost and command
     python -m experiments.reproduce scan-simple
         trains each seed (what is finished is not trained again), checks the mean against the claim and writes
-        experiments/results/scan-simple.json
+        research/ledger/results/scan-simple.json
     python -m experiments.reproduce --check
         exits with 1 where a result contradicts itself, or where a table of README.md or docs/results.md is not that of
         the ledger; with --write it renews these tables
@@ -24,8 +24,11 @@ from rich.table import Table
 
 from experiments.architectures import STORED, architecture_table
 from experiments.benchmark import Comparison, benchmark, models_table
-from experiments.command import run_command
-from experiments.ledger import (
+from experiments.train import train
+from research.config import build
+from research.errors import UserError
+from research.files import read_json, write_text
+from research.ledger.claims import (
     Claim,
     Result,
     changes_since,
@@ -38,10 +41,7 @@ from experiments.ledger import (
     state,
     summarise,
 )
-from experiments.train import train
-from research.config import build
-from research.errors import UserError
-from research.files import read_json, write_text
+from research.runs.command import run_command
 from research.training.loggers import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -225,7 +225,7 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", help="a claim of experiments/claims.toml")
+    parser.add_argument("name", nargs="?", help="a claim of research/ledger/claims.toml")
     parser.add_argument("--workdir", default="runs/reproduced", help="the folder of the runs")
     parser.add_argument("--data", metavar="FOLDER", help="the folder of the data that the claim names")
     parser.add_argument("--list", action="store_true", help="show all claims")

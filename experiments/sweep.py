@@ -9,20 +9,20 @@ from pathlib import Path
 
 import jax
 
-from experiments.command import run_command
-from experiments.sweeps.compare import compare
-from experiments.sweeps.database import DATABASE_ERRORS, cause
-from experiments.sweeps.launchers import LocalLauncher
-from experiments.sweeps.pictures import draw
-from experiments.sweeps.plan import PRUNERS, SAMPLERS, Plan, direction_of, objective_of
-from experiments.sweeps.progress import Progress, summarize
-from experiments.sweeps.results import write_results
-from experiments.sweeps.space import check_space, plain, read_space
-from experiments.sweeps.study import Study
-from experiments.sweeps.worker import work
 from research.config import load
 from research.errors import UserError
+from research.runs.command import run_command
 from research.search_space import Choice
+from research.sweeps.compare import compare
+from research.sweeps.database import DATABASE_ERRORS, cause
+from research.sweeps.launchers import LocalLauncher
+from research.sweeps.pictures import draw
+from research.sweeps.plan import PRUNERS, SAMPLERS, Plan, direction_of, objective_of
+from research.sweeps.progress import Progress, summarize
+from research.sweeps.results import write_results
+from research.sweeps.space import check_space, plain, read_space
+from research.sweeps.study import Study
+from research.sweeps.worker import work
 
 LAUNCHERS = ("local", "ray", "slurm", "vectorized")
 
@@ -45,17 +45,17 @@ def sweep(study: Study, arguments: argparse.Namespace) -> None:
     """Runs what is left of the sweep, and writes what it found."""
     with Progress(study) as progress:
         if arguments.launcher == "slurm":
-            from experiments.sweeps.slurm_launcher import submit
+            from research.sweeps.slurm_launcher import submit
 
             jobs = arguments.workers or 1
             options = [*_shared(sys.argv[1:]), f"--config={study.plan.spec}", f"--workdir={study.folder}"]
             submit(options, study.folder, jobs, arguments.cpus, arguments.gpus, progress.show)
         elif arguments.launcher == "ray":
-            from experiments.sweeps.ray_launcher import RayLauncher
+            from research.sweeps.ray_launcher import RayLauncher
 
             work(study, RayLauncher(arguments.workers, arguments.cpus, arguments.gpus), progress.say)
         elif arguments.launcher == "vectorized":
-            from experiments.sweeps.vectorized import work_together
+            from research.sweeps.vectorized import work_together
 
             work_together(study, progress.say)
         else:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import jax
 
-from experiments.checks import check_before_training
-from experiments.command import add_config, run_command
-from experiments.evaluate import evaluate
-from experiments.experiment import Experiment, build_experiment, later
 from experiments.pictures import draw
 from experiments.report import live_report, record_samples
-from experiments.run_folder import check_data, claim, data_of, write_manifest
 from research.config import diff, load
 from research.data.plans import Bucketed
 from research.files import read_or_set_aside, write_json
 from research.parallel.processes import start_processes
+from research.runs.checks import check_before_training
+from research.runs.command import add_config, run_command
+from research.runs.evaluation import evaluate
+from research.runs.experiment import Experiment, build_experiment, later
+from research.runs.folder import check_data, claim, data_of, write_manifest
 from research.training.checkpoints import Checkpoints
 from research.training.interruptions import Interruptions
 from research.training.loop import fit

@@ -28,7 +28,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.experiment import MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TASKS
 from research.config import build, from_json, load, to_json
 from research.data.augmentation import PhotoAugmentation
 from research.data.images import Augmentation
@@ -36,6 +35,7 @@ from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.parallel.mesh import MeshShape
 from research.ranges import Range, marks
+from research.runs.experiment import MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TASKS
 from research.training.checkpoints import CheckpointPolicy
 from research.training.durations import Duration, Interval
 from research.training.run import TrainingOptions
@@ -265,7 +265,8 @@ def _train(config: ConfigDict, folder: Path, log: Path, gibibytes: int) -> typin
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     code = 1
     try:
-        from experiments import command, train
+        from experiments import train
+        from research.runs import command
 
         spec = folder.parent / "config.py"
         lines = ("from research.config import from_json", f"TEXT = {to_json(config)!r}", "def get_config(arg):")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from experiments.experiment import MODELS, SOURCES, TASKS
 from research.config import build
 from research.data.augmentation import PhotoAugmentation
 from research.data.images import Augmentation
@@ -16,6 +15,7 @@ from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.parallel.mesh import MeshShape
 from research.ranges import Range, marks
+from research.runs.experiment import MODELS, SOURCES, TASKS
 from research.training.checkpoints import CheckpointPolicy
 from research.training.durations import Duration, Interval
 from research.training.optimizers import OPTIMIZERS

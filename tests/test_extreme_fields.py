@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from experiments.checks import check_before_training
-from experiments.experiment import MODELS, OPTIMIZERS, SOURCES, TASKS, build_experiment
 from research.config import build, from_json, to_json
 from research.data.augmentation import PhotoAugmentation
 from research.data.images import Augmentation
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
+from research.runs.checks import check_before_training
+from research.runs.experiment import MODELS, OPTIMIZERS, SOURCES, TASKS, build_experiment
 from research.training.checkpoints import CheckpointPolicy
 from research.training.run import TrainingOptions
 from research.values import afterwards

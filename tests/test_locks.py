@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pages.records import state_of
 from research import locks
 from research.errors import UserError
 from research.locks import check_held, holder, locked, try_lock
+from research.reports.records import state_of
 from research.training.folders import Held
 from research.training.loggers import read_metrics
 from tests.lock_races import PROCESSES, ROUNDS, TURNS, without_flock
@@ -284,7 +284,7 @@ def test_a_child_waits_for_the_run_of_its_trial_where_there_is_no_flock(held, tm
     """It ends before the command that takes its place, and can hold no lease for it."""
     (tmp_path / "0001").mkdir()
     before = held(tmp_path / "0001/.lock", "lease")
-    code = SHORT + NONE + "import os; from experiments.sweeps.child import become\n"
+    code = SHORT + NONE + "import os; from research.sweeps.child import become\n"
     code += "become(os.getppid(), os.sched_getaffinity(0), sys.argv[1], ['echo', 'on'])"
     log = tmp_path / "0001.log"
     child = subprocess.Popen([sys.executable, "-c", "import sys\n" + code, str(log)], cwd=ROOT)

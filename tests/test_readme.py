@@ -118,7 +118,7 @@ def execute(folder) -> Callable[[str], None]:
 
 
 def _run(words: list[str], environment: dict[str, str], line: str) -> None:
-    if "experiments.serve" in words:
+    if "experiments.dashboard" in words:
         return _visit(words, environment)
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, f"{line}\n{ended.stdout[-2000:]}\n{ended.stderr}"

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.experiment import open_run
 from experiments.predict import example_of
 from research.analysis.attention import attention_weights
+from research.runs.experiment import open_run
 from research.training.checkpoints import Checkpoints
 
 

@@ -61,7 +61,7 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything the loop needs, built from a config by `experiments.experiment`.
+    """Everything the loop needs, built from a config by `research.runs.experiment`.
 
     abstract_state: shapes, dtypes and shardings. create_state: makes the state of step 0, already sharded.
     teach: a teacher's answers to a batch on the devices, where the task has one.

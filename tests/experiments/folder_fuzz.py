@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluate import evaluate
-from experiments.experiment import open_run
 from experiments.predict import predict
 from experiments.train import train
 from research.errors import UserError
+from research.runs.evaluation import evaluate
+from research.runs.experiment import open_run
 from research.training.checkpoints import Checkpoints
 
 QUESTIONS = {"phrasebook": "5 days", "shakespeare": "To be"}

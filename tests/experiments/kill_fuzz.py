@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 import tests.conftest  # noqa: F401  (the environment of the tests)
-from experiments.experiment import open_run
+from research.runs.experiment import open_run
 from research.training.checkpoints import UNFINISHED, Checkpoints
 from research.training.loggers import read_metrics
 

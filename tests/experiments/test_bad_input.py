@@ -175,7 +175,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path):
     """A limit on the size of files stands in for a full disk: the write fails, with another error number."""
     program = textwrap.dedent("""
         import pathlib, resource, sys
-        from experiments.command import run_command
+        from research.runs.command import run_command
         from research.training.checkpoints import CheckpointPolicy, Checkpoints
         from research.training.durations import Duration
         from research.training.loop import fit

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.experiment import open_run
 from experiments.predict import predict
+from research.runs.experiment import open_run
 from research.training.checkpoints import Checkpoints
 from research.training.loggers import read_metrics
 

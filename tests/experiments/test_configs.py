@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.experiment import SOURCES, build_experiment
 from research.config import choose, load
+from research.runs.experiment import SOURCES, build_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARISON = "configs/vision/compare.py"  # for experiments.benchmark, not for training

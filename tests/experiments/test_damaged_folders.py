@@ -8,12 +8,12 @@ import signal
 import pytest
 from starlette.testclient import TestClient
 
-from experiments import serve
-from experiments.pages import page as pages
-from experiments.pages.page import run_page, sweep_page
-from experiments.pages.records import FILES, read_run
-from experiments.pages.sections import results, samples
+from experiments import dashboard
 from research.errors import UserError
+from research.reports import page as pages
+from research.reports.page import run_page, sweep_page
+from research.reports.records import FILES, read_run
+from research.reports.sections import results, samples
 
 SECRET = "a-secret-of-somebody-else"
 OUTSIDE = {
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_a_sentence_and_hides_nothing_else(trained, tmp_path, 
     monkeypatch.setattr(pages, "get_plotlyjs", lambda: "")  # 5 MB that take most of the time
     run, root = trained("configs/vision/digits.py:tiny"), tmp_path / "runs"
     good = copy(run, root / "good", MINE, 7)
-    client = TestClient(serve.application(root, ["*"]))
+    client = TestClient(dashboard.application(root, ["*"]))
     expected = row_of(client.get("/").text, "good")
     assert "step " in expected
     for how in DAMAGES:
@@ -190,7 +190,7 @@ def test_sweeps_show_nothing_from_elsewhere(tmp_path, deadline):
     (sweep / "importance.png").symlink_to(tmp_path / "elsewhere/importance.png")
     text = sweep_page(sweep)
     assert SECRET not in text and "mine" in text and "Importance" not in text
-    client = TestClient(serve.application(tmp_path / "sweep", ["*"]))
+    client = TestClient(dashboard.application(tmp_path / "sweep", ["*"]))
     assert SECRET not in client.get("/").text + client.get("/runs/").text
     (sweep / "sweep.csv").unlink()
     (sweep / "sweep.csv").symlink_to(tmp_path / "elsewhere/sweep.csv")
@@ -206,15 +206,15 @@ def test_runs_that_disappear_are_gone_and_harm_no_other(trained, tmp_path, monke
     """Deleted between being listed and being read, in the list and on its page."""
     run, root = trained("configs/vision/digits.py:tiny"), tmp_path / "runs"
     copy(run, root / "good", MINE, 7), copy(run, root / "bad", ITS, 8)
-    client = TestClient(serve.application(root, ["*"]))
-    read = serve.read_run
+    client = TestClient(dashboard.application(root, ["*"]))
+    read = dashboard.read_run
 
     def deleting(folder, *arguments):
         if folder.name == "bad":
             shutil.rmtree(folder, ignore_errors=True)
         return read(folder, *arguments)
 
-    monkeypatch.setattr(serve, "read_run", deleting)
+    monkeypatch.setattr(dashboard, "read_run", deleting)
     index = client.get("/")
     assert index.status_code == 200 and "step " in row_of(index.text, "good")
     assert "bad cannot be shown" in row_of(index.text, "bad")
@@ -229,22 +229,22 @@ def test_a_run_of_links_is_none(trained, tmp_path):
         (tmp_path / "runs/links" / name).symlink_to(run / name)
     with pytest.raises(UserError, match="holds no run"):
         read_run(tmp_path / "runs/links")
-    client = TestClient(serve.application(tmp_path / "runs", ["*"]))
+    client = TestClient(dashboard.application(tmp_path / "runs", ["*"]))
     assert "0 runs in" in client.get("/").text and client.get("/runs/links").status_code == 404
 
 
 def test_what_nobody_has_thought_of_is_told_of_that_run_alone(trained, tmp_path, monkeypatch):
     run = trained("configs/vision/digits.py:tiny")
     copy(run, tmp_path / "good", MINE, 7), copy(run, tmp_path / "bad", ITS, 8)
-    read = serve.read_run
+    read = dashboard.read_run
 
     def failing(folder, *arguments):
         if folder.name == "bad":
             raise RuntimeError("a fault of ours")
         return read(folder, *arguments)
 
-    monkeypatch.setattr(serve, "read_run", failing)
-    client = TestClient(serve.application(tmp_path, ["*"]))
+    monkeypatch.setattr(dashboard, "read_run", failing)
+    client = TestClient(dashboard.application(tmp_path, ["*"]))
     index, bad = client.get("/"), client.get("/runs/bad")
     assert index.status_code == 200 and "a fault of ours" in row_of(index.text, "bad")
     assert "step " in row_of(index.text, "good") and client.get("/runs/good").status_code == 200
@@ -265,5 +265,5 @@ def test_a_section_that_fails_takes_none_with_it(trained, tmp_path, monkeypatch,
     text = run_page(records)
     assert "what is stored is damaged (RuntimeError: of this run alone)" in text
     assert "0.12346" in text and text.count("<h2>") >= 5
-    with TestClient(serve.application(tmp_path, ["*"])) as client:
+    with TestClient(dashboard.application(tmp_path, ["*"])) as client:
         assert client.get("/runs/bad").status_code == client.get("/runs/good").status_code == 200

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.experiment import build_experiment, open_run
 from research.config import load
 from research.errors import UserError
 from research.parallel.sharding import by_path
+from research.runs.experiment import build_experiment, open_run
 from research.training.checkpoints import Checkpoints
 
 CONFIG = "configs/vision/distill.py"

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.pages.page import run_page
-from experiments.pages.records import read_run
-from experiments.pages.samples import layer, png
+from research.reports.page import run_page
+from research.reports.records import read_run
+from research.reports.samples import layer, png
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")

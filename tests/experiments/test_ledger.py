@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import ledger, reproduce
-from experiments.ledger import comparable, find_claim, fingerprint, read_claims, read_result, state
+from experiments import reproduce
 from research.config import load
 from research.errors import UserError
+from research.ledger import claims as ledger
+from research.ledger.claims import comparable, find_claim, fingerprint, read_claims, read_result, state
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = read_claims()

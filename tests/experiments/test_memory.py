@@ -30,7 +30,7 @@ def _command(raised: str) -> subprocess.CompletedProcess:
     program = textwrap.dedent(f"""
         import argparse
         import jax
-        from experiments.command import run_command
+        from research.runs.command import run_command
         def main(arguments):
             raise {raised}
         run_command(main, argparse.ArgumentParser())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from research.data.image_folder import ImageFolder
 from tests.experiments.test_bad_images import config_of, write_images
-from tests.experiments.test_serve import serving
+from tests.experiments.test_dashboard import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = "-a '\"`[1]{x}*?\\gs:s3:%41%#&;|$HOME<b> ü\u2603😀e\u0301\u202e~\n" + "x" * 100 + "."

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.experiment import open_run
 from experiments.pictures import draw
 from experiments.predict import predict
 from experiments.train import train
 from research.config import load
 from research.errors import UserError
 from research.files import read_json
+from research.runs.experiment import open_run
 from research.training.loggers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

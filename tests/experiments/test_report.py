@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from experiments import report
-from experiments.pages.charts import groups, learning_curves, sweep_charts
-from experiments.pages.page import run_page, sweep_page
-from experiments.pages.records import read_run
-from experiments.pages.samples import layer, png, within
 from research.errors import UserError
+from research.reports.charts import groups, learning_curves, sweep_charts
+from research.reports.page import run_page, sweep_page
+from research.reports.records import read_run
+from research.reports.samples import layer, png, within
 
 CONFIG = {"model": {"name": "gpt"}, "task": {"name": "language_modeling"}, "data": {"name": "text_file"}, "seed": 0}
 

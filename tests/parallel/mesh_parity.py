@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.experiment import build_experiment
 from research.config import load
 from research.parallel.mesh import place_batch
+from research.runs.experiment import build_experiment
 from research.training.run import Run
 from research.training.state import TrainState
 
@@ -56,7 +56,7 @@ CASES = {
         {**TRANSFORMER, "num_layers": 2, "pool": "attention", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
     ),
 }
-"""Every model by its name in `experiments.experiment.MODELS`: a config, and fields of the model."""
+"""Every model by its name in `research.runs.experiment.MODELS`: a config, and fields of the model."""
 
 
 def build(model: str, mesh: dict[str, int], folder: Path) -> Run:

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.experiment import MODELS
 from research.errors import UserError
 from research.parallel.mesh import MeshShape, batch_share, check_batch_size
+from research.runs.experiment import MODELS
 from tests.parallel.mesh_parity import CASES, FEW_MESHES, MESHES, SEQUENCES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,60 @@
+"""What can be known before the first step is checked before it: a run that was paid for can be measured."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.data.loader import Batches, Dataset
+from research.errors import UserError
+from research.runs.evaluation import samples_of
+from research.runs.experiment import Experiment
+from research.training.limits import check_memory
+
+READ_SECONDS = 1.0
+"""For reading examples that are read when they are asked for, such as image files; all of them if there is time."""
+
+
+def check_before_training(experiment: Experiment) -> None:
+    """Raises UserError for what would end the run after its training, when it is measured.
+
+    Looked at are the memory that a step needs, every evaluation split as the task's arrays, the settings of decoding by
+    tracing an answer, and the examples that a run prints at its end.
+    """
+    run, task = experiment.run, experiment.task
+    check_memory(run, experiment.sample_batch)
+    splits = [split for split in experiment.source.splits if split != "train"]
+    for split in splits:
+        examples = experiment.examples(split)
+        if not len(examples):
+            raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
+        _longest_batch(experiment, task.dataset(examples, train=False, seed=0))
+        if task.scored:
+            task.questions(examples)
+        _read(split, examples, READ_SECONDS / len(splits))
+    if splits and (samples := samples_of(experiment, splits[-1], 1)):
+        variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
+        with jax.set_mesh(experiment.mesh):
+            batch = _longest_batch(experiment, task.questions(samples))
+            jax.eval_shape(run.evaluator.step.predict, variables, batch)
+
+
+def _longest_batch(experiment: Experiment, dataset: Dataset) -> Mapping[str, np.ndarray]:
+    """The last batch of the evaluation's plan, which is that of the longest examples."""
+    plan = experiment.evaluator.plan(dataset)
+    batches = Batches.on_mesh(dataset, plan, int(plan.steps_per_epoch), experiment.mesh)
+    return batches[len(batches) - 1]
+
+
+def _read(split: str, examples: Any, seconds: float) -> None:
+    """Reads examples in a random order until all are read or the time is over."""
+    if isinstance(examples, list):
+        return
+    end = time.monotonic() + seconds
+    for count, index in enumerate(np.random.default_rng(0).permutation(len(examples)), 1):
+        examples[int(index)]
+        if time.monotonic() > end:
+            print(f"{count:,} of {len(examples):,} {split} examples were read, as a check", flush=True)
+            break
