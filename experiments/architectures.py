@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ from research.models.swin import Swin
 from research.models.vit import ViT
 from research.runs.command import run_command
 
-STORED = ROOT / "research" / "ledger" / "results" / "architectures.json"
+STORED = Path(__file__).parent.parent / "research" / "ledger" / "results" / "architectures.json"
 TOLERANCE = 0.02
 """By which multiply-adds may differ: the published ones have two digits."""
 
