@@ -8,12 +8,12 @@ from pathlib import Path
 
 import jax
 
-from experiments.pictures import draw
-from experiments.report import live_report, record_samples
 from research.config import diff, load
 from research.data.plans import Bucketed
 from research.files import read_or_set_aside, write_json
 from research.parallel.processes import start_processes
+from research.reports.live import live_report, record_samples
+from research.reports.pictures import draw
 from research.runs.checks import check_before_training
 from research.runs.command import add_config, run_command
 from research.runs.evaluation import evaluate
@@ -65,7 +65,8 @@ def _train(experiment: Experiment) -> dict[str, float]:
         write_json(folder / "timing.json", timing.report())
         if jax.process_count() == 1:  # pictures need the whole model in one process; experiments.pictures draws later
             _show(experiment)
-        if signatures := experiment.task.signatures():
+        scorer = experiment.task.scorer()
+        if scorer is not None and (signatures := scorer.signatures()):
             write_json(folder / "signatures.json", signatures)
         write_json(folder / "results.json", results)
     print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))

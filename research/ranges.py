@@ -65,7 +65,12 @@ class Afterwards:
     """Marks a field that changes nothing of what is learnt: a run's folder takes another value of it later."""
 
 
+class Answering(Afterwards):
+    """Marks one of them that a person may choose for each answer, such as the size of a beam."""
+
+
 AFTERWARDS = Afterwards()
+ANSWERING = Answering()
 
 LARGEST = 3.4e38
 """Of float32, to two digits."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union
 from beartype.door import is_bearable
 
 from research.errors import UserError
-from research.ranges import AFTERWARDS, Expression, Range, marks
+from research.ranges import Afterwards, Expression, Range, marks
 
 LONGEST = 100_000
 """Characters of a value on the command line."""
@@ -111,7 +111,7 @@ def afterwards(cls: type) -> set[str]:
     """The fields of a dataclass that are marked AFTERWARDS, those of its nested dataclasses as dotted paths."""
     found = set()
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        if AFTERWARDS in marks(hint):
+        if any(isinstance(mark, Afterwards) for mark in marks(hint)):
             found.add(name)
         for arm in (hint, *typing.get_args(hint)):
             if isinstance(arm, type) and dataclasses.is_dataclass(arm):

@@ -17,6 +17,7 @@ FLOORS = {
     "research.runs": 5,
     "research.training": 4,
     "research.tasks": 3,
+    "research.metrics": 1,
     "research.analysis": 3,
     "research.pretrained": 3,
     "research.models": 2,

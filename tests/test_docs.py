@@ -97,4 +97,4 @@ def test_the_task_names_a_sentence_with_too_few_tags(tmp_path):
     source = types.SimpleNamespace(examples=lambda split: [{"source": "birds sing", "target": "NOUN"}])
     task = example("tagging").Tagging().prepare(source, tmp_path)
     with pytest.raises(UserError, match="sentence 1 has not as many words as tags: give one tag for each word"):
-        task.dataset(source.examples("train"), train=True, seed=0)
+        task.rows(source.examples("train"), train=True, seed=0)

@@ -37,16 +37,6 @@ def special_tokens(model: nn.Module) -> int:
     return (getattr(model, "pool", None) == "cls") + getattr(model, "distillation", False)
 
 
-def sides(path: str) -> tuple[str, str]:
-    """What the queries and the keys of a translation model's layer are, by their names in a batch.
-
-    A decoder's query stands where its next token is written; the queries are named by what they write.
-    """
-    queries = "source" if path.startswith("encoder") else "target_output"
-    keys = "target_input" if path.startswith("decoder") and "cross" not in path else "source"
-    return queries, keys
-
-
 def rollout(weights: Mapping[str, np.ndarray]) -> np.ndarray:
     """How much each output token has taken from each input token over all layers, float32 [batch, queries, keys].
 

@@ -51,6 +51,11 @@ class ImageFolder(Source):
         return tuple(split for split in there if there[split])
 
     @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """Height, width and channels; the sizes of files vary."""
+        return self.size, self.size, self.channels
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(_found(self.path).classes)
 

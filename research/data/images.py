@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from research.data.augmentation import PhotoAugmentation
+from research.data.rows import Rows
 from research.errors import UserError
 from research.ranges import Degrees, Fraction, Range, Rate
 
@@ -52,7 +53,7 @@ class Augmentation:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(Rows):
     """A batch holds `image`, uint8 [batch, height, width, channels], and `label`, int32 [batch].
 
     mixup: the parameter of the Beta distribution of `mix`, float32 [batch], the share of each image in its mixture with
@@ -72,9 +73,6 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def lengths(self) -> None:
-        return None
-
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         examples = [self.examples[int(index)] for index in indices]
         images = [example["image"] for example in examples]
@@ -89,7 +87,7 @@ class LabelledImages:
             randoms = [np.random.default_rng((self.seed, int(epoch), int(index))) for epoch, index in keys]
             images = [self.augmentation(image, random) for image, random in zip(images, randoms, strict=True)]
             mix = self._mix(randoms, images[0].shape[:2])
-        labels = np.array([example["label"] for example in examples], np.int32)
+        labels = np.array([example.get("label", 0) for example in examples], np.int32)  # a question has none
         return {"image": np.stack(images), "label": labels, **mix}
 
     def _mix(self, randoms: Sequence[np.random.Generator], size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import absl.flags
 import grain.python as grain
@@ -20,34 +19,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from research.data.plans import Plan
+from research.data.rows import Batch, Rows
 from research.errors import UserError
 from research.parallel.mesh import batch_share, batch_ways
-
-Batch = dict[str, np.ndarray]
 
 WARN_AFTER, GIVE_UP_AFTER = 60.0, 600.0
 """Seconds to wait for a batch until a warning, and until the run ends."""
 PATIENCE = 5.0
 """Seconds to wait for a reader that is not needed any more."""
-
-
-class Dataset(Protocol):
-    """A split as arrays: what a plan selects from."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def lengths(self) -> np.ndarray | None:
-        """Length of each example, int64, where each batch is padded to its own; None where all are equal."""
-
-    def tokens(self) -> np.ndarray | None:
-        """Of each length, how much is not padding; None where `lengths` is."""
-
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> Batch:
-        """The named arrays of these examples, each with a leading batch axis.
-
-        `epochs` seeds what is random about an example; `length` is the static length to pad to, where that applies.
-        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +37,10 @@ class Batches:
     filled up with padding to a number of rows, and to a length, that devices can share. Plans know nothing of devices,
     so that a run can go on with any number of them.
 
-    To the dataset's arrays it adds `weight` (float32 [batch]): 1 for an example, 0 for padding.
+    To the rows' arrays it adds `weight` (float32 [batch]): 1 for an example, 0 for padding.
     """
 
-    dataset: Dataset
+    rows: Rows
     plan: Plan
     num_steps: int
     share: tuple[int, int] = (0, 1)
@@ -69,10 +48,10 @@ class Batches:
     length_multiple: int = 1
 
     @classmethod
-    def on_mesh(cls, dataset: Dataset, plan: Plan, num_steps: int, mesh: Mesh, accumulate: int = 1) -> "Batches":
+    def on_mesh(cls, rows: Rows, plan: Plan, num_steps: int, mesh: Mesh, accumulate: int = 1) -> "Batches":
         """The batches as a mesh needs them, cut into `accumulate` micro-batches."""
         multiple = batch_ways(mesh) * accumulate
-        return cls(dataset, plan, num_steps, batch_share(mesh), multiple, mesh.shape["sequence"])
+        return cls(rows, plan, num_steps, batch_share(mesh), multiple, mesh.shape["sequence"])
 
     def __len__(self) -> int:
         return self.num_steps
@@ -89,11 +68,11 @@ class Batches:
         epochs = np.pad(selection.epochs, (0, missing))
         process, num_parts = self.share
         count = len(indices) // num_parts
-        rows = slice(count * process, count * (process + 1))
-        indices, epochs = indices[rows], epochs[rows]
+        mine = slice(count * process, count * (process + 1))
+        indices, epochs = indices[mine], epochs[mine]
         length = selection.length and -(-selection.length // self.length_multiple) * self.length_multiple
         # Padding rows read some existing example; their weight makes it count for nothing.
-        arrays = self.dataset.batch(np.maximum(indices, 0), epochs, length)
+        arrays = self.rows.batch(np.maximum(indices, 0), epochs, length)
         return {**arrays, "weight": (indices >= 0).astype(np.float32)}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from research.data.images import Augmentation
+from research.data.rows import Rows
 from research.errors import UserError
 
 CHANNELS = 3
@@ -19,7 +20,7 @@ CHANNELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedImages:
+class PackedImages(Rows):
     """Rows of `row_tokens` patches: the patches of up to `images_per_row` images, one after the other, then padding.
 
     An example of this dataset is a row, not an image. Which images share a row is settled before training, from their
@@ -48,11 +49,8 @@ class PackedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def lengths(self) -> None:
-        return None
-
     @functools.cached_property
-    def tokens(self) -> np.ndarray:
+    def num_patches(self) -> np.ndarray:
         """Patches of each image, int64."""
         grids = [
             patch_grid(*self._size(index), self.patch_size, self.max_tokens) for index in range(len(self.examples))
@@ -62,12 +60,12 @@ class PackedImages:
     @functools.cached_property
     def rows(self) -> list[tuple[int, ...]]:
         """The images of each row."""
-        return pack(self.tokens, self.row_tokens, self.images_per_row, self.seed)
+        return pack(self.num_patches, self.row_tokens, self.images_per_row, self.seed)
 
     @property
     def padding(self) -> float:
         """The share of padding in the rows, where no image is cropped."""
-        return 1 - float(self.tokens.sum()) / (len(self) * self.row_tokens)
+        return 1 - float(self.num_patches.sum()) / (len(self) * self.row_tokens)
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         shape = (len(indices), self.row_tokens)
@@ -87,7 +85,7 @@ class PackedImages:
                 batch["patches"][here] = to_patches(image, grid, self.patch_size)
                 batch["positions"][here] = np.indices(grid).reshape(2, -1).T
                 batch["segments"][here] = slot + 1
-                batch["label"][row, slot] = example["label"]
+                batch["label"][row, slot] = example.get("label", 0)  # a question has none
                 start += math.prod(grid)
         return batch
 
@@ -107,7 +105,7 @@ class PackedImages:
                 int(random.integers(whole - side + 1)) for whole, side in zip(image.shape, sides, strict=False)
             )
             image = image[top : top + sides[0], left : left + sides[1]]
-        return self.augmentation(image, random), int(self.tokens[index])
+        return self.augmentation(image, random), int(self.num_patches[index])
 
 
 def patch_grid(height: int, width: int, patch_size: int, max_tokens: int) -> tuple[int, int]:

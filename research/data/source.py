@@ -31,6 +31,12 @@ class Source:
         """The examples of a split, read when indexed where they are big; a UserError names an unknown split."""
         raise TypeError(f"{type(self).__name__} has no examples")
 
+    @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """Height, width and channels of the images, None where they vary; here those of the first one."""
+        height, width, channels = self.examples("train")[0]["image"].shape
+        return height, width, channels
+
     def fingerprint(self, split: str) -> str:
         """A hexadecimal digest that tells other data from these, wherever they lie; here of evenly spaced examples."""
         examples = self.examples(split)
@@ -58,7 +64,8 @@ class Withheld:
 
     def __getattr__(self, name: str) -> Any:
         raise UserError(
-            f"{self._folder} lacks its tokenizer.json or classes.json: run its training command again, which makes them"
+            f"{self._folder} lacks what was made of its data, such as tokenizer.json or classes.json: run its training "
+            "command again, which makes them"
         )
 
 

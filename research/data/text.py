@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from research.data.rows import Rows
 from research.data.tokenizer import BOS, EOS, PAD
 from research.errors import UserError
 
@@ -41,7 +42,7 @@ class Ragged:
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePairs:
+class SentencePairs(Rows):
     """Source and target sentences. A batch holds, int32 [batch, length]:
 
     source (ends in EOS), target_input (starts with BOS) and target_output (ends in EOS); PAD fills the rest.
@@ -69,7 +70,11 @@ class SentencePairs:
         """The longer side of each pair as the model sees it, cut at `max_length`, int64 [count]."""
         return np.minimum(np.maximum(self.source.lengths(), self.target.lengths() - 1), self.max_length)
 
-    def tokens(self) -> np.ndarray:
+    @property
+    def longest(self) -> int:
+        return self.max_length
+
+    def num_tokens(self) -> np.ndarray:
         """The mean of the two sides' tokens, cut likewise: what of `lengths` is not padding, float64 [count]."""
         sides = self.source.lengths(), self.target.lengths() - 1
         source, target = (np.minimum(side, self.max_length) for side in sides)
@@ -89,7 +94,7 @@ class SentencePairs:
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenWindows:
+class TokenWindows(Rows):
     """Consecutive windows of a token stream. A batch holds, int32 [batch, length + 1]:
 
     tokens (inputs and, shifted by one, targets) and bytes (of the text, that each of them stands for); what lies beyond
@@ -116,9 +121,6 @@ class TokenWindows:
             return -(-(len(self.tokens) - 1) // self.length)
         return (len(self.tokens) - self.length) // self.length
 
-    def lengths(self) -> None:
-        return None
-
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         starts = indices * self.length
         if self.seed is not None:
@@ -138,7 +140,7 @@ def _epoch_offsets(seed: int, epochs: np.ndarray, length: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
+class Prompts(Rows):
     """Beginnings of texts to be continued. A batch holds `tokens`, int32 [batch, length], and `prompt_length`."""
 
     prompts: Ragged
@@ -151,9 +153,6 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-    def lengths(self) -> None:
-        return None
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         return {

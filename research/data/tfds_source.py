@@ -55,6 +55,12 @@ class Tfds(Source):
         return tuple(split for split in ("train", "validation", "test") if getattr(self, split) is not None)
 
     @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """Height, width and channels, as the data set declares them."""
+        height, width, channels = self._builder().info.features[self.keys["image"]].shape
+        return height, width, channels or 3
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes of "label"."""
         feature = self._builder().info.features[self.keys["label"]]

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.data.loader import Batches, Dataset
+from research.data.loader import Batches
+from research.data.rows import Rows
 from research.errors import UserError
-from research.runs.evaluation import samples_of
 from research.runs.experiment import Experiment
 from research.training.limits import check_memory
 
@@ -20,31 +20,48 @@ READ_SECONDS = 1.0
 def check_before_training(experiment: Experiment) -> None:
     """Raises UserError for what would end the run after its training, when it is measured.
 
-    Looked at are the memory that a step needs, every evaluation split as the task's arrays, the settings of decoding by
-    tracing an answer, and the examples that a run prints at its end.
+    Looked at are the memory that a step needs, the name of `checkpoint.best`, every evaluation split as the task's
+    arrays, the settings of decoding by tracing an answer, and the examples that a run prints at its end.
     """
     run, task = experiment.run, experiment.task
     check_memory(run, experiment.sample_batch)
+    _check_best(experiment)
     splits = [split for split in experiment.source.splits if split != "train"]
     for split in splits:
         examples = experiment.examples(split)
         if not len(examples):
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
-        _longest_batch(experiment, task.dataset(examples, train=False, seed=0))
-        if task.scored:
+        _longest_batch(experiment, task.rows(examples, train=False, seed=0))
+        if task.scorer() is not None:
             task.questions(examples)
         _read(split, examples, READ_SECONDS / len(splits))
-    if splits and (samples := samples_of(experiment, splits[-1], 1)):
+    if splits and (samples := task.shown(experiment.examples(splits[-1]), 1)):
         variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
         with jax.set_mesh(experiment.mesh):
             batch = _longest_batch(experiment, task.questions(samples))
-            jax.eval_shape(run.evaluator.step.predict, variables, batch)
+            jax.eval_shape(run.evaluator.inference.predict, variables, batch)
 
 
-def _longest_batch(experiment: Experiment, dataset: Dataset) -> Mapping[str, np.ndarray]:
-    """The last batch of the evaluation's plan, which is that of the longest examples."""
-    plan = experiment.evaluator.plan(dataset)
-    batches = Batches.on_mesh(dataset, plan, int(plan.steps_per_epoch), experiment.mesh)
+def _check_best(experiment: Experiment) -> None:
+    """Raises UserError where `checkpoint.best` is not measured."""
+    best, run, scorer = experiment.checkpoint.best, experiment.run, experiment.task.scorer()
+    if best is None:
+        return
+    variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
+    batch = {**experiment.sample_batch, "weight": np.zeros(1, np.float32)}
+    with jax.set_mesh(experiment.mesh):
+        metrics = jax.eval_shape(run.evaluator.inference.evaluate, variables, batch)
+    known = [f"validation/{name}" for name in (*metrics, *(scorer.names if scorer else ()))]
+    if best.split("/")[:2] not in [name.split("/") for name in known]:
+        raise UserError(f"checkpoint.best {best!r} is not measured: use one of {', '.join(known)}")
+    if run.validation is None:
+        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
+
+
+def _longest_batch(experiment: Experiment, rows: Rows) -> Mapping[str, np.ndarray]:
+    """The last batch of the evaluation's plan, which is that of the longest rows."""
+    plan = experiment.evaluator.plan(rows)
+    batches = Batches.on_mesh(rows, plan, int(plan.steps_per_epoch), experiment.mesh)
     return batches[len(batches) - 1]
 
 

@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from research.config import build, choose, read_config, suggestion, to_json
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
-from research.data.loader import Batches, Dataset
+from research.data.loader import Batches
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
+from research.data.rows import Rows
 from research.data.scan import Scan
 from research.data.source import Withheld
 from research.data.text_file import ParallelText, TextFile
@@ -38,11 +39,11 @@ from research.models.rnn import RNNSeq2Seq
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.vit import ViT
-from research.parallel.mesh import MeshShape, batch_sharding, batch_ways, check_batch_size, make_mesh
+from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.pretrained.timm import from_timm
 from research.ranges import Seed
-from research.tasks.classification import Classification, difference
+from research.tasks.classification import Classification
 from research.tasks.distillation import Distillation
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
@@ -55,11 +56,12 @@ from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
 from research.training.fingerprint import checksum, contents, sealed
+from research.training.inference import Inference, Precision
 from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patterns
 from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
-from research.training.step import Precision, Step
+from research.training.step import Step
 from research.training.transfer import Transfer, read_weights, transferred, with_given
 from research.values import afterwards, convert
 
@@ -123,27 +125,21 @@ class Experiment:
         return self.config.get("seed", 0)
 
     def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
-        """A split's examples. Raises UserError where the data's classes are not those that the run began with."""
-        ours = getattr(self.task, "class_names", None)  # tasks that make their own labels have none
-        if ours is not None and tuple(self.source.class_names) != ours:
-            raise UserError(
-                f"the data have {difference(self.source.class_names, ours)}, unlike when {self.folder} began: give the "
-                "data it had, or use another --workdir"
-            )
+        """A split's examples. Raises UserError where the data are not of the kind that the run began with."""
+        self.task.check_source(self.source, self.folder)
         return self.source.examples(split)
 
     @functools.cached_property
     def batches(self) -> Batches:
         """What the run reads at each of its steps."""
-        dataset = self.task.dataset(self.examples("train"), train=True, seed=self.seed)
-        plan = self._plan(dataset)
+        rows = self.task.rows(self.examples("train"), train=True, seed=self.seed)
+        plan = self._plan(rows)
         total = self._clock(plan).steps(self.options.duration)
-        return Batches.on_mesh(dataset, plan, total, self.mesh, self.options.accumulate)
+        return Batches.on_mesh(rows, plan, total, self.mesh, self.options.accumulate)
 
     def _clock(self, plan: Plan) -> Clock:
         examples_per_step = plan.num_examples / plan.steps_per_epoch
-        inputs = self.task.model_inputs(self.sample_batch)
-        tokens = sum(array.size for array in inputs if array.dtype == np.int32)
+        tokens = self.task.num_tokens(self.sample_batch) or 0
         tokens_per_step = self.options.batch_tokens or tokens * examples_per_step or None
         return Clock(plan.steps_per_epoch, examples_per_step, tokens_per_step)
 
@@ -158,10 +154,11 @@ class Experiment:
         create = self.create_state(optimizer)
         abstract = self._abstract_state(create)
         check_patterns(optimizer_config, abstract.params)
+        teacher, taught = self._teacher() if self.task.teacher else (None, None)
         return Run(
             folder=self.folder,
             options=self.options,
-            step=self._step(optimizer),
+            step=self._step(optimizer, teacher),
             mesh=self.mesh,
             clock=clock,
             batches=batches,
@@ -170,7 +167,7 @@ class Experiment:
             learning_rate=jax.jit(lambda step: optimizer_config.learning_rate * factor(step)),
             abstract_state=abstract,
             create_state=functools.partial(self._new_state, create, abstract),
-            teach=self._teach(),
+            taught=taught,
             belongings=self.belongings,
         )
 
@@ -186,23 +183,25 @@ class Experiment:
             path.name: checksum(read_json(path, Any)) for path in files if path.exists()
         }
 
-    def _plan(self, dataset: Dataset) -> Plan:
-        options, lengths = self.options, dataset.lengths()
+    def _plan(self, rows: Rows) -> Plan:
+        options, lengths = self.options, rows.lengths()
         if lengths is None:
             if options.batch_size is None:
                 raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
-            return Shuffled(len(dataset), options.batch_size, self.seed, options.repeats)
+            return Shuffled(len(rows), options.batch_size, self.seed, options.repeats)
         if options.repeats > 1:
             raise UserError(f"training.repeats {options.repeats} is for images alone: leave it out")
         sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
         buckets = make_buckets(lengths, options.buckets, **sizes)
-        return Bucketed(lengths, dataset.tokens(), buckets, self.seed)
+        return Bucketed(lengths, rows.num_tokens(), buckets, self.seed)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """Measures splits and answers questions; needs no optimizer."""
         ways = batch_ways(self.mesh)
-        return Evaluator(self._step(None), self.mesh, self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways)
+        batch_size = self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways
+        inference = Inference(self.model, self.task, Precision.parse(self.options.precision))
+        return Evaluator(inference, self.mesh, batch_size)
 
     def variables(self, checkpoints: Any, abstract: TrainState | None = None) -> tuple[dict[str, Any], int]:
         """The model's variables to evaluate, and their step (the last of those averaged).
@@ -222,29 +221,20 @@ class Experiment:
             variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
         return variables, steps[-1]
 
-    def _teach(self) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
-        """What the task's teacher answers to a batch, [batch, classes]; None where there is no teacher.
+    def _teacher(self) -> tuple[Inference, dict[str, Any]]:
+        """The model that the task learns from, and its variables.
 
         Raises UserError where the teacher does not fit, or is not the one that the run began with.
         """
-        if not isinstance(self.task, Distillation):
-            return None
-        teacher, variables, step = _trained(Path(self.task.teacher).expanduser(), self.mesh)
-        self.task.check_teacher(teacher.task)
+        teacher, variables, step = trained(Path(self.task.teacher).expanduser(), self.mesh)
+        self.task.check_teacher(teacher.task, self.task.teacher)
         _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
-        step_of_teacher = dataclasses.replace(teacher.evaluator.step, accumulate=self.options.accumulate)
-        answers = jax.jit(step_of_teacher.teach, out_shardings=batch_sharding(self.mesh))
+        return teacher.evaluator.inference, variables
 
-        def teach(batch: Mapping[str, jax.Array]) -> jax.Array:
-            with jax.set_mesh(self.mesh):
-                return answers(variables, batch)
-
-        return teach
-
-    def _step(self, optimizer: Any) -> Step:
+    def _step(self, optimizer: Any, teacher: Inference | None) -> Step:
         options = self.options
         precision = Precision.parse(options.precision)
-        fields = {"accumulate": options.accumulate, "ema": options.ema, "spike": options.spike}
+        fields = {"accumulate": options.accumulate, "ema": options.ema, "spike": options.spike, "teacher": teacher}
         return Step(self.model, self.task, optimizer, precision, self.seed, **fields)
 
     def create_state(self, optimizer: Any, seed: int | jax.Array | None = None) -> Callable[..., TrainState]:
@@ -287,8 +277,7 @@ class Experiment:
         if stored := read_or_set_aside(path, dict[str, list]):
             with contextlib.suppress(ValueError, TypeError, MemoryError):  # it is made anew
                 return {name: np.zeros(shape, dtype) for name, (dtype, shape) in stored.items()}
-        dataset = self.task.dataset(self.source.examples("train"), train=False, seed=0)
-        batch = dataset.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+        batch = self.task.rows(self.source.examples("train"), train=False, seed=0).first()
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
         if jax.process_index() == 0:
             write_json(path, shapes)
@@ -359,7 +348,7 @@ def open_run(folder: Path) -> Experiment:
     return build_experiment(config, folder, stored=True)
 
 
-def _trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:
+def trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:
     """A run, on another mesh if given, its model's evaluated variables, and their step."""
     run = open_run(folder)
     if mesh is not None:
@@ -385,5 +374,5 @@ def _weights(source: Path, model: Any) -> dict[str, Any]:
     if not source.is_dir():
         weights = read_weights(source)
         return weights if any("/" in name for name in weights) else from_timm(weights, model)
-    _, variables, _ = _trained(source)
+    _, variables, _ = trained(source)
     return {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}

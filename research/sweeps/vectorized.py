@@ -112,7 +112,7 @@ class _Group:
     def __init__(self, experiments: Sequence[Experiment]):
         self.experiments = {experiment.folder: experiment for experiment in experiments}
         self.first = experiments[0]
-        if self.first.run.teach is not None:
+        if self.first.task.teacher is not None:
             raise UserError("trials with a teacher cannot be trained together: use --launcher=local")
         changes = [path for other in experiments for path, *_ in diff(self.first.config, other.config)]
         self.paths = _paths(change for change in changes if not change.startswith(LAUNCH_ONLY))
@@ -165,13 +165,10 @@ class _Group:
         results: list[dict[str, float]] = [{} for _ in members]
         for split in (split for split in self.first.source.splits if split != "train"):
             examples = self.first.examples(split)
-            dataset = self.first.task.dataset(examples, train=False, seed=0)
-            measured = self.together.metrics(numbers, stacked, self.first.evaluator, dataset)
+            rows = self.first.task.rows(examples, train=False, seed=0)
+            measured = self.together.metrics(numbers, stacked, self.first.evaluator, rows)
             for own, metrics, mine, experiment in zip(results, measured, variables, experiments, strict=True):
-                task = experiment.task
-                if task.scored:
-                    answers = experiment.evaluator.answers(mine, task.questions(examples))
-                    metrics |= task.score(answers, list(examples))
+                metrics |= experiment.evaluator.scores(mine, examples)
                 own |= {f"{split}/{name}": value for name, value in metrics.items()}
         return results
 

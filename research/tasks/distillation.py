@@ -13,7 +13,7 @@ from research.errors import UserError
 from research.ranges import Fraction, Temperature
 from research.tasks.classification import Classification, difference
 from research.tasks.losses import cross_entropy
-from research.tasks.task import Apply, Metrics
+from research.tasks.task import Apply, Metrics, Task, Teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,31 +24,29 @@ class Distillation(Classification):
     teacher finds best (Touvron et al. 2021, section 3), "soft" all of its probabilities, at a temperature (Hinton et
     al. 2015). weight: the teacher's share of the loss; the labels have the rest. A model with a second head
     (`model.distillation`) learns from the teacher with that head alone, any other with the only one it has.
-
-    A training batch has the teacher's probabilities as `teacher`, float32 [batch, classes]; without, as in evaluation,
-    this is plain classification.
     """
 
-    teacher: str
+    teacher: str = dataclasses.field()  # no default, unlike the attribute of the base class
     kind: Literal["hard", "soft"] = "hard"
     weight: Fraction = 0.5
     temperature: Temperature = 3.0
 
-    def check_teacher(self, task: Any) -> None:
-        """Raises UserError unless the teacher's task tells the same classes apart."""
-        if not isinstance(task, Classification):
-            raise UserError(f"task.teacher {self.teacher} classifies no images: give a run of classification")
-        if task.class_names != self.class_names:
+    def check_teacher(self, teacher: Task, folder: str) -> None:
+        if not isinstance(teacher, Classification):
+            raise UserError(f"task.teacher {folder} does not classify images: give a run of classification")
+        if teacher.class_names != self.class_names:
             raise UserError(
-                f"task.teacher {self.teacher} knows {difference(task.class_names, self.class_names)}: give a teacher "
-                "that was trained on the classes of the data"
+                f"task.teacher {folder} knows {difference(teacher.class_names, self.class_names)}: give a teacher that "
+                "was trained on the classes of the data"
             )
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
-        if "teacher" not in batch:
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
+        if teacher is None:  # in evaluation this is plain classification
             return super().loss(apply, batch)
         heads, updates = apply(*self.model_inputs(batch), method=_all_heads)
-        distilled = teacher_loss(heads[-1], batch["teacher"], self.temperature if self.kind == "soft" else None)
+        distilled = teacher_loss(heads[-1], teacher(batch), self.temperature if self.kind == "soft" else None)
         losses = (1 - self.weight) * self.label_loss(heads[0], batch) + self.weight * distilled
         return self.metrics(sum(heads) / len(heads), losses, batch), updates
 

@@ -11,22 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.loader import Dataset
 from research.data.plain_text import cut
+from research.data.rows import Rows
 from research.data.text import Prompts, TokenWindows
 from research.data.tokenizer import EOS, Tokenizer, TrainedTokenizer
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import sampler
 from research.errors import UserError
-from research.ranges import AFTERWARDS, Count, Seed, Share, Size, Temperature
+from research.layers.masks import causal_mask
+from research.ranges import ANSWERING, Count, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
-from research.tasks.task import Apply, Metrics
-from research.tasks.vocabulary import show_tokens, vocabulary_of_run
+from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.vocabulary import given_text, read_and_written, show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModeling:
+class LanguageModeling(Task):
     """Texts cut into windows of `length` tokens; reported in nats per token and bits per byte of the texts' UTF-8.
 
     temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
@@ -34,14 +35,13 @@ class LanguageModeling:
 
     tokenizer: Tokenizer
     length: Size
-    temperature: Annotated[Temperature, AFTERWARDS] = 0.8
-    top_k: Annotated[Count | None, AFTERWARDS] = None
-    top_p: Annotated[Share | None, AFTERWARDS] = None
-    sample_seed: Annotated[Seed, AFTERWARDS] = 0
+    temperature: Annotated[Temperature, ANSWERING] = 0.8
+    top_k: Annotated[Count | None, ANSWERING] = None
+    top_p: Annotated[Share | None, ANSWERING] = None
+    sample_seed: Annotated[Seed, ANSWERING] = 0
     vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = -1
-    scored: ClassVar[bool] = False
 
     def prepare(self, source: Any, folder: Path) -> "LanguageModeling":
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("text",), folder)
@@ -50,7 +50,7 @@ class LanguageModeling:
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         tokens, sizes = self._encode([example["text"] for example in examples])
         return TokenWindows(tokens, sizes, self.length, seed if train else None)
 
@@ -73,7 +73,7 @@ class LanguageModeling:
         ends[-1:] = bounds[-1:]
         return tokens, np.diff(ends, prepend=0).astype(np.int32)
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Example]) -> Rows:
         prompts = [self.vocabulary.encode(example["text"]) for example in examples]
         for number, prompt in enumerate(prompts, 1):
             if not 0 < len(prompt) < self.length:
@@ -82,6 +82,19 @@ class LanguageModeling:
                     "so that the context has room for an answer"
                 )
         return Prompts.from_lists(prompts, self.length)
+
+    def example(self, item: Any) -> Example:
+        return {"text": given_text(item)}
+
+    def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
+        """Beginnings of lines of the text, or of the texts, evenly spaced, to be continued."""
+        texts = [examples[index]["text"] for index in range(min(count, len(examples)))]
+        if len(texts) == 1:
+            (text,) = texts
+            starts = [text.find("\n", len(text) * part // count) + 1 if part else 0 for part in range(count)]
+            texts = [text[start:] for start in starts]
+        prompts = [prompt for text in texts if (prompt := self.beginning(text)) is not None]
+        return [{"text": prompt} for prompt in dict.fromkeys(prompts)]
 
     def beginning(self, text: str) -> str | None:
         """The start of a text as a prompt that `questions` takes, about a quarter of the context; None if none is."""
@@ -96,7 +109,12 @@ class LanguageModeling:
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (jnp.maximum(batch["tokens"][:, :-1], 0),)
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def num_tokens(self, batch: Mapping[str, Any]) -> int:
+        return batch["tokens"][:, :-1].size
+
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         (states, table), updates = apply(*self.model_inputs(batch), method="features")
         labels = batch["tokens"][:, 1:]
         weights = (labels >= 0) * batch["weight"][:, None]
@@ -125,14 +143,19 @@ class LanguageModeling:
             rng=jax.random.key(self.sample_seed),
         )
 
-    def answer(self, raw: np.ndarray) -> dict[str, Any]:
-        return {"text": self.vocabulary.decode(raw[raw >= 0])}
+    def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        (tokens,) = rows
+        return {"text": self.vocabulary.decode(tokens[tokens >= 0])}
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return {}
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        return {"prompt": example["text"], "answer": answer["text"].removeprefix(example["text"])}
 
-    def signatures(self) -> dict[str, str]:
-        return {}
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View:
+        tokens = self.vocabulary.encode(answer["text"])[: self.length]
+        return read_and_written(example["text"], tokens[:-1], tokens[1:], self.vocabulary)
+
+    def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"decoder: causal": np.asarray(causal_mask(batch["tokens"].shape[1] - 1))[0, 0]}
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], -1)}"

@@ -2,62 +2,52 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.images import Augmentation, LabelledImages
-from research.data.loader import Dataset
+from research.data.images import LabelledImages
+from research.data.rows import Rows
 from research.errors import UserError
-from research.ranges import Number, Part, Pixels, Positive
+from research.ranges import Part, Pixels
+from research.tasks.images import ImageTask
 from research.tasks.losses import weighted
-from research.tasks.task import Apply, Metrics
+from research.tasks.task import Apply, Example, Metrics, Teacher
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedImages:
+class MaskedImages(ImageTask):
     """The mean squared error of the patches that were not shown (He et al. 2022, section 3); labels are not read.
 
     patch_size: that of the model. masked: share of the patches that are not shown, that of the model. normalise: each
     patch's pixels are shifted and scaled to mean 0 and deviation 1 before they are compared (section 3, "Reconstruction
-    target"). mean, deviation: pixels enter the model as (pixel / 255 - mean) / deviation.
+    target").
     """
 
     patch_size: Pixels
     masked: Part = 0.75
     normalise: bool = True
-    mean: Number = 0.5
-    deviation: Positive = 0.5
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-
-    pad: ClassVar[int | None] = None
-    scored: ClassVar[bool] = False
-
-    def prepare(self, source: Any, folder: Path) -> "MaskedImages":
-        return self
 
     def model_fields(self) -> dict[str, Any]:
         return {"patch_size": self.patch_size, "masked": self.masked}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         images = LabelledImages(examples, self.augmentation if train else None, seed)
         return MaskedPatches(images, self.patch_size, seed)
-
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
-        return self.dataset([{"label": 0, **example} for example in examples], train=False, seed=0)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (self._pixels(batch), batch["order"])
 
     def _pixels(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        images = (jnp.asarray(batch["image"]).astype(jnp.float32) / 255 - self.mean) / self.deviation
+        images = self.normalised(batch["image"])
         return jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey images as colour ones
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         images, order = self.model_inputs(batch)
         painted, updates = apply(images, order)
         errors = self._errors(painted, images, order)
@@ -78,14 +68,14 @@ class MaskedImages:
         images, order = self.model_inputs(batch)
         return self._errors(model.apply(variables, images, order), images, order)
 
-    def answer(self, raw: np.ndarray) -> dict[str, Any]:
-        return {"text": f"mean squared error of the hidden patches {float(raw):.4f}"}
+    def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        return {"text": f"mean squared error of the hidden patches {float(rows[0]):.4f}"}
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return {}
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        return {"image": example["image"], "answer": answer["text"]}
 
-    def signatures(self) -> dict[str, str]:
-        return {}
+    def view(self, example: Example, answer: Mapping[str, Any]) -> None:
+        return None
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         image, order = batch["image"][row], batch["order"][row]
@@ -94,7 +84,7 @@ class MaskedImages:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedPatches:
+class MaskedPatches(Rows):
     """Images with `order`, int32 [batch, patches]: patches shuffled anew in every epoch; the first ones are shown."""
 
     images: LabelledImages
@@ -103,9 +93,6 @@ class MaskedPatches:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def lengths(self) -> None:
-        return None
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         images = self.images.batch(indices, epochs, length)["image"]

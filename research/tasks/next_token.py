@@ -3,22 +3,22 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from research.data.loader import Dataset
+from research.data.rows import Rows
 from research.data.tokenizer import UNK, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Metrics
-from research.tasks.vocabulary import show_tokens, vocabulary_of_run
+from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.vocabulary import given_text, read_and_written, show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenRows:
+class TokenRows(Rows):
     """Rows of as many tokens each, and the token that follows. A batch holds `tokens`, int32 [batch, length], and
     `label`, int32 [batch]."""
 
@@ -28,22 +28,16 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def lengths(self) -> None:
-        return None
-
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         return {"tokens": self.tokens[indices], "label": self.labels[indices]}
 
 
 @dataclasses.dataclass(frozen=True)
-class NextToken:
+class NextToken(Task):
     """{"source": prompt, "target": one token}; all prompts have as many tokens."""
 
     tokenizer: Tokenizer
     vocabulary: TrainedTokenizer | None = None
-
-    pad: ClassVar[int | None] = None
-    scored: ClassVar[bool] = False
 
     def prepare(self, source: Any, folder: Path) -> "NextToken":
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("source", "target"), folder)
@@ -52,18 +46,18 @@ class NextToken:
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         labels = self.vocabulary.encode_batch([example["target"] for example in examples])
         wrong = next((example for example, label in zip(examples, labels, strict=True) if len(label) != 1), None)
         if wrong:
             raise UserError(f"the answer {wrong['target']!r} is not one token: use another task.tokenizer")
         return TokenRows(self._prompts(examples), np.array(labels, np.int32)[:, 0])
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Example]) -> Rows:
         prompts = self._prompts(examples)
         return TokenRows(prompts, np.zeros(len(prompts), np.int32))
 
-    def _prompts(self, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def _prompts(self, examples: Sequence[Example]) -> np.ndarray:
         texts = [example["source"] for example in examples]
         prompts = self.vocabulary.encode_batch(texts)
         for text, prompt in zip(texts, prompts, strict=True):
@@ -71,10 +65,18 @@ class NextToken:
                 raise UserError(f"{text!r} is not written like {texts[0]!r} with the words of the training data")
         return np.array(prompts, np.int32)
 
+    def example(self, item: Any) -> Example:
+        return {"source": given_text(item)}
+
+    def num_tokens(self, batch: Mapping[str, Any]) -> int:
+        return batch["tokens"].size
+
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (batch["tokens"],)
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
         losses, _ = cross_entropy(logits[:, -1], batch["label"])
         right = in_top(logits[:, -1], batch["label"], 1).astype(np.float32)
@@ -84,14 +86,17 @@ class NextToken:
         """The most probable next token of each prompt, int32 [batch]."""
         return model.apply(variables, *self.model_inputs(batch))[:, -1].argmax(axis=-1)
 
-    def answer(self, raw: np.ndarray) -> dict[str, Any]:
-        return {"text": self.vocabulary.decode([int(raw)])}
+    def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        return {"text": self.vocabulary.decode([int(rows[0])])}
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return {}
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        sample = {"source": example["source"], "answer": answer["text"]}
+        return sample | {"reference": example["target"]} if "target" in example else sample
 
-    def signatures(self) -> dict[str, str]:
-        return {}
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View:
+        prompt = self._prompts([example])[0]
+        written = [*prompt[1:], *self.vocabulary.encode(answer["text"])]
+        return read_and_written(f"{example['source']} {answer['text']}", prompt, written, self.vocabulary)
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         label = int(batch["label"][row])

@@ -4,44 +4,34 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.images import Augmentation, LabelledImages
-from research.data.loader import Dataset
+from research.data.images import LabelledImages
+from research.data.rows import Rows
 from research.errors import UserError
-from research.ranges import Number, Positive, Range
+from research.ranges import Range
+from research.tasks.images import ImageTask
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Metrics
+from research.tasks.task import Apply, Example, Metrics, Teacher
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretext:
+class Pretext(ImageTask):
     """Recognising what was done to an image; the labels of the data are not read.
 
     change: "rotation" shows every image at 0, 90, 180 and 270 degrees (Gidaris et al. 2018); "jigsaw" cuts it into
     grid x grid tiles and puts them back in one of `permutations` orders (Noroozi & Favaro 2016, section 3), a number
     of the most different ones; grid² factorial of them, at most.
-    mean, deviation: pixels enter the model as (pixel / 255 - mean) / deviation.
     """
 
     change: Literal["rotation", "jigsaw"] = "rotation"
     grid: Annotated[int, Range(2, 10)] = 2
     permutations: Annotated[int, Range(2, 1000)] = 24
-    mean: Number = 0.5
-    deviation: Positive = 0.5
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-
-    pad: ClassVar[int | None] = None
-    scored: ClassVar[bool] = False
-
-    def prepare(self, source: Any, folder: Path) -> "Pretext":
-        return self
 
     def model_fields(self) -> dict[str, Any]:
         return {"num_classes": 4 if self.change == "rotation" else len(self._orders)}
@@ -50,19 +40,16 @@ class Pretext:
     def _orders(self) -> np.ndarray:
         return distant_permutations(self.grid**2, self.permutations)
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
-        unlabelled = [{**example, "label": 0} for example in examples] if len(examples) else []
-        return ChangedImages(
-            LabelledImages(unlabelled, self.augmentation if train else None, seed), len(self._orders), seed
-        )
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
+        images = LabelledImages(examples, self.augmentation if train else None, seed)
+        return ChangedImages(images, len(self._orders), seed)
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
-        return LabelledImages([{"label": 0, **example} for example in examples], None, 0)
+    def questions(self, examples: Sequence[Example]) -> Rows:
+        return LabelledImages(examples, None, 0)
 
-    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
-        return ((batch["image"].astype(jnp.float32) / 255 - self.mean) / self.deviation,)
-
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         (images,), weights = self.model_inputs(batch), batch["weight"]
         if self.change == "rotation":
             images, labels = rotated(images)
@@ -79,25 +66,28 @@ class Pretext:
         """Probabilities of what was done to the images as they are, float32 [batch, classes]."""
         return jax.nn.softmax(model.apply(variables, *self.model_inputs(batch)))
 
-    def answer(self, raw: np.ndarray) -> dict[str, Any]:
-        best = int(np.argmax(raw))
-        label = f"{90 * best} degrees" if self.change == "rotation" else str(self._orders[best].tolist())
-        return {"label": label, "probability": float(raw[best])}
+    def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        (probabilities,) = rows
+        best = int(np.argmax(probabilities))
+        return {"label": self._name(best), "probability": float(probabilities[best])}
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return {}
+    def _name(self, change: int) -> str:
+        return f"{90 * change} degrees" if self.change == "rotation" else str(self._orders[change].tolist())
 
-    def signatures(self) -> dict[str, str]:
-        return {}
+    def reference(self, example: Example) -> str | None:
+        """A question is an image as it is: nothing was done to it."""
+        if self.change == "rotation":
+            return self._name(0)
+        unchanged = np.flatnonzero((self._orders == np.arange(self.grid**2)).all(axis=1))
+        return self._name(unchanged[0]) if len(unchanged) else None
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
-        image = batch["image"][row]
-        order = f", order {self._orders[batch['order'][row]].tolist()}" if self.change == "jigsaw" else ""
-        return f"image {image.shape}, pixels {image.min()}-{image.max()}{order}"
+        order = f"order {self._orders[batch['order'][row]].tolist()}, " if self.change == "jigsaw" else ""
+        return order + super().show(batch, row)
 
 
 @dataclasses.dataclass(frozen=True)
-class ChangedImages:
+class ChangedImages(Rows):
     """`LabelledImages` with `order` in place of labels, int32 [batch]: a permutation, drawn anew in every epoch."""
 
     images: LabelledImages
@@ -106,9 +96,6 @@ class ChangedImages:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def lengths(self) -> None:
-        return None
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
         keys = zip(epochs, indices, strict=True)

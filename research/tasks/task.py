@@ -1,5 +1,7 @@
-"""The contract of a task: the only code that knows both the batch and the model."""
+"""What a task is: the only code that knows both the batch and the model, from a person's input to an answer."""
 
+import dataclasses
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -8,67 +10,176 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from research.data.loader import Dataset
+from research.config import build
+from research.data.rows import Rows
+from research.errors import UserError
+from research.ranges import ANSWERING, marks
+from research.values import convert
+
+Example = Mapping[str, Any]
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-"""Name -> (sum, weight). Added over batches, micro-batches and hosts, then divided: exact for any of these splits."""
+"""Name -> (sum, weight), scalars or arrays such as one value a class. Added over batches, micro-batches and hosts, then
+divided: exact for any of these splits."""
 
 Apply = Callable[..., tuple[Any, Mapping[str, Any]]]
 """Calls the model with parameters, mode and random keys bound: `outputs, updates = apply(*inputs)`, where `updates`
 are the collections the call changed (BatchNorm statistics)."""
 
+Teacher = Callable[[Mapping[str, jax.Array]], Any]
+"""What another trained model predicts for a batch, as its own task does."""
 
-class Task(Protocol):
-    """One problem: how its examples become arrays, what is minimised and measured, and how an answer is made.
 
-    A task is a frozen dataclass whose fields are the config section `task`. Examples are dicts as the sources give
-    them.
+class Scorer(Protocol):
+    """Scores of whole answers, such as BLEU: it is shown each example with its answer once, in any order."""
+
+    names: Sequence[str]
+    """The scores that `result` always has, so that one of them can be asked for before training."""
+
+    def add(self, example: Example, answer: Mapping[str, Any]) -> None:
+        """Takes what it needs of an example and its answer; neither is kept by anybody else."""
+
+    def result(self) -> dict[str, float]:
+        """The scores of everything that was added."""
+
+    def signatures(self) -> dict[str, str]:
+        """What exactly some scores are, as a published number has to say; {} where names say it all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What there is to see of a model that answers one example.
+
+    inputs: the model's arguments. tokens: lists of tokens by name; `sides` gives the names of those that an attention
+    layer's queries and keys are, by its path. image: uint8 [height, width, channels], for models of images; `target` is
+    the class that was answered.
     """
 
+    title: str
+    inputs: tuple
+    tokens: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    sides: Callable[[str], tuple[str, str]] = lambda path: ("patches", "patches")
+    image: np.ndarray | None = None
+    target: int | None = None
+
+
+class Task:
+    """One problem: how examples become arrays, what is minimised and measured, and how an answer is made and shown.
+
+    A task is a frozen dataclass whose fields are the config section `task`. Examples are dicts as the sources give
+    them. A new task needs `rows`, `model_inputs` and `loss`; with `example`, `predict` and `answer` it answers
+    people, with `scorer` its answers are scored.
+    """
+
+    pad: ClassVar[int | None] = None
+    """The token that fills up a batch's sequences; None where there are none."""
+
+    teacher: ClassVar[str | None] = None
+    """The folder of the run that the task learns from, where it has one; then a field of the config."""
+
     def prepare(self, source: Any, folder: Path) -> Self:
-        """The task with its vocabulary or class names, read from the run's folder or made from the source and saved.
+        """The task with what it learns from the data, such as its vocabulary or class names: read from the run's folder
+        or made from the source and saved.
 
         Only process 0 writes. Raises UserError when what the folder holds does not fit the config.
         """
+        return self
+
+    def check_source(self, source: Any, folder: Path) -> None:
+        """Raises UserError where the data are not what the task was prepared with, such as other classes."""
+
+    def check_teacher(self, teacher: "Task", folder: str) -> None:
+        """Raises UserError unless the task can learn from a model that was trained for another one."""
+        raise UserError(f"{type(self).__name__} does not learn from a teacher: leave {folder} out")
 
     def model_fields(self) -> dict[str, Any]:
         """The model's fields that the data decide, such as `vocab_size`."""
+        return {}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
-        """Examples with their answers as arrays for `loss`; `seed` rules what training draws at random."""
+    def example(self, item: Any) -> Example:
+        """A person's input, such as a text, a file or an array, as an example without its answer; or a UserError."""
+        raise UserError(f"{type(self).__name__} answers no inputs: give a run of another task")
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
+        """Examples with their answers as arrays for `loss`; `seed` decides what training draws at random."""
+        raise TypeError(f"{type(self).__name__} has no rows")
+
+    def questions(self, examples: Sequence[Example]) -> Rows:
         """Examples without their answers (a split's, or a person's own) as arrays for `predict`.
 
         Raises UserError for an input that the model cannot take, such as an empty line.
         """
+        return self.rows(examples, train=False, seed=0)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         """The positional arguments of the model, for initialisation and for counting its cost."""
+        raise TypeError(f"{type(self).__name__} has no model inputs")
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def num_tokens(self, batch: Mapping[str, Any]) -> int | None:
+        """Tokens of a batch, padding included, for durations and speed; None where there are none."""
+        return None
+
+    def mixed(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """A whole training batch before it is split into micro-batches, for what mixes its examples."""
+        return batch
+
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         """The metrics of a batch, `loss` (what training minimises) among them, and the model's updates.
 
-        Examples whose `batch["weight"]` is 0 count for nothing.
+        Examples whose `batch["weight"]` is 0 do not count. teacher: in training, where the task has one.
         """
+        raise TypeError(f"{type(self).__name__} has no loss")
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
-        """Raw answers for a batch: arrays with a leading batch axis. Pure; it is jitted."""
+        """Raw answers for a batch: a pytree of arrays with a leading axis of rows. Pure; it is jitted."""
+        raise TypeError(f"{type(self).__name__} predicts nothing")
 
-    def answer(self, raw: Any) -> dict[str, Any]:
-        """One example's raw answer as a person reads it: a dict of plain values, `text` or `label` among them."""
+    def answer(self, example: Example, rows: Sequence[Any]) -> dict[str, Any]:
+        """The answer to an example from the raw answers of all its rows, as a person reads it.
 
-    scored: ClassVar[bool]
-    """Whether `score` measures something that `loss` does not."""
+        A dict of plain values, with `text` or `label` among them.
+        """
+        raise TypeError(f"{type(self).__name__} has no answers")
 
-    pad: ClassVar[int | None]
-    """The token that fills up a batch's sequences; None where there are none."""
+    def answering(self, **options: Any) -> Self:
+        """The task with other options of its answers, such as the size of a beam: those marked `ANSWERING`.
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Metrics of whole answers against raw references, computed on the host."""
+        Raises UserError for an option that it does not have, or for a value out of its range.
+        """
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        known = [name for name, hint in hints.items() if ANSWERING in marks(hint)]
+        for name in options:
+            if name not in known:
+                raise UserError(f"{name} is not an option of answers: use one of {', '.join(known) or 'none'}")
+        values = {name: convert(value, hints[name], name, build) for name, value in options.items()}
+        return dataclasses.replace(self, **values)
 
-    def signatures(self) -> dict[str, str]:
-        """What exactly some metrics of `score` are, as a published number has to say; {} where names say it all."""
+    def scorer(self) -> Scorer | None:
+        """Measures what `loss` does not, on whole answers; None where there is nothing of that kind."""
+        return None
+
+    def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
+        """At most `count` examples of a split that are worth showing with their answers: here the first."""
+        return [examples[index] for index in range(min(count, len(examples)))]
+
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """An example and its answer for console and report.
+
+        Of `source`, `prompt`, `image` (uint8 [height, width, channels]), `answer`, `label`, `probability`, `reference`
+        and `chrf` those that there are.
+        """
+        return {"answer": answer.get("text", answer.get("label", ""))}
+
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View | None:
+        """What of a model that answers an example can be shown; None where nothing can."""
+        return None
+
+    def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Which queries may attend to which keys in a batch's first row, bool [queries, keys], by a name for each."""
+        return {}
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         """One row of a batch as the model sees it, readable: tokens beside their text."""
+        return "\n".join(f"{name}: {array.dtype} {list(array.shape)}" for name, array in batch.items())

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sacrebleu.metrics import CHRF
 
-from research.data.loader import Dataset
+from research.data.rows import Rows
 from research.data.text import SentencePairs
 from research.data.tokenizer import BOS, EOS, PAD, Tokenizer, TrainedTokenizer
 from research.decoding.beam import beam_search
@@ -18,41 +19,41 @@ from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import forbid, greedy
 from research.errors import UserError
-from research.ranges import AFTERWARDS, Range, Rate, Size
+from research.layers.masks import causal_mask, padding_mask
+from research.metrics.text import TextScorer, remove_bpe
+from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
 from research.tasks.losses import vocabulary_loss
-from research.tasks.scores import remove_bpe, score, signature
-from research.tasks.task import Apply, Metrics
-from research.tasks.vocabulary import show_tokens, vocabulary_of_run
+from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.vocabulary import given_text, show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Translation:
+class Translation(Task):
     """Source text to target text with one joint vocabulary; teacher-forced training, beam search or greedy decoding.
 
     max_length: tokens of either side with its end marker; longer training pairs are left out.
     beam_size: hypotheses of beam search; 1 decodes greedily.
     length_penalty: alpha of the beams' scores (see `beam_search`).
     extra_length: tokens by which a translation may be longer than its source (Vaswani et al. 2017, section 6.1).
-    scores: names of `research.tasks.scores`. target_language: a code such as "de", for those that tokenise by language.
+    scores: names of `research.metrics.text`. target_language: a code such as "de", for those that tokenise by language.
     join_bpe: joins "ka@@ ra@@ te" before scoring, for files that come split by subword-nmt.
     """
 
     tokenizer: Tokenizer
     max_length: Size = 128
     label_smoothing: Rate = 0.1
-    beam_size: Annotated[int, Range(1, 1000), AFTERWARDS] = 1
-    length_penalty: Annotated[float, Range(0, 10), AFTERWARDS] = 0.6
-    extra_length: Annotated[int, Range(0, 4096), AFTERWARDS] = 50
+    beam_size: Annotated[int, Range(1, 1000), ANSWERING] = 1
+    length_penalty: Annotated[float, Range(0, 10), ANSWERING] = 0.6
+    extra_length: Annotated[int, Range(0, 4096), ANSWERING] = 50
     scores: Annotated[tuple[str, ...], AFTERWARDS] = ("exact_match", "bleu")
     target_language: Annotated[str | None, AFTERWARDS] = None
     join_bpe: Annotated[bool, AFTERWARDS] = False
     vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = PAD
-    scored: ClassVar[bool] = True
 
     def __post_init__(self):
-        self.signatures()  # an unknown score is an error now, not after training
+        self.scorer()  # an unknown score is an error now, not after training
 
     def prepare(self, source: Any, folder: Path) -> "Translation":
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("source", "target"), folder)
@@ -61,7 +62,10 @@ class Translation:
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def example(self, item: Any) -> Example:
+        return {"source": given_text(item)}
+
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         pairs = self._pairs(examples)
         if not train:
             return pairs
@@ -70,7 +74,7 @@ class Translation:
             raise UserError(f"every training pair is longer than task.max_length {self.max_length}: use a larger one")
         return pairs if len(fitting) == len(pairs) else self._pairs([examples[index] for index in fitting])
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Example]) -> Rows:
         for number, example in enumerate(examples, 1):
             if not example["source"].strip():
                 raise UserError(f"input {number} is empty: give a text to translate")
@@ -83,7 +87,7 @@ class Translation:
             )
         return pairs
 
-    def _pairs(self, examples: Sequence[Mapping[str, Any]]) -> SentencePairs:
+    def _pairs(self, examples: Sequence[Example]) -> SentencePairs:
         examples = list(examples)
         source, target = (
             self.vocabulary.encode_batch([example[side] for example in examples]) for side in ("source", "target")
@@ -93,7 +97,12 @@ class Translation:
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return batch["source"], batch["target_input"], batch["source"] != PAD
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def num_tokens(self, batch: Mapping[str, Any]) -> int:
+        return batch["source"].size + batch["target_input"].size
+
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         (states, table), updates = apply(*self.model_inputs(batch), method="features")
         labels = batch["target_output"]
         weights = (labels != PAD) * batch["weight"][:, None]
@@ -139,20 +148,52 @@ class Translation:
         tokens, _ = beam_search(step, cache, prompt, **beams, **shared)
         return tokens[:, 0]
 
-    def answer(self, raw: np.ndarray) -> dict[str, Any]:
-        return {"text": self.vocabulary.decode(raw[1:])}
+    def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        (tokens,) = rows
+        return {"text": self.vocabulary.decode(tokens[1:])}
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        texts, references = [answer["text"] for answer in answers], [example["target"] for example in examples]
-        if self.join_bpe:
-            texts, references = list(map(remove_bpe, texts)), list(map(remove_bpe, references))
-        return score(self.scores, texts, references, self.target_language)
+    def scorer(self) -> TextScorer:
+        return TextScorer(self.scores, self.target_language, self.join_bpe)
 
-    def signatures(self) -> dict[str, str]:
-        return signature(self.scores, self.target_language)
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        clean = remove_bpe if self.join_bpe else str
+        sample = {"source": clean(example["source"]), "answer": clean(answer["text"])}
+        if "target" in example:
+            sample["reference"] = clean(example["target"])
+            sample["chrf"] = CHRF().sentence_score(sample["answer"], [sample["reference"]]).score
+        return sample
+
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View:
+        batch = self._pairs([{"source": example["source"], "target": answer["text"]}]).first()
+        tokens = {
+            side: [self.vocabulary.id_to_token(int(token)) for token in batch[side][0] if token != PAD]
+            for side in ("source", "target_input", "target_output")
+        }
+        clean = remove_bpe if self.join_bpe else str
+        title = f"{clean(example['source'])} → {clean(answer['text'])}"
+        return View(title, self.model_inputs(batch), tokens, sides)
+
+    def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sources, targets = batch["source"].shape[1], batch["target_input"].shape[1]
+        valid = np.asarray(padding_mask(batch["source"] != PAD))[0, 0]
+        return {
+            "encoder: padding": np.broadcast_to(valid, (sources, sources)),
+            "decoder: causal": np.asarray(causal_mask(targets))[0, 0],
+            "cross: padding": np.broadcast_to(valid, (targets, sources)),
+        }
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(
             f"{name:>13}: {show_tokens(self.vocabulary, batch[name][row], PAD)}"
             for name in ("source", "target_input", "target_output")
         )
+
+
+def sides(path: str) -> tuple[str, str]:
+    """What the queries and the keys of a translation model's layer are, by their names in a batch.
+
+    A decoder's query stands where its next token is written; the queries are named by what they write.
+    """
+    queries = "source" if path.startswith("encoder") else "target_output"
+    keys = "target_input" if path.startswith("decoder") and "cross" not in path else "source"
+    return queries, keys

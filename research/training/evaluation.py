@@ -1,4 +1,4 @@
-"""Exact evaluation of a split, and answers for inputs."""
+"""Exact measures of a split, and answers to examples."""
 
 import dataclasses
 import functools
@@ -11,11 +11,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from research.data.loader import Batches, Dataset, load
-from research.data.plans import ByLength, InOrder, Plan, make_buckets
+from research.data.loader import Batches, load
+from research.data.plans import Bucket, ByLength, InOrder, Plan, make_buckets
+from research.data.rows import Rows
 from research.errors import UserError
 from research.parallel.mesh import place_batch
-from research.training.step import Step
+from research.tasks.task import Example
+from research.training.inference import Inference
 
 NUM_BUCKETS = 4
 """Static lengths that evaluation pads to: each costs a compilation."""
@@ -26,75 +28,123 @@ def check_finite(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{name} of the trained model is {value}, which is no result: train it in another --workdir with a "
+                f"{name} of the trained model is {value}, which is not a result: train it in another --workdir with a "
                 "lower optimizer.learning_rate or a longer schedule.warmup"
             )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Runs the task's measures over whole splits: every example counts once, whatever the batch size or mesh."""
+    """Runs a task over examples: every example counts once, whatever the batch size or mesh."""
 
-    step: Step
+    inference: Inference
     mesh: Mesh
     batch_size: int
 
-    def metrics(self, variables: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
-        """The task's metrics, summed over all batches before dividing."""
+    def measure(
+        self, variables: Mapping[str, Any], examples: Sequence[Example], *, scores: bool = True
+    ) -> dict[str, float]:
+        """All metrics of a split: the task's sums and, with `scores`, those of its answers where it has any."""
+        metrics = self.metrics(variables, self.inference.task.rows(examples, train=False, seed=0))
+        return metrics | (self.scores(variables, examples) if scores else {})
+
+    def scores(self, variables: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, float]:
+        """The scores of a split's answers, which stream to their scorer: neither they nor the examples are kept."""
+        scorer = self.inference.task.scorer()
+        if scorer is None:
+            return {}
+        for index, answer in self.answers(variables, examples):
+            scorer.add(examples[index], answer)
+        return scorer.result()
+
+    def metrics(self, variables: Mapping[str, Any], rows: Rows) -> dict[str, float]:
+        """The task's metrics, summed over all batches before dividing; of an array one for each of its elements."""
         totals: dict[str, np.ndarray] = {}
-        for batch in self._load(dataset, self.plan(dataset)):
+        for batch in self._load(rows, self.plan(rows)):
             with jax.set_mesh(self.mesh):
                 sums = self._evaluate(variables, batch)
             for name, pair in jax.device_get(sums).items():
                 totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
-        return {name: float(total / max(weight, 1e-12)) for name, (total, weight) in totals.items()}
+        return means(totals)
 
-    def answers(self, variables: Mapping[str, Any], questions: Dataset) -> list[dict[str, Any]]:
-        """The task's answer to each question, in order."""
-        plan = self.plan(questions)
-        answers: dict[int, dict[str, Any]] = {}
+    def answers(
+        self, variables: Mapping[str, Any], examples: Sequence[Example], plan: Plan | None = None
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The index of each example and the task's answer to it, as they come; `plan` is of the questions' rows."""
+        task = self.inference.task
+        questions = task.questions(examples)
+        owners = questions.owners()
+        owners = np.arange(len(questions)) if owners is None else owners
+        missing = np.bincount(owners, minlength=len(examples))
+        plan = plan or self.plan(questions)
+        waiting: dict[int, dict[int, Any]] = {}
         for step, batch in enumerate(self._load(questions, plan)):
             raw = self._predict(variables, batch)
             if jax.process_count() > 1:
                 raw = multihost_utils.process_allgather(raw, tiled=True)
-            for index, row in zip(plan(step).indices, np.asarray(raw), strict=False):  # what follows is padding
-                if index >= 0:
-                    answers[int(index)] = self.step.task.answer(row)
-        return [answers[index] for index in range(len(questions))]
+            raw = jax.device_get(raw)
+            for place, row in enumerate(plan(step).indices):
+                if row < 0:  # padding
+                    continue
+                owner = int(owners[row])
+                rows = waiting.setdefault(owner, {})
+                rows[int(row)] = jax.tree.map(lambda leaf, place=place: leaf[place], raw)
+                if len(rows) == missing[owner]:
+                    del waiting[owner]
+                    yield owner, task.answer(examples[owner], [rows[index] for index in sorted(rows)])
 
-    def score(self, variables: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """All of a split's metrics: the task's sums, and its scores of whole answers where it has any.
-
-        Raises UserError for one that is not finite.
-        """
-        task = self.step.task
-        metrics = self.metrics(variables, task.dataset(examples, train=False, seed=0))
-        if task.scored:
-            metrics |= task.score(self.answers(variables, task.questions(examples)), list(examples))
-        check_finite(metrics)
-        return metrics
-
-    def plan(self, dataset: Dataset) -> Plan:
-        """Every example once, those of about equal length together, the longest last."""
-        lengths = dataset.lengths()
+    def plan(self, rows: Rows) -> Plan:
+        """Every row once, those of about equal length together, the longest last."""
+        lengths = rows.lengths()
         if lengths is None:
-            return InOrder(len(dataset), self.batch_size)
+            return InOrder(len(rows), self.batch_size)
         return ByLength(lengths, make_buckets(lengths, NUM_BUCKETS, batch_size=self.batch_size))
 
-    def _load(self, dataset: Dataset, plan: Plan) -> Iterator[dict[str, jax.Array]]:
-        return load(self._batches(dataset, plan), 0, functools.partial(place_batch, mesh=self.mesh))
+    def _load(self, rows: Rows, plan: Plan) -> Iterator[dict[str, jax.Array]]:
+        return load(self._batches(rows, plan), 0, functools.partial(place_batch, mesh=self.mesh))
 
-    def batches(self, dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, rows: Rows) -> Iterator[dict[str, np.ndarray]]:
         """All batches of a split, unplaced."""
-        return load(self._batches(dataset, self.plan(dataset)), 0, lambda batch: batch)
+        return load(self._batches(rows, self.plan(rows)), 0, lambda batch: batch)
 
-    def _batches(self, dataset: Dataset, plan: Plan) -> Batches:
-        return Batches.on_mesh(dataset, plan, int(plan.steps_per_epoch), self.mesh)
+    def _batches(self, rows: Rows, plan: Plan) -> Batches:
+        return Batches.on_mesh(rows, plan, int(plan.steps_per_epoch), self.mesh)
 
     @functools.cached_property
     def _evaluate(self):
-        return jax.jit(self.step.evaluate)
+        return jax.jit(self.inference.evaluate)
 
     @functools.cached_property
     def _predict(self):
-        return jax.jit(self.step.predict)
+        return jax.jit(self.inference.predict)
+
+
+def means(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Sums [2, ...], each with its weight, divided; the elements of an array are `name/0`, `name/1` and so on."""
+    found: dict[str, float] = {}
+    for name, (total, weight) in totals.items():
+        value = total / np.maximum(weight, 1e-12)
+        if np.ndim(value) == 0:
+            found[name] = float(value)
+        else:
+            found |= {f"{name}/{index}": float(element) for index, element in enumerate(np.ravel(value))}
+    return found
+
+
+def few_shapes(rows: Rows, batch_size: int) -> Plan:
+    """A plan whose batches have few shapes whatever the rows: numbers of rows, and lengths, are powers of two.
+
+    So answers to other inputs need no new program; no batch has more than `batch_size` rows.
+    """
+    lengths = rows.lengths()
+    if lengths is None:
+        return InOrder(len(rows), _size(len(rows), batch_size))
+    rounded = 2 ** np.ceil(np.log2(np.maximum(lengths, 8))).astype(int)
+    longest = rows.longest or int(rounded.max(initial=1))
+    counts = {int(length): int((rounded == length).sum()) for length in np.unique(rounded)}
+    buckets = [Bucket(min(length, longest), _size(count, batch_size)) for length, count in counts.items()]
+    return ByLength(lengths, tuple(buckets))
+
+
+def _size(count: int, most: int) -> int:
+    return min(1 << max(count - 1, 0).bit_length(), most)

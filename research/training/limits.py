@@ -40,7 +40,7 @@ def check_memory(run: Run, sample_batch: Mapping[str, np.ndarray]) -> None:
         raise UserError(_too_large(run, state, device))
     rows, scale = _largest_batch(run, sample_batch)
     row = scale * sum(array.nbytes for array in sample_batch.values()) + ROW
-    kept = scale * kept_products(run.step.evaluate, *_one_row(run, sample_batch))
+    kept = scale * kept_products(run.evaluator.inference.evaluate, *_one_row(run, sample_batch))
     on_device = (row + kept / run.options.accumulate) / batch_ways(run.mesh)
     on_host = HOST_BATCHES * row / run.batches.share[1] + (on_device * len(devices) if shared else 0)
     room = host - state * len(devices) if shared else host

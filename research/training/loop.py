@@ -43,7 +43,6 @@ def _train(
     """Dispatches a step, then reads the metrics of the one before: the device never waits for the host."""
     timing, total = progress.timing, len(run.batches)
     loader = load(run.batches, start, run.place, workers=run.options.workers)
-    validation = run.step.task.dataset(run.validation, train=False, seed=0) if run.validation is not None else None
     train_steps: dict[tuple, jax.stages.Compiled] = {}
     pending: tuple[int, Metrics] | None = None
     started = time.perf_counter()
@@ -55,7 +54,7 @@ def _train(
         timing.data += (time.perf_counter() - began) * idle
         train_step = _compiled(run, progress, train_steps, batch)
         began = time.perf_counter()
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch, run.taught)
         timing.host += (time.perf_counter() - began) * _is_done(pending)
         if pending:
             progress.read(*pending)
@@ -65,7 +64,7 @@ def _train(
             pending = None
             progress.log(step + 1)
             began = time.perf_counter()
-            measured = run.evaluator.metrics(state.variables(), validation) if progress.evaluates(step + 1) else {}
+            measured = progress.measured(state, step + 1)
             progress.pause("evaluation", began)
             progress.finish(lambda state=state: state, step + 1, measured)
         progress.advance(step + 1, time.perf_counter() - started)

@@ -13,6 +13,7 @@ import numpy as np
 from research.errors import UserError
 from research.tasks.task import Metrics
 from research.training.checkpoints import Checkpoints
+from research.training.evaluation import means
 from research.training.fingerprint import not_finite
 from research.training.loggers import Loggers
 from research.training.run import Run
@@ -40,16 +41,35 @@ class Progress:
         options, clock, total = run.options, run.clock, len(run.batches)
         self._evaluate_every = clock.steps(options.evaluate_every) if options.evaluate_every else total
         self._save_every = clock.steps(checkpoints.policy.every) if checkpoints.policy.every else total
+        self._score_every = clock.steps(options.score_every) if options.score_every else self._score_by_best()
 
     def boundary(self, step: int) -> bool:
         """Whether something is due after so many steps: `log` and `finish` have to be called then."""
-        every = (self._run.options.log_every, self._evaluate_every, self._save_every)
+        every = (self._run.options.log_every, self._evaluate_every, self._score_every, self._save_every)
         return step == len(self._run.batches) or any(step % interval == 0 for interval in every)
 
     def evaluates(self, step: int) -> bool:
         """Whether the validation split is to be measured after so many steps."""
-        due = step % self._evaluate_every == 0 or step == len(self._run.batches)
+        every = (self._evaluate_every, self._score_every)
+        due = step == len(self._run.batches) or any(step % interval == 0 for interval in every)
         return self._run.validation is not None and due
+
+    def scores(self, step: int) -> bool:
+        """Whether its answers are to be scored too."""
+        return step % self._score_every == 0
+
+    def _score_by_best(self) -> int:
+        """Steps between the scores where no option says so."""
+        scorer = self._run.step.task.scorer()
+        best = (self._checkpoints.policy.best or "").removeprefix("validation/")
+        wanted = scorer is not None and best in scorer.names
+        return self._evaluate_every if wanted else len(self._run.batches) + 1  # the end is scored from its checkpoint
+
+    def measured(self, state: TrainState, step: int) -> dict[str, float]:
+        """What is due of the validation split's metrics after so many steps."""
+        if not self.evaluates(step):
+            return {}
+        return self._run.evaluator.measure(state.variables(), self._run.validation, scores=self.scores(step))
 
     def read(self, step: int, metrics: Metrics) -> None:
         """Adds the metrics of a step, counted from 0. Raises Diverged where they end the run."""
@@ -89,15 +109,17 @@ class Progress:
         """Writes the means since the last line if that is due after so many steps."""
         if step % self._run.options.log_every and step != len(self._run.batches):
             return
-        means = {f"train/{name}": float(total / max(weight, 1e-12)) for name, (total, weight) in self._sums.items()}
+        line = {f"train/{name}": value for name, value in means(self._sums).items()}
         self._sums = {}
-        means["train/learning_rate"] = float(self._run.learning_rate(step - 1))
+        line["train/learning_rate"] = float(self._run.learning_rate(step - 1))
         now, (then, steps) = time.perf_counter(), self._logged
         rate = (self.timing.steps - steps) / max(now - then, 1e-9)
-        means["time/steps_per_second"] = rate
-        means["time/examples_per_second"] = rate * self._run.clock.examples_per_step
+        line["time/steps_per_second"] = rate
+        line["time/examples_per_second"] = rate * self._run.clock.examples_per_step
+        if self._run.clock.tokens_per_step:
+            line["time/tokens_per_second"] = rate * self._run.clock.tokens_per_step
         self._logged = (now, self.timing.steps)
-        self._loggers.write(step, means)
+        self._loggers.write(step, line)
 
     def finish(self, state: Callable[[], TrainState], step: int, validation: Mapping[str, float]) -> None:
         """Saves what `state` gives if that is due after so many steps. validation: metrics measured there, if any.

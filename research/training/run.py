@@ -26,7 +26,9 @@ class TrainingOptions:
     included, for tasks with sequences of different length. buckets: static lengths that such sequences are padded to.
     repeats: times that each example is in a batch, augmented differently (Hoffer et al. 2020; not for sequences).
     duration: the length of the run.
-    evaluate_every: how often the validation split is measured; the end always is.
+    evaluate_every: how often the validation split is measured; the end always is. score_every: how often its answers
+    are scored too, such as by BLEU, which takes longer; only at the end unless given, or unless `checkpoint.best` is a
+    score, which is then measured at each evaluation.
     log_every: steps whose metrics are averaged into one line of `metrics.jsonl`.
     patience: stop after so many evaluations in a row without a new best of `checkpoint.best`.
     accumulate: micro-batches of one update. ema: decay of an average of the parameters that evaluation then uses.
@@ -41,6 +43,7 @@ class TrainingOptions:
     buckets: Layers = 4
     repeats: Count = 1
     evaluate_every: Interval | None = None
+    score_every: Interval | None = None
     patience: Count | None = None
     log_every: Count = 50
     accumulate: Count = 1
@@ -64,7 +67,7 @@ class Run:
     """Everything the loop needs, built from a config by `research.runs.experiment`.
 
     abstract_state: shapes, dtypes and shardings. create_state: makes the state of step 0, already sharded.
-    teach: a teacher's answers to a batch on the devices, where the task has one.
+    taught: the variables of the step's teacher, where it has one.
     belongings: checksums of what the parameters mean nothing without, by the names of its files.
     """
 
@@ -79,17 +82,16 @@ class Run:
     learning_rate: Callable[[int], jax.Array]
     abstract_state: TrainState
     create_state: Callable[[], TrainState]
-    teach: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
+    taught: Mapping[str, Any] | None = None
     belongings: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def place(self, batch: Batch) -> dict[str, jax.Array]:
-        """This process's rows as global arrays on the mesh, with the `teacher`'s answers to them."""
-        placed = place_batch(batch, self.mesh)
-        return placed if self.teach is None else {**placed, "teacher": self.teach(placed)}
+        """This process's rows as global arrays on the mesh."""
+        return place_batch(batch, self.mesh)
 
     def compile_step(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> jax.stages.Compiled:
-        """The train step for batches of this shape; it takes (state, batch), whose state it overwrites."""
+        """The train step for batches of this shape; it takes (state, batch, taught), whose state it overwrites."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(self.step.train, donate_argnums=0, out_shardings=(shardings, None))
-            return jitted.lower(self.abstract_state, batch).compile()
+            return jitted.lower(self.abstract_state, batch, self.taught).compile()

@@ -1,8 +1,7 @@
-"""One training step and one evaluation step, as pure functions to be jitted."""
+"""One training step as a pure function to be jitted."""
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from research.errors import UserError
-from research.tasks.task import Metrics, Task
+from research.tasks.task import Metrics, Task, Teacher
+from research.training.inference import Inference, Precision
 from research.training.state import TrainState
 
 NORM_DECAY = 0.99
@@ -21,36 +20,14 @@ NORM_UPDATES = 100
 """Updates before that average counts."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Precision:
-    """Dtypes of the stored parameters and of the computation. Modules compute in the dtype of their parameters."""
-
-    params: jnp.dtype
-    compute: jnp.dtype
-
-    @classmethod
-    def parse(cls, policy: str) -> "Precision":
-        """From the config's string, such as "params=float32,compute=bfloat16"."""
-        found = re.fullmatch(r"params=(float32),compute=(float32|bfloat16|float16)", policy)
-        if not found:
-            raise UserError(
-                f'training.precision {policy!r} is unknown: use "params=float32,compute=float32" or '
-                '"params=float32,compute=bfloat16"'
-            )
-        return cls(*(jnp.dtype(name) for name in found.groups()))
-
-    def cast(self, tree: Any) -> Any:
-        """Every floating-point leaf in the compute dtype."""
-        return jax.tree.map(lambda x: x.astype(self.compute) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """The two step functions of a run: `train` and `evaluate`.
+    """The step function of a run.
 
     accumulate: micro-batches whose gradients are added up before one update.
     ema: decay of the parameters' moving average, or None.
-    spike: an update whose gradient's norm exceeds so many times its moving average has diverged.
+    spike: an update whose gradient norm exceeds this many times its moving average has diverged.
+    teacher: the model that the task learns from, if any; `train` is then given its variables.
     """
 
     model: nn.Module
@@ -61,15 +38,24 @@ class Step:
     accumulate: int = 1
     ema: float | None = None
     spike: float | None = None
+    teacher: Inference | None = None
 
-    def train(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    @property
+    def inference(self) -> Inference:
+        """The same model and task without dropout."""
+        return Inference(self.model, self.task, self.precision)
+
+    def train(
+        self, state: TrainState, batch: Mapping[str, jax.Array], taught: Mapping[str, Any] | None = None
+    ) -> tuple[TrainState, Metrics]:
         """One update. Its randomness is a function of (seed, step). Adds `grad_norm` to the task's metrics.
 
         An update whose loss or gradient is not finite, or whose gradient's norm is a spike, changes nothing but the
-        step; the metric `skipped` is then 1, otherwise 0.
+        step; the metric `skipped` is then 1, otherwise 0. taught: the teacher's variables.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        grads, metrics, model_state = self._accumulated(state, batch, rng)
+        teach = None if self.teacher is None else functools.partial(self.teacher.predict, taught)
+        grads, metrics, model_state = self._accumulated(state, self.task.mixed(batch), rng, teach)
         # The gradient of the sum, divided once: equal for any number of micro-batches and devices.
         weight = jnp.maximum(metrics["loss"][1], 1e-8)
         grads = jax.tree.map(lambda grad: grad / weight, grads)
@@ -92,18 +78,21 @@ class Step:
         metrics |= {"grad_norm": (norm, one), "skipped": (diverged.astype(jnp.float32), one)}
         return state.replace(step=state.step + 1), metrics
 
-    def _accumulated(self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array):
+    def _accumulated(
+        self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array, teach: Teacher | None
+    ) -> tuple[Any, Metrics, Any]:
+        gradients = functools.partial(self._gradients, state.params, state.model_state, teach=teach)
         if self.accumulate == 1:
-            return self._gradients(state.params, state.model_state, batch, rng)
+            return gradients(batch, rng)
 
         def add(carry, numbered):
             number, microbatch = numbered
-            more = self._gradients(state.params, state.model_state, microbatch, jax.random.fold_in(rng, number))
+            more = gradients(microbatch, jax.random.fold_in(rng, number))
             return jax.tree.map(jnp.add, carry, more), None
 
         microbatches = self._microbatches(batch)
         first = jax.tree.map(lambda x: x[0], microbatches)
-        shapes = jax.eval_shape(self._gradients, state.params, state.model_state, first, rng)
+        shapes = jax.eval_shape(gradients, first, rng)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         sums, _ = jax.lax.scan(add, zeros, (jnp.arange(self.accumulate), microbatches))
         grads, metrics, model_state = sums
@@ -115,7 +104,7 @@ class Step:
         micro-batch at home."""
         return jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), dict(batch))
 
-    def _gradients(self, params, model_state, batch, rng):
+    def _gradients(self, params, model_state, batch, rng, *, teach):
         """The gradient of the summed loss, the metrics and the model's new state."""
 
         def summed_loss(params):
@@ -125,31 +114,11 @@ class Step:
                     variables, *inputs, train=True, method=method, rngs={"dropout": rng}, mutable=list(model_state)
                 )
 
-            metrics, updates = self.task.loss(apply, batch)
+            metrics, updates = self.task.loss(apply, batch, teach)
             return metrics["loss"][0], (metrics, {**model_state, **updates})
 
         grads, (metrics, model_state) = jax.grad(summed_loss, has_aux=True)(params)
         return grads, metrics, model_state
-
-    def evaluate(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Metrics:
-        """The task's metrics of a batch without dropout."""
-
-        def apply(*inputs, method=None):
-            return self.model.apply(self._cast(variables), *inputs, train=False, method=method), {}
-
-        return self.task.loss(apply, batch)[0]
-
-    def predict(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
-        """The task's raw answers for a batch."""
-        return self.task.predict(self.model, self._cast(variables), batch)
-
-    def teach(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
-        """The task's raw answers for a training batch, [batch, ...], whose micro-batches are mixed as in `train`."""
-        answers = jax.lax.map(functools.partial(self.predict, variables), self._microbatches(batch))
-        return answers.swapaxes(0, 1).reshape(-1, *answers.shape[2:])
-
-    def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        return {**variables, "params": self.precision.cast(variables["params"])}
 
 
 def _diverged(state: TrainState, loss: jax.Array, norm: jax.Array, spike: float | None) -> jax.Array:

@@ -18,10 +18,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from research.data.loader import Batch, Batches, Dataset, load
+from research.data.loader import Batches, load
+from research.data.rows import Batch, Rows
 from research.errors import UserError
 from research.training.checkpoints import Checkpoints
-from research.training.evaluation import Evaluator
+from research.training.evaluation import Evaluator, means
 from research.training.interruptions import Interrupted, Interruptions
 from research.training.loggers import Loggers
 from research.training.progress import Diverged, Progress
@@ -93,7 +94,9 @@ class Together:
         self.taken_over = taken_over
         self.create = self._mapped(create)
         self.train = self._mapped(lambda numbers, state, batch, _: step(numbers).train(state, batch), donate=1)
-        self.evaluate = self._mapped(lambda numbers, variables, batch: step(numbers).evaluate(variables, batch))
+        self.evaluate = self._mapped(
+            lambda numbers, variables, batch: step(numbers).inference.evaluate(variables, batch)
+        )
 
     def _mapped(self, function: Callable, donate: int | None = None) -> Callable:
         """The function, jitted, over rows of all its arguments but the last, which is the same for all."""
@@ -127,16 +130,15 @@ class Together:
         return self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *self.rows(trees)))
 
     def metrics(
-        self, numbers: Sequence[Numbers], variables: Any, evaluator: Evaluator, dataset: Dataset
+        self, numbers: Sequence[Numbers], variables: Any, evaluator: Evaluator, split: Rows
     ) -> list[dict[str, float]]:
         """The task's metrics on a split for each member; variables: theirs, stacked."""
         totals: dict[str, np.ndarray] = {}
         rows = self.stacked(numbers)
-        for batch in evaluator.batches(dataset):
+        for batch in evaluator.batches(split):
             for name, pair in jax.device_get(self.evaluate(rows, variables, batch)).items():
                 totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
-        means = {name: total / np.maximum(weight, 1e-12) for name, (total, weight) in totals.items()}
-        return [{name: float(mean[row]) for name, mean in means.items()} for row in range(len(numbers))]
+        return [means({name: pair[:, row] for name, pair in totals.items()}) for row in range(len(numbers))]
 
 
 @dataclasses.dataclass
@@ -190,7 +192,7 @@ class _Loop:
         self.done: set[int] = set()
         task = self.first.step.task
         validation = self.first.validation
-        self.validation = None if validation is None else task.dataset(validation, train=False, seed=0)
+        self.validation = None if validation is None else task.rows(validation, train=False, seed=0)
 
     def begin(self, restored: Sequence[Any], start: int, stack: contextlib.ExitStack) -> TrainState:
         """The stacked state at step `start`; the members' loggers stay open as long as the stack."""
@@ -256,8 +258,12 @@ class _Loop:
         for _, member in self._alive():
             self._progress(member).log(step)
         began = time.perf_counter()
-        values = self._measured(state) if evaluates else [{}] * len(self.rows)
         fetched = functools.cache(lambda: jax.device_get(state))  # once, and only where something is saved
+        values = self._measured(state) if evaluates else [{}] * len(self.rows)
+        if evaluates and self._progress(self.rows[0]).scores(step):
+            evaluator, examples = self.first.evaluator, self.first.validation
+            for row, _ in self._alive():
+                values[row] |= evaluator.scores(_row(fetched(), row).variables(), examples)
         for row, member in self._alive():
             progress = self._progress(member)
             progress.pause("evaluation", began)

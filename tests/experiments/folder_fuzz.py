@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.predict import predict
 from experiments.train import train
 from research.errors import UserError
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
+from research.runs.predictor import Predictor
 from research.training.checkpoints import Checkpoints
 
 QUESTIONS = {"phrasebook": "5 days", "shakespeare": "To be"}
@@ -90,7 +90,7 @@ def commands(spec: str, overrides: dict[str, str]) -> dict[str, Callable[[Path],
         "train": lambda folder: train(spec, folder, overrides),
         "evaluate": measured,
     }
-    return found | ({"predict": lambda folder: predict(folder, [question])} if question else {})
+    return found | ({"predict": lambda folder: Predictor.open(folder).answer([question])} if question else {})
 
 
 def files(folder: Path) -> list[str]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.predict import predict
 from research.errors import UserError
+from research.runs.predictor import Predictor
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -74,10 +74,10 @@ def test_files_of_any_channels_and_size_are_answered(trained, run, tmp_path):
 
 
 def test_pixels_are_taken_in_the_shape_of_the_data_alone(trained):
-    assert predict(trained, [np.zeros((8, 8, 3), np.uint8)])[0]["label"] in ("cat", "dog")
+    assert Predictor.open(trained).answer([np.zeros((8, 8, 3), np.uint8)])[0]["label"] in ("cat", "dog")
     for shape, dtype in (((8, 8, 1), np.uint8), ((8, 8, 4), np.uint8), ((9, 8, 3), np.uint8), ((8, 8, 3), np.float64)):
         with pytest.raises(UserError, match=rf"{np.dtype(dtype)} \[{shape[0]}, .* takes uint8 \[8, 8, 3\]: convert it"):
-            predict(trained, [np.zeros(shape, dtype)])
+            Predictor.open(trained).answer([np.zeros(shape, dtype)])
 
 
 def test_files_that_are_no_images(trained, fails, tmp_path):

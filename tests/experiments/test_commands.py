@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.predict import predict
 from research.runs.experiment import open_run
+from research.runs.predictor import Predictor
 from research.training.checkpoints import Checkpoints
 from research.training.loggers import read_metrics
 
@@ -49,7 +49,7 @@ def test_training_prints_five_translations_and_draws_attention(run, tmp_path):
 
 def test_predict_from_arguments_standard_input_and_python(trained, run):
     folder = trained(PHRASEBOOK)
-    answers = predict(folder, ["5 days", "January 5, 2024"])
+    answers = Predictor.open(folder).answer(["5 days", "January 5, 2024"])
     printed = run("predict", f"--workdir={folder}", "--format=jsonl", "5 days", "January 5, 2024")
     assert [json.loads(line) for line in printed.stdout.splitlines()] == answers
     piped = subprocess.run(
@@ -65,7 +65,7 @@ def test_predict_images(trained, run, tmp_path):
     printed = run("predict", f"--workdir={folder}", "--format=jsonl", str(tmp_path / "grey.png"))
     answer = json.loads(printed.stdout)
     assert answer["label"] in "0123456789" and 0.1 <= answer["probability"] <= 1
-    (array_answer,) = predict(folder, [np.full((8, 8, 1), 200, np.uint8)])
+    (array_answer,) = Predictor.open(folder).answer([np.full((8, 8, 1), 200, np.uint8)])
     assert array_answer["label"] == answer["label"]
 
 

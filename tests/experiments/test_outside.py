@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pictures import draw
-from experiments.predict import predict
 from experiments.train import train
 from research.config import load
 from research.errors import UserError
 from research.files import read_json
+from research.reports.pictures import draw
 from research.runs.experiment import open_run
+from research.runs.predictor import Predictor
 from research.training.loggers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def test_standard_input_that_is_not_utf8(given, trained):
 
 def test_an_argument_that_is_not_utf8(trained):
     with pytest.raises(UserError, match="not UTF-8"):
-        predict(trained(PHRASEBOOK), [os.fsdecode(b"caf\xe9")])
+        Predictor.open(trained(PHRASEBOOK)).answer([os.fsdecode(b"caf\xe9")])
 
 
 def test_other_training_data_are_refused_and_other_test_data_are_said(text, pairs, tmp_path, capsys):
@@ -210,12 +210,12 @@ def test_the_config_of_a_foreign_run_is_not_a_way_to_its_readers_files(trained, 
     folder = tmp_path / "foreign"
     train(SHAKESPEARE, folder, {"data.path": str(text)})
     text.rename(tmp_path / "elsewhere.txt")
-    assert predict(folder, ["To be"]) and open_run(folder).source.paths() == (str(text),)
+    assert Predictor.open(folder).answer(["To be"]) and open_run(folder).source.paths() == (str(text),)
     draw(open_run(folder))  # neither needs the data
     (folder / "tokenizer.json").unlink()
     (tmp_path / "elsewhere.txt").rename(text)
     with pytest.raises(UserError, match=r"lacks its tokenizer\.json"):
-        predict(folder, ["To be"])
+        Predictor.open(folder).answer(["To be"])
 
 
 @pytest.mark.parametrize("config", ["theory/grokking", "vision/rotation", "vision/mae", "vision/packed"])
@@ -227,7 +227,7 @@ def test_every_task_answers(config, trained, tmp_path):
     if "image" in example:
         pixels = example["image"]
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(item)
-    (answer,) = predict(folder, [item])
+    (answer,) = Predictor.open(folder).answer([item])
     assert answer["text"] if "text" in answer else answer["label"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pictures import over_image
+from research.reports.pictures import over_image
 
 CONFIG = """
 from configs.vision import digits

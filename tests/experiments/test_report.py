@@ -19,6 +19,7 @@ from PIL import Image
 
 from experiments import report
 from research.errors import UserError
+from research.reports import live
 from research.reports.charts import groups, learning_curves, sweep_charts
 from research.reports.page import run_page, sweep_page
 from research.reports.records import read_run
@@ -204,16 +205,16 @@ def test_images_are_embedded_losslessly(tmp_path):
 
 
 def test_the_live_page_follows_the_run_and_tells_how_it_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
     folder = write_run(tmp_path / "run", [row(1, 2.0)])
     page = folder / "report.html"
-    with pytest.raises(RuntimeError, match="crash"), report.live_report(folder):
+    with pytest.raises(RuntimeError, match="crash"), live.live_report(folder):
         while not page.exists():
             time.sleep(0.01)
         assert "running" in words_of(page.read_text())
         raise RuntimeError("crash")
     assert "stopped" in words_of(page.read_text()) and "refresh" not in page.read_text()[:1000]
-    with report.live_report(folder):
+    with live.live_report(folder):
         (folder / "results.json").write_text('{"test/loss": 1.5}')
     assert "finished" in words_of(page.read_text())
 
@@ -221,7 +222,7 @@ def test_the_live_page_follows_the_run_and_tells_how_it_ended(tmp_path, monkeypa
 def test_a_page_that_cannot_be_written_is_one_warning(tmp_path, monkeypatch, capsys):
     folder = write_run(tmp_path / "run", [row(1, 2.0)])
     (folder / "report.html.partial").mkdir()
-    with report.live_report(folder):
+    with live.live_report(folder):
         pass
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -321,9 +322,9 @@ def test_the_page_is_written_in_any_locale(run, tmp_path, locale):
 
 
 def test_a_run_whose_folder_is_deleted_ends_well(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
     folder = write_run(tmp_path / "run", [row(1, 2.0)])
-    with report.live_report(folder):
+    with live.live_report(folder):
         while not (folder / "report.html").exists():
             time.sleep(0.01)
         shutil.rmtree(folder)
@@ -332,13 +333,13 @@ def test_a_run_whose_folder_is_deleted_ends_well(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_disk_is_one_warning_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(report, "write_text", full)
-    with report.live_report(write_run(tmp_path / "run", [row(1, 2.0)])):
+    with live.live_report(write_run(tmp_path / "run", [row(1, 2.0)])):
         time.sleep(0.2)
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "No space left on device" in told

@@ -68,7 +68,7 @@ def test_the_last_head_learns_from_the_teacher_and_the_first_from_the_labels(kin
     apply, logits = heads_of(heads)
     teacher = softmax(np.random.default_rng(2).normal(size=(4, 3)))
     task = Distillation(teacher="", kind=kind, weight=0.3, temperature=2.0, class_names=NAMES)
-    metrics, _ = task.loss(apply, {**BATCH, "teacher": jnp.asarray(teacher, jnp.float32)})
+    metrics, _ = task.loss(apply, task.mixed(BATCH), lambda batch: jnp.asarray(teacher, jnp.float32))
     mix, rows = np.float64(BATCH["mix"]), np.arange(4)
     likelihood = -np.log(softmax(logits[0]))
     labels = mix * likelihood[rows, BATCH["label"]] + (1 - mix) * likelihood[rows, np.roll(BATCH["label"], 1)]
@@ -109,7 +109,7 @@ def test_each_head_gets_its_own_gradient(model):
             return model.apply({"params": params, **state}, *inputs, train=True, method=method, mutable=list(state))
 
         teacher = jnp.full((4, 3), 1 / 3).at[:, 2].set(0.5)
-        return task.loss(apply, {**BATCH, "teacher": teacher})[0]["loss"][0]
+        return task.loss(apply, task.mixed(BATCH), lambda batch: teacher)[0]["loss"][0]
 
     gradients = jax.grad(loss)(variables["params"])
     learns = "head_distillation" if "head_distillation" in gradients else "head"
@@ -133,11 +133,11 @@ def test_bad_options_are_refused(options, sentence):
 
 def test_a_teacher_of_other_classes_is_refused():
     task = Distillation(teacher="runs/t", class_names=NAMES)
-    task.check_teacher(Classification(class_names=NAMES))
+    task.check_teacher(Classification(class_names=NAMES), "runs/t")
     other = Classification(class_names=(*NAMES, "dog"))
     with pytest.raises(UserError, match=r"4 classes, not 3 \(the first that differ: 'dog', not None\)"):
-        task.check_teacher(other)
+        task.check_teacher(other, "runs/t")
     with pytest.raises(UserError, match=r"3 classes, not 3 .*'cow', not 'cat'"):
-        task.check_teacher(dataclasses.replace(other, class_names=("ant", "bee", "cow")))
-    with pytest.raises(UserError, match="runs/t classifies no images"):
-        task.check_teacher(Pretext())
+        task.check_teacher(dataclasses.replace(other, class_names=("ant", "bee", "cow")), "runs/t")
+    with pytest.raises(UserError, match="runs/t does not classify images"):
+        task.check_teacher(Pretext(), "runs/t")

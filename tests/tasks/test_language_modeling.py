@@ -23,7 +23,7 @@ def trained(kind: str, texts: list[str], length: int = 7, specials: bool = True)
 
 def counted_bytes(task: LanguageModeling, texts: list[str]) -> tuple[list[int], list[int]]:
     """Tokens and bytes of all evaluation windows, each once, as the loss sees them; the first token has its own."""
-    windows = task.dataset([{"text": text} for text in texts], train=False, seed=0)
+    windows = task.rows([{"text": text} for text in texts], train=False, seed=0)
     arrays = windows.batch(np.arange(len(windows)), np.zeros(len(windows), np.int64), None)
     inside = arrays["tokens"][:, 1:] >= 0
     first = int(windows.tokens[0]), int(windows.bytes[0])
@@ -69,7 +69,7 @@ def test_the_same_loss_whatever_the_bytes():
     """What is learnt does not depend on them: gradients and losses are equal bit for bit."""
     task = trained("word", [TEXT])
     model = GPT(task.vocabulary.vocab_size, num_layers=1, width=16, num_heads=2, max_length=7)
-    windows = task.dataset([{"text": TEXT}], train=False, seed=0)
+    windows = task.rows([{"text": TEXT}], train=False, seed=0)
     batch = windows.batch(np.arange(2), np.zeros(2, np.int64), None) | {"weight": np.ones(2, np.float32)}
     batch = jax.tree.map(jnp.asarray, batch)
     params = model.init(jax.random.key(0), batch["tokens"][:, :-1])
@@ -86,7 +86,7 @@ def test_the_same_loss_whatever_the_bytes():
 
 def test_two_texts_need_special_tokens():
     with pytest.raises(UserError, match=r"set task\.tokenizer\.specials to True"):
-        trained("character", ["ab"], specials=False).dataset([{"text": "ab"}] * 2, train=False, seed=0)
+        trained("character", ["ab"], specials=False).rows([{"text": "ab"}] * 2, train=False, seed=0)
 
 
 SEPARATORS = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u200b\u2028\u2029\u202f\u205f\u3000\ufeff\x01\x7f"
@@ -99,7 +99,7 @@ def test_no_token_of_the_training_text_is_unknown(kind: str):
     alone = [f"one{mark}two,{mark}{mark}three\n{mark}four" for mark in SEPARATORS]  # no word stands there without it
     for text in [pairs, "".join(alone), *alone]:
         task = trained(kind, [text], length=2)
-        tokens = task.dataset([{"text": text}], train=False, seed=0).tokens
+        tokens = task.rows([{"text": text}], train=False, seed=0).tokens
         assert tokens.min() > 3
         joined = " ".join(filter(None, re.split(WHITESPACE, text)))
         assert task.vocabulary.decode(tokens) == (joined if kind == "whitespace" else text)
@@ -125,7 +125,7 @@ def test_bits_per_byte_of_an_even_distribution(kind):
     """Even logits cost log2(vocabulary) bits a token; the bytes of all tokens but the first add up to the text's."""
     tokenizer = Tokenizer(kind, 300 if kind == "bpe" else None).train([TEXT])
     task = LanguageModeling(Tokenizer(kind, 300 if kind == "bpe" else None), length=7, vocabulary=tokenizer)
-    windows = task.dataset([{"text": TEXT}], train=False, seed=0)
+    windows = task.rows([{"text": TEXT}], train=False, seed=0)
     batch = windows.batch(np.arange(len(windows)), np.zeros(len(windows), np.int64), None)
     batch["weight"] = np.ones(len(windows), np.float32)
 
@@ -144,7 +144,7 @@ def test_bits_per_byte_of_an_even_distribution(kind):
 def test_documents_are_kept_apart_by_an_end_marker():
     tokenizer = Tokenizer("word").train(["a b", "c d"])
     task = LanguageModeling(Tokenizer("word"), length=2, vocabulary=tokenizer)
-    tokens = task.dataset([{"text": "a b"}, {"text": "c d"}], train=False, seed=0).tokens
+    tokens = task.rows([{"text": "a b"}, {"text": "c d"}], train=False, seed=0).tokens
     assert tokens.tolist() == [*tokenizer.encode("a b"), 2, *tokenizer.encode("c d"), 2]
 
 

@@ -10,7 +10,7 @@ EXAMPLES = [{"image": image, "label": 0} for image in IMAGES]
 
 
 def batch_of(task, epoch=0):
-    dataset = task.dataset(EXAMPLES, train=True, seed=3)
+    dataset = task.rows(EXAMPLES, train=True, seed=3)
     return dataset.batch(np.arange(3), np.full(3, epoch), None) | {"weight": np.array([1, 1, 0], np.float32)}
 
 

@@ -27,7 +27,7 @@ def batch_of(dataset):
 
 
 def test_loss_is_that_of_the_last_token_and_padding_counts_for_nothing(task):
-    batch = batch_of(task.dataset(EQUATIONS, train=True, seed=0)) | {"weight": np.array([1.0, 0.0], np.float32)}
+    batch = batch_of(task.rows(EQUATIONS, train=True, seed=0)) | {"weight": np.array([1.0, 0.0], np.float32)}
     assert batch["tokens"].shape == (2, 4)
     label, size = int(batch["label"][0]), task.vocabulary.vocab_size
 
@@ -49,7 +49,7 @@ def test_the_most_probable_token_is_the_answer(task):
     variables = model.init(jax.random.key(0), batch["tokens"])
     raw = task.predict(model, variables, batch)
     best = int(model.apply(variables, batch["tokens"])[0, -1].argmax())
-    assert raw.tolist() == [best] and task.answer(np.asarray(raw)[0]) == {"text": task.vocabulary.decode([best])}
+    assert raw.tolist() == [best] and task.answer({}, [np.asarray(raw)[0]]) == {"text": task.vocabulary.decode([best])}
 
 
 @pytest.mark.parametrize("source", ["1 + 2", "1 + 7 =", ""])
@@ -60,9 +60,9 @@ def test_prompts_are_written_like_those_of_the_training_data(task, source):
 
 def test_the_answer_is_one_token(task):
     with pytest.raises(UserError, match="the answer '3 4' is not one token"):
-        task.dataset([{"source": "1 + 2 =", "target": "3 4"}], train=True, seed=0)
+        task.rows([{"source": "1 + 2 =", "target": "3 4"}], train=True, seed=0)
 
 
 def test_a_row_is_shown_with_its_answer(task):
-    shown = task.show(batch_of(task.dataset(EQUATIONS, train=True, seed=0)), 1)
+    shown = task.show(batch_of(task.rows(EQUATIONS, train=True, seed=0)), 1)
     assert shown.startswith("tokens: '2'=") and "-> '4'=" in shown

@@ -9,7 +9,7 @@ from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, make_mesh
 from research.tasks.packed_classification import PackedClassification
 from research.training.evaluation import Evaluator
-from research.training.step import Precision, Step
+from research.training.inference import Inference, Precision
 from tests.layers.random_params import random_params
 
 SIZES = [(8, 8), (2, 10), (10, 2), (4, 4), (1, 1), (7, 5), (2, 2), (6, 6), (30, 3), (8, 8)]
@@ -21,7 +21,7 @@ MODEL = ViT(width=8, num_layers=1, num_heads=2, mlp_width=16, pool="mean", posit
 
 
 def batch_of(task, **fields):
-    dataset = task.dataset(EXAMPLES, seed=3, **{"train": False} | fields)
+    dataset = task.rows(EXAMPLES, seed=3, **{"train": False} | fields)
     count = len(dataset)
     return dataset.batch(np.arange(count), np.zeros(count, int), None) | {"weight": np.ones(count, np.float32)}
 
@@ -32,7 +32,7 @@ def variables():
 
 def evaluator(batch_size):
     precision = Precision.parse("params=float32,compute=float32")
-    return Evaluator(Step(MODEL, TASK, None, precision, 0), make_mesh(MeshShape()), batch_size)
+    return Evaluator(Inference(MODEL, TASK, precision), make_mesh(MeshShape()), batch_size)
 
 
 def plain_logits(image):
@@ -66,14 +66,14 @@ def test_an_evaluation_is_the_mean_over_images_for_any_batch(batch_size):
     for example in whole:
         scores = plain_logits(example["image"])
         losses.append(np.log(np.exp(scores).sum()) - scores[example["label"]])
-    measured = evaluator(batch_size).metrics(variables(), TASK.dataset(whole, train=False, seed=0))
+    measured = evaluator(batch_size).metrics(variables(), TASK.rows(whole, train=False, seed=0))
     assert len(whole) == 4 and measured["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 def test_answers_are_in_the_order_of_the_questions_for_any_size():
     questions = [{"image": example["image"]} for example in EXAMPLES]
     grey = [{"image": np.full((9, 4, 1), 200, np.uint8)}, {"image": np.full((9, 4, 3), 200, np.uint8)}]
-    answers = evaluator(4).answers(variables(), TASK.questions(questions + grey))
+    answers = dict(evaluator(4).answers(variables(), questions + grey))
     assert len(answers) == 12 and answers[10] == pytest.approx(answers[11])
     for number in (0, 1, 2, 3, 7, 9):
         scores = plain_logits(EXAMPLES[number]["image"])
@@ -84,7 +84,7 @@ def test_answers_are_in_the_order_of_the_questions_for_any_size():
 
 def test_an_image_with_transparency_is_refused():
     with pytest.raises(UserError, match=r"image 1 is uint8 \[4, 4, 4\]: give uint8"):
-        evaluator(1).answers({}, TASK.questions([{"image": np.zeros((4, 4, 4), np.uint8)}]))
+        list(evaluator(1).answers({}, [{"image": np.zeros((4, 4, 4), np.uint8)}]))
 
 
 def test_training_draws_crops_of_every_epoch():

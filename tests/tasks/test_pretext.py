@@ -13,7 +13,7 @@ EXAMPLES = [{"image": image, "label": 3} for image in IMAGES]
 
 
 def batch_of(task, indices=range(6), epoch=0):
-    dataset = task.dataset(EXAMPLES, train=True, seed=5)
+    dataset = task.rows(EXAMPLES, train=True, seed=5)
     indices = np.array(indices)
     return dataset.batch(indices, np.full(len(indices), epoch), None) | {"weight": np.ones(len(indices), np.float32)}
 

@@ -92,18 +92,18 @@ def test_translations_equal_those_of_a_search_without_cache(kind, beam_size, mon
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_a_translation_depends_on_nothing_but_its_source(kind, beam_size):
     task, _, _, _, raw = make(kind, beam_size=beam_size)
-    texts = [task.answer(row)["text"] for row in raw(range(len(SOURCES)))]
+    texts = [task.answer({}, [row])["text"] for row in raw(range(len(SOURCES)))]
     assert len(set(texts)) > 1
     order = [2, 0, 3, 1]
-    assert [task.answer(row)["text"] for row in raw(order)] == [texts[index] for index in order]
-    assert [task.answer(row)["text"] for row in raw([1], length=8)] == [texts[1]]
+    assert [task.answer({}, [row])["text"] for row in raw(order)] == [texts[index] for index in order]
+    assert [task.answer({}, [row])["text"] for row in raw([1], length=8)] == [texts[1]]
 
 
 def test_the_length_penalty_prefers_longer_translations():
     words = {}
     for length_penalty in (0.0, 3.0):
         task, _, _, _, raw = make("rnn", beam_size=3, length_penalty=length_penalty)
-        words[length_penalty] = sum(len(task.answer(row)["text"].split()) for row in raw(range(len(SOURCES))))
+        words[length_penalty] = sum(len(task.answer({}, [row])["text"].split()) for row in raw(range(len(SOURCES))))
     assert words[0.0] < words[3.0]
 
 

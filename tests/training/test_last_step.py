@@ -12,6 +12,7 @@ import pytest
 from research.errors import UserError
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Duration
+from research.training.evaluation import check_finite
 from research.training.fingerprint import not_finite, sealed
 from research.training.loggers import read_metrics
 from research.training.loop import fit
@@ -70,10 +71,10 @@ def test_the_loss_of_the_last_steps(at, tmp_path):
 class Unmeasurable(Regression):
     """The loss is finite in training, and NaN in evaluation, where batches of 8 are padded."""
 
-    def dataset(self, examples, *, train, seed):
-        return dataclasses.replace(super().dataset(examples, train=train, seed=seed), count=7)
+    def rows(self, examples, *, train, seed):
+        return dataclasses.replace(super().rows(examples, train=train, seed=seed), count=7)
 
-    def loss(self, apply, batch):
+    def loss(self, apply, batch, teacher=None):
         metrics, updates = super().loss(apply, batch)
         bad = jnp.where((batch["weight"] == 0).any(), jnp.nan, 0.0)
         return {"loss": (metrics["loss"][0] + bad, metrics["loss"][1])}, updates
@@ -91,8 +92,8 @@ def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path):
     assert row["validation/loss"] == "nan"
     with Checkpoints(run.folder / "checkpoints", BEST, write=False) as checkpoints:
         assert checkpoints.evaluation_steps() == [4, 8, 12][-1:]
-    with pytest.raises(UserError, match="loss of the trained model is nan, which is no result: train it in another"):
-        run.evaluator.score(state.variables(), [{}] * 7)
+    with pytest.raises(UserError, match="loss of the trained model is nan, which is not a result: train it in another"):
+        check_finite(run.evaluator.measure(state.variables(), [{}] * 7))
 
 
 def test_folders_that_already_hold_nan_still_open(tmp_path, capsys, monkeypatch):

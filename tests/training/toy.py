@@ -10,13 +10,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from research.data.loader import Batches
 from research.data.plans import Shuffled
+from research.data.rows import Rows
 from research.parallel.mesh import MeshShape, make_mesh
+from research.tasks.task import Task
 from research.training.durations import Clock, Duration
 from research.training.evaluation import Evaluator
+from research.training.inference import Precision
 from research.training.optimizers import SGD, build_optimizer
 from research.training.run import Run, TrainingOptions
 from research.training.state import create_state
-from research.training.step import Precision, Step
+from research.training.step import Step
 
 FLOAT32 = Precision.parse("params=float32,compute=float32")
 
@@ -31,18 +34,16 @@ class Linear(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
-    scored = False
-    pad = None
+class Regression(Task):
     poison: int | None = None  # an example that makes the loss NaN
 
     def model_inputs(self, batch):
         return (batch["x"],)
 
-    def dataset(self, examples, *, train, seed):
+    def rows(self, examples, *, train, seed):
         return Points(len(examples))
 
-    def loss(self, apply, batch):
+    def loss(self, apply, batch, teacher=None):
         prediction, updates = apply(batch["x"])
         errors = (prediction - batch["y"]) ** 2
         if self.poison is not None:
@@ -51,14 +52,11 @@ class Regression:
 
 
 @dataclasses.dataclass(frozen=True)
-class Points:
+class Points(Rows):
     count: int = 64
 
     def __len__(self):
         return self.count
-
-    def lengths(self):
-        return None
 
     def batch(self, indices, epochs, length):
         x = np.stack([np.random.default_rng(int(index)).normal(size=3) for index in indices]).astype(np.float32)
@@ -92,7 +90,7 @@ def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, learning
         clock=Clock(8, 8, None),
         batches=Batches(Points(), Shuffled(64, 8, 0), steps),
         validation=[{}] * validation,
-        evaluator=Evaluator(step, mesh, options.batch_size),
+        evaluator=Evaluator(step.inference, mesh, options.batch_size),
         learning_rate=lambda step: jnp.float32(0.05),
         abstract_state=abstract,
         create_state=jax.jit(create, out_shardings=replicated),

@@ -7,7 +7,7 @@ sacreBLEU computes them, the signature that a published number needs beside it. 
 import functools
 import importlib.metadata
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
@@ -69,31 +69,42 @@ SCORES: dict[str, Callable[[list[str], list[str], str | None], Result]] = {
 }
 
 
-def score(
-    names: Sequence[str], hypotheses: list[str], references: list[str], target_language: str | None = None
-) -> dict[str, float]:
-    """The named scores of a corpus with one reference for each hypothesis, which may be empty.
+class TextScorer:
+    """Scores of a corpus of answers with one reference for each; of an example it keeps these two texts alone.
 
-    A BLEU `b` comes with its precisions b_p1 to b_p4 (0 to 100), b_brevity_penalty, b_hypothesis_length and
-    b_reference_length (tokens). target_language: a code such as "de" or "pt_BR". Raises UserError for an unknown name,
-    for no hypotheses, and for another number of references.
+    names: those of SCORES. A BLEU `b` comes with its precisions b_p1 to b_p4 (0 to 100), b_brevity_penalty,
+    b_hypothesis_length and b_reference_length (tokens). target_language: a code such as "de" or "pt_BR". join_bpe:
+    joins "ka@@ ra@@ te" in both. Raises UserError for an unknown name.
     """
-    functions = _functions(names)
-    if not hypotheses or len(hypotheses) != len(references):
-        raise UserError(f"{len(hypotheses)} hypotheses for {len(references)} references: give one for each, at least 1")
-    values: dict[str, float] = {}
-    for function in functions.values():
-        values |= function(hypotheses, references, target_language)[0]
-    return values
 
+    def __init__(self, names: Sequence[str], target_language: str | None = None, join_bpe: bool = False):
+        for name in names:
+            if name not in SCORES:
+                raise UserError(f"score {name!r} is unknown: {suggestion(name, SCORES, 'scores')}")
+        self.names = tuple(names)
+        self._language, self._clean = target_language, remove_bpe if join_bpe else str
+        self._hypotheses: list[str] = []
+        self._references: list[str] = []
+        self.signatures()  # a score that lacks its target language is an error now
 
-def signature(names: Sequence[str], target_language: str | None = None) -> dict[str, str]:
-    """sacreBLEU's signatures of the named scores: what exactly was computed, and by which version.
+    def add(self, example: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """Takes the answer's `text` and the example's `target`."""
+        self._hypotheses.append(self._clean(answer["text"]))
+        self._references.append(self._clean(example["target"]))
 
-    Scores that have none are left out. Raises UserError for an unknown name.
-    """
-    signatures = {name: function([""], [""], target_language)[1] for name, function in _functions(names).items()}
-    return {name: text for name, text in signatures.items() if text is not None}
+    def result(self) -> dict[str, float]:
+        """The scores by their names. Raises UserError where nothing was added."""
+        if not self._hypotheses:
+            raise UserError("there are no answers to score: give at least one example")
+        values: dict[str, float] = {}
+        for name in self.names:
+            values |= SCORES[name](self._hypotheses, self._references, self._language)[0]
+        return values
+
+    def signatures(self) -> dict[str, str]:
+        """sacreBLEU's signatures of the scores: what exactly was computed, and by which version."""
+        found = {name: SCORES[name]([""], [""], self._language)[1] for name in self.names}
+        return {name: text for name, text in found.items() if text is not None}
 
 
 def remove_bpe(text: str) -> str:
@@ -130,13 +141,6 @@ def _bleu(name: str, metric: BLEU, hypotheses: list[str], references: list[str])
     values[f"{name}_hypothesis_length"] = float(result.sys_len)
     values[f"{name}_reference_length"] = float(result.ref_len)
     return values, str(metric.get_signature())
-
-
-def _functions(names: Sequence[str]) -> dict[str, Callable[[list[str], list[str], str | None], Result]]:
-    for name in names:
-        if name not in SCORES:
-            raise UserError(f"score {name!r} is unknown: {suggestion(name, SCORES, 'scores')}")
-    return {name: SCORES[name] for name in names}
 
 
 def _code(language: str | None) -> str | None:

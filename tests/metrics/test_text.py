@@ -2,11 +2,24 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import pytest
 
 from research.errors import UserError
-from research.tasks.scores import SCORES, compound_split, remove_bpe, score, signature
+from research.metrics.text import SCORES, TextScorer, compound_split, remove_bpe
+
+
+def score(names: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], language: str | None = None):
+    scorer = TextScorer(names, language)
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        scorer.add({"target": reference}, {"text": hypothesis})
+    return scorer.result()
+
+
+def signature(names: Sequence[str], language: str | None = None) -> dict[str, str]:
+    return TextScorer(names, language).signatures()
+
 
 # N-grams that match / n-grams of the hypotheses:
 #   "a b c d e"   against "a b c d f":        4/5  3/4  2/3  1/2

@@ -1,0 +1,118 @@
+"""Draws a run into its folder: curves, schedule, masks, positions, and what its attention or its features look at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from research.analysis.attention import attention_weights, rollout, special_tokens
+from research.analysis.pictures import (
+    attention_heat_maps,
+    image_heat_maps,
+    learning_curves,
+    mask_pictures,
+    position_picture,
+    schedule_picture,
+)
+from research.analysis.relevance import grad_cam
+from research.errors import UserError
+from research.files import write_json
+from research.layers.positions import sinusoidal_positions
+from research.runs.experiment import Experiment
+from research.runs.predictor import Predictor
+from research.tasks.task import Example, View
+from research.training.loggers import read_metrics
+
+
+def draw(experiment: Experiment, item: str | None = None, *, data: bool = False) -> None:
+    """Draws what applies to the experiment.
+
+    item: a text or an image file; an example of the validation split unless given. data: reads the run's data wherever
+    they lie; otherwise the schedule and that example are drawn only if no file is needed for them, since somebody
+    else's config may name any file. Raises UserError for an item of which there is nothing to draw.
+    """
+    folder = experiment.folder
+    learning_curves(read_metrics(folder / "metrics.jsonl"), folder / "learning_curves.png")
+    examples: list[Example] = []
+    if data or not experiment.source.paths():
+        steps = np.unique(np.linspace(0, len(experiment.run.batches) - 1, 500).astype(int))
+        rates = np.array([float(experiment.run.learning_rate(int(step))) for step in steps])
+        schedule_picture(rates, steps, folder / "schedule.png")
+        split = "validation" if "validation" in experiment.source.splits else "train"
+        examples = experiment.task.shown(experiment.examples(split), 1)
+    if item is not None:
+        examples = [experiment.task.example(item)]
+    if examples and not _draw_example(experiment, examples[0]) and item is not None:
+        raise UserError("there is nothing to draw of this run's answers: leave the text or image out")
+
+
+def _draw_example(experiment: Experiment, example: Example) -> bool:
+    """Whether there was something to draw."""
+    predictor = Predictor.of(experiment)
+    view = experiment.task.view(example, predictor.answers([example])[0])
+    if view is None:
+        return False
+    if view.image is None:
+        _draw_text(experiment, predictor.variables, view)
+        _draw_masks_and_positions(experiment, example)
+        return True
+    return _draw_image(experiment, predictor.variables, view)
+
+
+def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View) -> None:
+    folder, layers = experiment.folder, {}
+    for path, weights in attention_weights(experiment.model, variables, *view.inputs).items():
+        queries, keys = (list(view.tokens[side]) for side in view.sides(path))
+        heads = weights[0, :, : len(queries), : len(keys)]
+        layers[path] = {"queries": queries, "keys": keys, "weights": np.round(heads, 4).tolist()}
+        (folder / "attention").mkdir(exist_ok=True)
+        file = folder / "attention" / f"{path.replace('/', '_')}.png"
+        attention_heat_maps(heads, keys, queries, f"{path}: {view.title}", file)
+    if layers:
+        write_json(folder / "attention.json", {"title": view.title, "layers": layers})
+
+
+def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View) -> bool:
+    model, folder, (inputs,) = experiment.model, experiment.folder, view.inputs
+    if hasattr(model, "feature_map") and view.target is not None:
+        relevance = np.asarray(grad_cam(model, variables, inputs, np.array([view.target])))[0]
+        image_heat_maps(view.image, {"relevance": relevance}, view.title, folder / "relevance.png")
+        return True
+    if not hasattr(model, "patch_size"):
+        return False
+    _draw_patches(model, attention_weights(model, variables, inputs), view, experiment.folder)
+    return True
+
+
+def _draw_patches(model: nn.Module, weights: dict[str, np.ndarray], view: View, folder: Any) -> None:
+    grid = view.image.shape[0] // model.patch_size, view.image.shape[1] // model.patch_size
+    special, folder = special_tokens(model), folder / "attention"
+    folder.mkdir(exist_ok=True)
+    for path, layer in weights.items():
+        maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}
+        image_heat_maps(view.image, maps, f"{path}: {view.title}", folder / f"{path.replace('/', '_')}.png")
+    square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
+    maps = {"all layers": over_image(rollout(square)[0], grid, special)}
+    image_heat_maps(view.image, maps, f"attention rollout: {view.title}", folder / "rollout.png")
+
+
+def over_image(weights: np.ndarray, grid: tuple[int, int], special: int) -> np.ndarray:
+    """What the class token, or all patches on average where there is none, attend to, [rows, columns] of patches.
+
+    weights: [queries, keys] of tokens: `special` ones, of which the first is the class token, then the patches, then
+    registers if there are any.
+    """
+    patches = slice(special, special + grid[0] * grid[1])
+    seen = weights[0] if special else weights[patches].mean(axis=0)
+    return seen[patches].reshape(grid)
+
+
+def _draw_masks_and_positions(experiment: Experiment, example: Example) -> None:
+    batch = experiment.task.questions([example]).first()
+    if masks := experiment.task.masks(batch):
+        mask_pictures(masks, experiment.folder / "masks.png")
+    if getattr(experiment.model, "positions", None) == "sinusoidal":
+        longest = max((mask.shape[-1] for mask in masks.values()), default=0)
+        table = np.asarray(sinusoidal_positions(max(longest, 50), experiment.model.width))
+        position_picture(table, experiment.folder / "positions.png")

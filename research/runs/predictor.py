@@ -1,0 +1,71 @@
+"""A trained run that is opened once and then answers any number of inputs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from research.runs.experiment import Experiment, open_run
+from research.tasks.task import Example, Task
+from research.training.checkpoints import Checkpoints
+from research.training.evaluation import Evaluator, few_shapes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model with its variables and its task: `Predictor.open("runs/demo").answer(["January 5, 2024"])`.
+
+    The first answer compiles a program for its shape; later ones of a similar size use it again, and read no files.
+    """
+
+    evaluator: Evaluator
+    variables: Mapping[str, Any]
+    step: int
+    _others: dict[tuple, Evaluator] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """That of a run's folder, at its best or latest checkpoint. Raises UserError where there is none."""
+        return cls.of(open_run(Path(folder)))
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """That of an experiment which was trained."""
+        with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+            variables, step = experiment.variables(checkpoints)
+        return cls(experiment.evaluator, variables, step)
+
+    @property
+    def task(self) -> Task:
+        """The task, with the options of the run's config."""
+        return self.evaluator.inference.task
+
+    def answer(self, inputs: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
+        """One answer for each input, in their order: texts, or paths or uint8 arrays [height, width, channels] of
+        images.
+
+        An answer is a dict with `text`, or `label` and `probability`. options: other options of the answers than those
+        of the run's config, such as `beam_size=4` or `temperature=0.5`. Raises UserError for an input or an option that
+        the run cannot take.
+        """
+        task = self.task.answering(**options)
+        return self.answers([task.example(item) for item in inputs], **options)
+
+    def answers(self, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
+        """The same for examples as the run's data have them; their own answers are not looked at."""
+        if not examples:
+            return []
+        evaluator = self._with(options)
+        plan = few_shapes(evaluator.inference.task.questions(examples), evaluator.batch_size)
+        found = dict(evaluator.answers(self.variables, examples, plan))
+        return [found[index] for index in range(len(examples))]
+
+    def _with(self, options: Mapping[str, Any]) -> Evaluator:
+        """The evaluator whose task has these options, remembered with what it compiled."""
+        if not options:
+            return self.evaluator
+        key = tuple(sorted(options.items()))
+        if key not in self._others:
+            inference = dataclasses.replace(self.evaluator.inference, task=self.task.answering(**options))
+            self._others[key] = dataclasses.replace(self.evaluator, inference=inference)
+        return self._others[key]

@@ -1,0 +1,115 @@
+"""What tasks on images share: pixels as the model takes them, a person's image as an example, and what is shown."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data.image_files import decode_image, read_image_file
+from research.data.images import Augmentation
+from research.errors import UserError
+from research.files import read_json, read_or_set_aside, write_json
+from research.ranges import Number, Positive
+from research.tasks.task import Example, Task, View
+
+Colours = Number | tuple[Number, Number, Number]
+"""One number for all channels, or one for each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTask(Task):
+    """A task on images. Pixels enter the model as (pixel / 255 - mean) / deviation, for all channels or for each.
+
+    augmentation: random changes of training images. image_shape: height, width and channels that the data's images
+    have, None where they vary; found by `prepare`.
+    """
+
+    mean: Colours = 0.5
+    deviation: Positive | tuple[Positive, Positive, Positive] = 0.5
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    image_shape: tuple[int | None, int | None, int] | None = None
+
+    def prepare(self, source: Any, folder: Path) -> Self:
+        path = folder / "image.json"
+        shape = read_or_set_aside(path, list[int | None])
+        if shape is None:
+            shape = self._shape_before(folder) or list(source.image_shape)
+            if jax.process_index() == 0:
+                write_json(path, shape)
+        return dataclasses.replace(self, image_shape=tuple(shape))
+
+    def _shape_before(self, folder: Path) -> list[int | None] | None:
+        """The shape that runs noted in `batch.json` before there was a file for it; where images are cropped, it lacks
+        the size that they had before."""
+        path = folder / "batch.json"
+        if getattr(self, "photo", None) is not None or not path.exists():
+            return None
+        return read_json(path, dict[str, list[Any]]).get("image", ["", None])[1][1:]
+
+    def example(self, item: Any) -> Example:
+        height, width, channels = self.image_shape
+        if isinstance(item, str | Path):
+            size = None if height is None else (height, width)
+            return {"image": decode_image(read_image_file(item), str(item), size, channels)}
+        item = np.asarray(item)
+        wanted = (height or item.shape[0], width or item.shape[1], channels) if item.ndim == 3 else ()
+        if item.dtype != np.uint8 or item.shape != wanted:
+            known = [side or "any" for side in self.image_shape]
+            raise UserError(
+                f"an image is {item.dtype} {list(item.shape)} and this run takes uint8 {known}: convert it, or give "
+                "its file"
+            )
+        return {"image": item}
+
+    def normalised(self, pixels: jax.Array) -> jax.Array:
+        """uint8 [..., channels] as the model takes it, float32."""
+        mean, deviation = (self._by_channel(name, pixels.shape[-1]) for name in ("mean", "deviation"))
+        return (jnp.asarray(pixels).astype(jnp.float32) / 255 - mean) / deviation
+
+    def _by_channel(self, name: str, channels: int) -> Any:
+        value = getattr(self, name)
+        if not isinstance(value, tuple):
+            return value
+        if len(value) != channels:
+            raise UserError(f"task.{name} has {len(value)} numbers for images of {channels} channels: give one number")
+        return np.array(value, np.float32)
+
+    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+        return (self.normalised(batch["image"]),)
+
+    def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
+        """Evenly spaced over the split: files may lie sorted by class."""
+        picked = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
+        return [examples[int(index)] for index in picked]
+
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        image = self.questions([example]).first()["image"][0]
+        sample = {"image": image, "label": answer["label"], "probability": answer["probability"]}
+        reference = self.reference(example)
+        return sample if reference is None else sample | {"reference": reference}
+
+    def reference(self, example: Example) -> str | None:
+        """The right answer as a person reads it, where the example has it."""
+        return None
+
+    def target(self, answer: Mapping[str, Any]) -> int | None:
+        """The number of the class that was answered, where there are classes."""
+        return None
+
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View | None:
+        batch = self.questions([example]).first()
+        title = f"{answer['label']} ({answer['probability']:.2f})"
+        if (reference := self.reference(example)) is not None:
+            title = f"{reference}, taken for {answer['label']} ({answer['probability']:.0%})"
+        return View(title, self.model_inputs(batch), image=batch["image"][0], target=self.target(answer))
+
+    def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        image = batch["image"][row]
+        shades = " .:-=+*#%@"
+        lines = ["".join(shades[int(pixel.mean()) * len(shades) // 256] * 2 for pixel in line) for line in image]
+        header = f"image {image.shape}, pixels {image.min()}-{image.max()}"
+        return "\n".join([header, *lines] if image.shape[1] <= 64 else [header])
