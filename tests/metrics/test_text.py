@@ -126,25 +126,8 @@ def test_signatures_say_what_was_computed():
     assert "tok:char" in signature(["bleu"], "ja")["bleu"]
 
 
-@pytest.mark.parametrize(
-    ("names", "hypotheses", "message"),
-    [
-        (["blue"], ["a"], "score 'blue' is unknown: did you mean bleu"),
-        (["bleu"], [], "0 hypotheses for 1 references: give one for each"),
-        (["bleu"], ["a", "b"], "2 hypotheses for 1 references: give one for each"),
-    ],
-)
-def test_bad_input(names: list[str], hypotheses: list[str], message: str):
-    with pytest.raises(UserError, match=message):
-        score(names, hypotheses, ["a"])
-    if hypotheses == ["a"]:
-        with pytest.raises(UserError, match=message):
-            signature(names)
-
-
-@pytest.mark.parametrize(
-    ("pieces", "text"),
-    [("ka@@ ra@@ te an@@ zug", "karate anzug"), ("hut ab@@", "hut ab"), ("a @ b@c @@x", "a @ b@c @@x"), ("", "")],
-)
-def test_bpe_pieces_are_joined(pieces: str, text: str):
-    assert remove_bpe(pieces) == text
+def test_unknown_scores_and_nothing_to_score():
+    with pytest.raises(UserError, match="score 'blue' is unknown: did you mean bleu"):
+        TextScorer(["blue"])
+    with pytest.raises(UserError, match="there are no answers to score"):
+        TextScorer(["bleu"]).result()
