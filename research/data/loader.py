@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import absl.flags
 import grain.python as grain
@@ -19,35 +18,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from research.data.plans import Plan
+from research.data.plans import Length, Plan
+from research.data.rows import Batch, Rows
 from research.errors import UserError
 from research.parallel.mesh import batch_share, batch_ways
 
-Batch = dict[str, np.ndarray]
+Dataset = Rows
+"""Its older name."""
 
 WARN_AFTER, GIVE_UP_AFTER = 60.0, 600.0
 """Seconds to wait for a batch until a warning, and until the run ends."""
 PATIENCE = 5.0
 """Seconds to wait for a reader that is not needed any more."""
-
-
-class Dataset(Protocol):
-    """A split as arrays: what a plan selects from."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def lengths(self) -> np.ndarray | None:
-        """Length of each example, int64, where each batch is padded to its own; None where all are equal."""
-
-    def tokens(self) -> np.ndarray | None:
-        """Of each length, how much is not padding; None where `lengths` is."""
-
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> Batch:
-        """The named arrays of these examples, each with a leading batch axis.
-
-        `epochs` seeds what is random about an example; `length` is the static length to pad to, where that applies.
-        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +43,7 @@ class Batches:
     To the dataset's arrays it adds `weight` (float32 [batch]): 1 for an example, 0 for padding.
     """
 
-    dataset: Dataset
+    dataset: Rows
     plan: Plan
     num_steps: int
     share: tuple[int, int] = (0, 1)
@@ -69,7 +51,7 @@ class Batches:
     length_multiple: int = 1
 
     @classmethod
-    def on_mesh(cls, dataset: Dataset, plan: Plan, num_steps: int, mesh: Mesh, accumulate: int = 1) -> "Batches":
+    def on_mesh(cls, dataset: Rows, plan: Plan, num_steps: int, mesh: Mesh, accumulate: int = 1) -> "Batches":
         """The batches as a mesh needs them, cut into `accumulate` micro-batches."""
         multiple = batch_ways(mesh) * accumulate
         return cls(dataset, plan, num_steps, batch_share(mesh), multiple, mesh.shape["sequence"])
@@ -91,10 +73,15 @@ class Batches:
         count = len(indices) // num_parts
         rows = slice(count * process, count * (process + 1))
         indices, epochs = indices[rows], epochs[rows]
-        length = selection.length and -(-selection.length // self.length_multiple) * self.length_multiple
         # Padding rows read some existing example; their weight makes it count for nothing.
-        arrays = self.dataset.batch(np.maximum(indices, 0), epochs, length)
+        arrays = self.dataset.batch(np.maximum(indices, 0), epochs, self._shared(selection.length))
         return {**arrays, "weight": (indices >= 0).astype(np.float32)}
+
+    def _shared(self, length: Length | None) -> Length | None:
+        """The length, or the height and width, filled up to what devices can share."""
+        if isinstance(length, tuple):
+            return tuple(map(self._shared, length))
+        return length and -(-length // self.length_multiple) * self.length_multiple
 
 
 def load(

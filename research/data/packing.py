@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from research.data.images import Augmentation
+from research.data.plans import Length
+from research.data.randomness import generator
+from research.data.rows import Rows
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 
 CHANNELS = 3
@@ -19,7 +22,7 @@ CHANNELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedImages:
+class PackedImages(Rows):
     """Rows of `row_tokens` patches: the patches of up to `images_per_row` images, one after the other, then padding.
 
     An example of this dataset is a row, not an image. Which images share a row is settled before training, from their
@@ -48,11 +51,8 @@ class PackedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def lengths(self) -> None:
-        return None
-
     @functools.cached_property
-    def tokens(self) -> np.ndarray:
+    def num_patches(self) -> np.ndarray:
         """Patches of each image, int64."""
         grids = [
             patch_grid(*self._size(index), self.patch_size, self.max_tokens) for index in range(len(self.examples))
@@ -62,14 +62,14 @@ class PackedImages:
     @functools.cached_property
     def rows(self) -> list[tuple[int, ...]]:
         """The images of each row."""
-        return pack(self.tokens, self.row_tokens, self.images_per_row, self.seed)
+        return pack(self.num_patches, self.row_tokens, self.images_per_row, self.seed)
 
     @property
     def padding(self) -> float:
         """The share of padding in the rows, where no image is cropped."""
-        return 1 - float(self.tokens.sum()) / (len(self) * self.row_tokens)
+        return 1 - float(self.num_patches.sum()) / (len(self) * self.row_tokens)
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         shape = (len(indices), self.row_tokens)
         batch = {
             "patches": np.zeros((*shape, self.patch_size**2 * CHANNELS), np.uint8),
@@ -100,14 +100,15 @@ class PackedImages:
         """The image as this epoch sees it, and how many patches it may have."""
         if self.augmentation is None:
             return image, self.max_tokens
-        random = np.random.default_rng((self.seed, epoch, index))
         if self.crop < 1:
+            random = generator(self.seed, epoch, index, "crop")
             sides = [max(round(side * random.uniform(self.crop, 1)), 1) for side in image.shape[:2]]
             top, left = (
                 int(random.integers(whole - side + 1)) for whole, side in zip(image.shape, sides, strict=False)
             )
             image = image[top : top + sides[0], left : left + sides[1]]
-        return self.augmentation(image, random), int(self.tokens[index])
+        example = self.augmentation({"image": image}, generator(self.seed, epoch, index, "affine"))
+        return example["image"], int(self.num_patches[index])
 
 
 def patch_grid(height: int, width: int, patch_size: int, max_tokens: int) -> tuple[int, int]:
@@ -139,7 +140,7 @@ def pack(tokens: Sequence[int] | np.ndarray, row_tokens: int, images_per_row: in
     first image, and images within a row too.
     """
     waiting = collections.defaultdict(list)
-    for index in np.random.default_rng(seed).permutation(len(tokens)):
+    for index in generator(seed, 0, 0, "rows").permutation(len(tokens)):
         waiting[int(tokens[index])].append(int(index))
     sizes = sorted(waiting)
     if sizes and sizes[-1] > row_tokens:

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.images import Augmentation, LabelledImages
-from research.data.loader import Dataset
+from research.data.images import LabelledImages
+from research.data.plans import Length
+from research.data.randomness import generator
+from research.data.rows import Rows
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 from research.ranges import Number, Part, Pixels, Positive
 from research.tasks.losses import weighted
@@ -43,11 +46,11 @@ class MaskedImages:
     def model_fields(self) -> dict[str, Any]:
         return {"patch_size": self.patch_size, "masked": self.masked}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Rows:
         images = LabelledImages(examples, self.augmentation if train else None, seed)
         return MaskedPatches(images, self.patch_size, seed)
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Rows:
         return self.dataset([{"label": 0, **example} for example in examples], train=False, seed=0)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
@@ -94,7 +97,7 @@ class MaskedImages:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedPatches:
+class MaskedPatches(Rows):
     """Images with `order`, int32 [batch, patches]: patches shuffled anew in every epoch; the first ones are shown."""
 
     images: LabelledImages
@@ -104,17 +107,14 @@ class MaskedPatches:
     def __len__(self) -> int:
         return len(self.images)
 
-    def lengths(self) -> None:
-        return None
-
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         images = self.images.batch(indices, epochs, length)["image"]
         height, width = images.shape[1:3]
         if height % self.patch_size or width % self.patch_size:
             raise UserError(f"task.patch_size {self.patch_size} does not divide images of {height} x {width} pixels")
         count = (height // self.patch_size) * (width // self.patch_size)
         keys = zip(epochs, indices, strict=True)
-        orders = [np.random.default_rng((self.seed, int(e), int(i), 2)).permutation(count) for e, i in keys]
+        orders = [generator(self.seed, epoch, index, "mask").permutation(count) for epoch, index in keys]
         return {"image": images, "order": np.stack(orders).astype(np.int32)}
 
 

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from research.data.loader import Dataset
+from research.data.plans import Length
+from research.data.rows import Rows
 from research.data.tokenizer import UNK, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
@@ -18,21 +19,18 @@ from research.tasks.vocabulary import show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenRows:
+class TokenRows(Rows):
     """Rows of as many tokens each, and the token that follows. A batch holds `tokens`, int32 [batch, length], and
     `label`, int32 [batch]."""
 
-    tokens: np.ndarray
+    prompts: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.prompts)
 
-    def lengths(self) -> None:
-        return None
-
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
-        return {"tokens": self.tokens[indices], "label": self.labels[indices]}
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
+        return {"tokens": self.prompts[indices], "label": self.labels[indices]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +50,14 @@ class NextToken:
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Rows:
         labels = self.vocabulary.encode_batch([example["target"] for example in examples])
         wrong = next((example for example, label in zip(examples, labels, strict=True) if len(label) != 1), None)
         if wrong:
             raise UserError(f"the answer {wrong['target']!r} is not one token: use another task.tokenizer")
         return TokenRows(self._prompts(examples), np.array(labels, np.int32)[:, 0])
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Rows:
         prompts = self._prompts(examples)
         return TokenRows(prompts, np.zeros(len(prompts), np.int32))
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.images import Augmentation
-from research.data.loader import Dataset
 from research.data.packing import CHANNELS, PackedImages
+from research.data.rows import Rows
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 from research.models.vit import as_strips
 from research.ranges import Number, Pixels, Positive, Rate, Share, Size
@@ -69,11 +69,11 @@ class PackedClassification:
     def model_fields(self) -> dict[str, Any]:
         return {"num_classes": len(self.class_names), "patch_size": self.patch_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Rows:
         sizes = (self.patch_size, self.max_tokens, self.row_tokens, self.images_per_row)
         return PackedImages(examples, *sizes, seed, self.augmentation if train else None, self.crop)
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Rows:
         """Each image in a row of its own, so that answers are in the order of the questions."""
         examples = [{"label": 0, **example} for example in examples]
         return PackedImages(examples, self.patch_size, self.max_tokens, self.max_tokens, images_per_row=1, seed=0)

@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.images import Augmentation, LabelledImages
-from research.data.loader import Dataset
+from research.data.images import LabelledImages
+from research.data.plans import Length
+from research.data.randomness import generator
+from research.data.rows import Rows
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 from research.ranges import Number, Positive, Range
 from research.tasks.losses import cross_entropy, in_top, weighted
@@ -50,13 +53,13 @@ class Pretext:
     def _orders(self) -> np.ndarray:
         return distant_permutations(self.grid**2, self.permutations)
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Rows:
         unlabelled = [{**example, "label": 0} for example in examples] if len(examples) else []
         return ChangedImages(
             LabelledImages(unlabelled, self.augmentation if train else None, seed), len(self._orders), seed
         )
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Rows:
         return LabelledImages([{"label": 0, **example} for example in examples], None, 0)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
@@ -97,7 +100,7 @@ class Pretext:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChangedImages:
+class ChangedImages(Rows):
     """`LabelledImages` with `order` in place of labels, int32 [batch]: a permutation, drawn anew in every epoch."""
 
     images: LabelledImages
@@ -107,12 +110,9 @@ class ChangedImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def lengths(self) -> None:
-        return None
-
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         keys = zip(epochs, indices, strict=True)
-        draws = [np.random.default_rng((self.seed, int(epoch), int(index), 1)) for epoch, index in keys]
+        draws = [generator(self.seed, epoch, index, "jigsaw") for epoch, index in keys]
         order = np.array([draw.integers(self.num_orders) for draw in draws], np.int32)
         return {"image": self.images.batch(indices, epochs, length)["image"], "order": order}
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.data.images import Augmentation
 from research.data.packing import PackedImages, pack, patch_grid, to_patches
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 
 RANDOM = np.random.default_rng(0)

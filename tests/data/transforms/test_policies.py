@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from research.data.transforms.policies import CIFAR, GREY, IMAGENET, NAMES, OPERATIONS, increasing, published, shear_x
 
-from research.data import policies
-from research.data.policies import CIFAR, GREY, IMAGENET, NAMES, OPERATIONS, increasing, published, shear_x
+from research.data.transforms import policies
 
 
 def noise(height=6, width=6, seed=0):

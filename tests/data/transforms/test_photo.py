@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from research.config import build
-from research.data.augmentation import ASPECTS, PhotoAugmentation, crop_box, erased, evaluation_image
+from research.data.randomness import generator
+from research.data.transforms.photo import ASPECTS, PhotoAugmentation, crop_box, erased
 from research.errors import UserError
 
 KEY = {"seed": 3, "epoch": 1, "index": 7}
