@@ -119,8 +119,8 @@ def make_buckets(
     `batch_size` examples, or about `batch_tokens` tokens (or pixels), padding included.
     """
     ends = _best_ends(lengths, count) if lengths.ndim == 1 else size_groups(lengths, count)
-    alone = [Bucket(end, 1) for end in sorted(ends, key=lambda end: (np.prod(end), end))]
-    return tuple(Bucket(one.length, batch_size or max(batch_tokens // one.slots, 1)) for one in alone)
+    buckets = [Bucket(end, batch_size or max(batch_tokens // int(np.prod(end)), 1)) for end in ends]
+    return tuple(sorted(buckets, key=lambda bucket: (bucket.slots, bucket.length)))
 
 
 def _best_ends(lengths: np.ndarray, count: int) -> list[int]:

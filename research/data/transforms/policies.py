@@ -17,7 +17,7 @@ MAXIMUM = 10
 
 def auto_contrast(image: Image.Image, _: float = 0) -> Image.Image:
     """Stretches every channel to 0..255."""
-    tables = []
+    tables = []  # in whole numbers: those of Pillow, also for brightness and contrast, are rounded down by one at times
     for count in np.array(image.histogram()).reshape(-1, 256):
         low, high = np.flatnonzero(count)[[0, -1]]
         tables.append((np.arange(256) - low) * 255 // (high - low) if high > low else np.arange(256))
