@@ -73,8 +73,9 @@ class Batches:
         count = len(indices) // num_parts
         rows = slice(count * process, count * (process + 1))
         indices, epochs = indices[rows], epochs[rows]
-        # Padding rows read some existing example; their weight makes it count for nothing.
-        arrays = self.dataset.batch(np.maximum(indices, 0), epochs, self._shared(selection.length))
+        # Padding rows read the batch's first example, which fits its length; their weight makes it count for nothing.
+        existing = np.where(indices >= 0, indices, selection.indices[0])
+        arrays = self.dataset.batch(existing, epochs, self._shared(selection.length))
         return {**arrays, "weight": (indices >= 0).astype(np.float32)}
 
     def _shared(self, length: Length | None) -> Length | None:

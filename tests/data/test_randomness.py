@@ -59,7 +59,7 @@ def test_mixing_policy_crop_and_rotation_are_independent(monkeypatch):
 def test_with_one_key_for_all_they_would_not_be(monkeypatch):
     monkeypatch.setattr(randomness, "PURPOSES", dict.fromkeys(PURPOSES, 0))
     mixed, cut, correlation = pipeline(monkeypatch)
-    assert errors_from_half(mixed) > 10 and errors_from_half(cut) > 10 and abs(correlation) > 0.9
+    assert errors_from_half(mixed) > 10 and errors_from_half(cut) > 10 and correlation > 0.7
 
 
 def test_draws_for_any_two_purposes_are_independent():

@@ -7,6 +7,7 @@ from PIL import Image
 
 from research.config import build
 from research.data.randomness import generator
+from research.data.transforms import policies
 from research.data.transforms.photo import ASPECTS, PhotoAugmentation, crop_box, erased
 from research.errors import UserError
 
@@ -134,8 +135,8 @@ def test_evaluation_is_resize_then_crop(width, height, crop_fraction, short, int
     kernel = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
     expected = image.resize(sides, kernel).crop((left, top, left + 32, top + 32))
     pixels = evaluated(image, 32, crop_fraction=crop_fraction, interpolation=interpolation)
-    assert np.abs(pixels.astype(int) - np.asarray(expected)).max() <= 1
-    assert pixels.shape == (32, 32, 3)
+    differences = np.abs(pixels.astype(int) - np.asarray(expected))  # from rounding between the two directions
+    assert differences.max() <= 2 and (differences > 1).mean() < 0.002 and pixels.shape == (32, 32, 3)
 
 
 def test_evaluation_of_other_crops_resizes_the_whole_image():
@@ -146,45 +147,29 @@ def test_evaluation_of_other_crops_resizes_the_whole_image():
 
 
 @pytest.mark.parametrize("crop", ["none", "random_resized", "pad"])
-def test_marks_follow_every_change_of_a_photo(crop):
-    """A dark box in a bright picture: after crop, flip and policies it is where the marks say."""
-    augmentation = PhotoAugmentation(96, crop, scale=(0.4, 1.0), policy="randaugment", magnitude=5)
-    found = 0
-    for index in range(120):
-        image = np.full((120, 160, 3), 200, np.uint8)
-        image[40:70, 50:110] = 40
-        mask = (image[..., 0] == 40).astype(np.int32)
-        example = {"image": image, "mask": mask, "boxes": np.array([[50, 40, 110, 70]], np.float32), "label": 9}
-        example["keypoints"] = np.array([[[80.0, 55.0, 2.0]]], np.float32)
+def test_marks_follow_every_change_of_a_photo(crop, monkeypatch):
+    """A white box on black: after crop, flip and a policy of moves it is where box, mask and keypoint say."""
+    monkeypatch.setattr(policies, "NAMES", tuple(policies.EITHER_WAY))
+    augmentation = PhotoAugmentation(96, crop, scale=(0.4, 1.0), policy="randaugment")
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[40:70, 50:110] = 255
+    example = {"image": image, "mask": np.int32(image[..., 0] > 0), "label": 9}
+    example["boxes"] = np.array([[50, 40, 110, 70]], np.float32)
+    example["keypoints"] = np.array([[[80.0, 55.0, 2.0]]], np.float32)
+    seen = 0
+    for index in range(150):
         result = augmentation(example, generator(0, 0, index, "photo"))
         assert result["label"] == 9 and result["mask"].shape == (96, 96) and result["boxes"].dtype == np.float32
-        inside = result["mask"] == 1
-        if inside.sum() < 50:
-            continue
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        left, top, right, bottom = result["boxes"][0]
-        assert left <= extent[0] + 1 and top <= extent[1] + 1 and right >= extent[2] - 1 and bottom >= extent[3] - 1
-        ((x, y, visible),) = result["keypoints"][0]
+        inside, white = result["mask"] == 1, result["image"][..., 0] > 191  # grey comes in from outside
+        (left, top, right, bottom), ((x, y, visible),) = result["boxes"][0], result["keypoints"][0]
         if visible and 1 < x < 95 and 1 < y < 95:
             assert inside[int(y), int(x)]
-        grey, deep = result["image"].mean(axis=-1), inside & np.roll(inside, 3, 0) & np.roll(inside, -3, 0)
-        deep &= np.roll(inside, 3, 1) & np.roll(inside, -3, 1)
-        outside = (result["mask"] == 0) & ~_near(inside, 3)
-        if deep.any() and outside.any():  # one shade inside and another outside, whatever the colours became
-            assert grey[deep].std() < 8 and grey[outside].std() < 25
-            assert grey[deep].mean() != pytest.approx(grey[outside].mean(), abs=1) or np.ptp(grey) < 3
-            found += 1
-    assert found > 80
-
-
-def _near(inside, distance):
-    """Pixels within a few steps of any that is inside."""
-    near = inside.copy()
-    for _ in range(distance):
-        padded = np.pad(near, 1)
-        near = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
-    return near
+        if white.any():
+            rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
+            assert left <= columns[0] + 1 and right >= columns[-1] and top <= rows[0] + 1 and bottom >= rows[-1]
+            assert (inside != white).sum() <= 1.5 * 2 * (np.ptp(rows) + np.ptp(columns) + 2)  # along the edge
+            seen += inside.sum() > 300
+    assert seen > 100
 
 
 def test_a_large_jpeg_is_decoded_smaller():
