@@ -53,11 +53,12 @@ def files() -> list[bytes]:
 
 def heed() -> Augment:
     """Augments a Pillow image with this project; gives the shape of the result."""
-    from research.data.augmentation import PhotoAugmentation
+    from research.data.randomness import generator
+    from research.data.transforms.photo import PhotoAugmentation
 
     augmentation = PhotoAugmentation(SIZE, policy="randaugment")
     epochs = itertools.count()  # fresh draws in every turn, as the other side has them
-    return lambda image: augmentation(image, seed=0, epoch=next(epochs), index=0).shape
+    return lambda image: augmentation({"image": image}, generator(0, next(epochs), 0, "photo"))["image"].shape
 
 
 def timm() -> Augment:

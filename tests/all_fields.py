@@ -29,9 +29,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from research.config import build, from_json, load, to_json
-from research.data.augmentation import PhotoAugmentation
-from research.data.images import Augmentation
 from research.data.tokenizer import Tokenizer
+from research.data.transforms.geometry import Augmentation
+from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.parallel.mesh import MeshShape
 from research.ranges import Range, marks

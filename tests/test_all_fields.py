@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from research.config import build
-from research.data.augmentation import PhotoAugmentation
-from research.data.images import Augmentation
 from research.data.tokenizer import Tokenizer
+from research.data.transforms.geometry import Augmentation
+from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.parallel.mesh import MeshShape
 from research.ranges import Range, marks

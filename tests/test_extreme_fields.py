@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from research.config import build, from_json, to_json
-from research.data.augmentation import PhotoAugmentation
-from research.data.images import Augmentation
 from research.data.tokenizer import Tokenizer
+from research.data.transforms.geometry import Augmentation
+from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.runs.checks import check_before_training
 from research.runs.experiment import MODELS, OPTIMIZERS, SOURCES, TASKS, build_experiment

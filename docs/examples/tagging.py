@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.loader import Dataset
+from research.data.plans import Length
+from research.data.rows import Rows
 from research.data.text import Ragged
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
@@ -20,7 +21,7 @@ from research.tasks.vocabulary import show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggedWords:
+class TaggedWords(Rows):
     """A batch holds `words` and `tags`, int32 [batch, length]; PAD fills the rest."""
 
     words: Ragged
@@ -30,10 +31,7 @@ class TaggedWords:
     def __len__(self) -> int:
         return len(self.words)
 
-    def lengths(self) -> None:
-        return None
-
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         return {name: getattr(self, name).padded(indices, self.length) for name in ("words", "tags")}
 
 
@@ -57,7 +55,7 @@ class Tagging:
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Dataset:
+    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Rows:
         sides = ([example[side] for example in examples] for side in ("source", "target"))
         words, tags = (Ragged.from_lists(self.vocabulary.encode_batch(side)) for side in sides)
         unequal = np.flatnonzero(words.lengths() != tags.lengths())
@@ -65,7 +63,7 @@ class Tagging:
             raise UserError(f"sentence {unequal[0] + 1} has not as many words as tags: give one tag for each word")
         return TaggedWords(words, tags, self.length)
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Dataset:
+    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Rows:
         texts = [example["text"] if "text" in example else example["source"] for example in examples]
         words = Ragged.from_lists(self.vocabulary.encode_batch(texts))
         return TaggedWords(words, words, self.length)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from research.data.plans import Plan
+from research.data.plans import Length, Plan
 from research.data.rows import Batch, Rows
 from research.errors import UserError
 from research.parallel.mesh import batch_share, batch_ways
@@ -70,10 +70,16 @@ class Batches:
         count = len(indices) // num_parts
         mine = slice(count * process, count * (process + 1))
         indices, epochs = indices[mine], epochs[mine]
-        length = selection.length and -(-selection.length // self.length_multiple) * self.length_multiple
-        # Padding rows read some existing example; their weight makes it count for nothing.
-        arrays = self.rows.batch(np.maximum(indices, 0), epochs, length)
+        # Padding rows read the batch's first example, which fits its length; their weight makes it count for nothing.
+        existing = np.where(indices >= 0, indices, selection.indices[0])
+        arrays = self.rows.batch(existing, epochs, self._shared(selection.length))
         return {**arrays, "weight": (indices >= 0).astype(np.float32)}
+
+    def _shared(self, length: Length | None) -> Length | None:
+        """The length, or the height and width, filled up to what devices can share."""
+        if isinstance(length, tuple):
+            return tuple(map(self._shared, length))
+        return length and -(-length // self.length_multiple) * self.length_multiple
 
 
 def load(

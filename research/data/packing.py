@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from research.data.images import Augmentation
+from research.data.plans import Length
+from research.data.randomness import generator
 from research.data.rows import Rows
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 
 CHANNELS = 3
@@ -67,7 +69,7 @@ class PackedImages(Rows):
         """The share of padding in the rows, where no image is cropped."""
         return 1 - float(self.num_patches.sum()) / (len(self) * self.row_tokens)
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         shape = (len(indices), self.row_tokens)
         batch = {
             "patches": np.zeros((*shape, self.patch_size**2 * CHANNELS), np.uint8),
@@ -98,14 +100,15 @@ class PackedImages(Rows):
         """The image as this epoch sees it, and how many patches it may have."""
         if self.augmentation is None:
             return image, self.max_tokens
-        random = np.random.default_rng((self.seed, epoch, index))
         if self.crop < 1:
+            random = generator(self.seed, epoch, index, "crop")
             sides = [max(round(side * random.uniform(self.crop, 1)), 1) for side in image.shape[:2]]
             top, left = (
                 int(random.integers(whole - side + 1)) for whole, side in zip(image.shape, sides, strict=False)
             )
             image = image[top : top + sides[0], left : left + sides[1]]
-        return self.augmentation(image, random), int(self.num_patches[index])
+        example = self.augmentation({"image": image}, generator(self.seed, epoch, index, "affine"))
+        return example["image"], int(self.num_patches[index])
 
 
 def patch_grid(height: int, width: int, patch_size: int, max_tokens: int) -> tuple[int, int]:
@@ -137,7 +140,7 @@ def pack(tokens: Sequence[int] | np.ndarray, row_tokens: int, images_per_row: in
     first image, and images within a row too.
     """
     waiting = collections.defaultdict(list)
-    for index in np.random.default_rng(seed).permutation(len(tokens)):
+    for index in generator(seed, 0, 0, "rows").permutation(len(tokens)):
         waiting[int(tokens[index])].append(int(index))
     sizes = sorted(waiting)
     if sizes and sizes[-1] > row_tokens:

@@ -11,6 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+MOST_GROUPS = 256
+"""Of sizes, before the first two become one."""
+
+Length = int | tuple[int, int]
+"""What examples are padded to: a length, or height and width."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -21,7 +27,7 @@ class Selection:
 
     indices: np.ndarray
     epochs: np.ndarray
-    length: int | None = None
+    length: Length | None = None
 
 
 class Plan(Protocol):
@@ -89,10 +95,15 @@ class InOrder:
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """A static shape: examples up to `length` long, `batch_size` at a time."""
+    """A static shape: examples up to `length` long, or up to a height and width, `batch_size` at a time."""
 
-    length: int
+    length: Length
     batch_size: int
+
+    @property
+    def slots(self) -> int:
+        """Places for the tokens or pixels of an example, padding included."""
+        return int(np.prod(self.length))
 
 
 def make_buckets(
@@ -102,10 +113,18 @@ def make_buckets(
     batch_size: int | None = None,
     batch_tokens: int | None = None,
 ) -> tuple[Bucket, ...]:
-    """At most `count` buckets whose lengths waste the fewest padding tokens on examples of these lengths.
+    """At most `count` buckets for examples of these lengths, int64 [n], or heights and widths, int64 [n, 2].
 
-    Batches have `batch_size` examples, or about `batch_tokens` tokens, padding included.
+    Lengths are cut where the fewest padding tokens are wasted; sizes are grouped as `size_groups` does. Batches have
+    `batch_size` examples, or about `batch_tokens` tokens (or pixels), padding included.
     """
+    ends = _best_ends(lengths, count) if lengths.ndim == 1 else size_groups(lengths, count)
+    buckets = [Bucket(end, batch_size or max(batch_tokens // int(np.prod(end)), 1)) for end in ends]
+    return tuple(sorted(buckets, key=lambda bucket: (bucket.slots, bucket.length)))
+
+
+def _best_ends(lengths: np.ndarray, count: int) -> list[int]:
+    """The longest lengths of at most `count` buckets that together waste the least."""
     candidates, counts = np.unique(lengths, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
     # padded[j] after k rounds: the tokens that the shortest j candidates fill in k buckets; best cut kept for each.
@@ -122,19 +141,37 @@ def make_buckets(
             break
         ends.append(int(candidates[end - 1]))
         end = cut[end - 1]
-    sizes = [batch_size or max(batch_tokens // length, 1) for length in ends]
-    return tuple(Bucket(length, size) for length, size in sorted(zip(ends, sizes, strict=True)))
+    return ends
+
+
+def size_groups(sizes: np.ndarray, count: int, multiple: int = 32) -> list[tuple[int, int]]:
+    """At most `count` pairs (height, width), one of which at least holds each of the sizes, int64 [n, 2].
+
+    Sizes whose sides are the same after rounding up to a multiple are a group: upright, square and wide images are
+    apart. While there are too many groups, the two whose union wastes the least padding become one.
+    """
+    while len(np.unique(-(-sizes // multiple), axis=0)) > MOST_GROUPS:
+        multiple *= 2
+    ends, counts = np.unique(-(-sizes // multiple) * multiple, axis=0, return_counts=True)
+    while len(ends) > count:
+        unions, padded = np.maximum(ends[:, None], ends), ends.prod(axis=1) * counts
+        waste = unions.prod(axis=2) * (counts[:, None] + counts) - padded[:, None] - padded + 0.0
+        np.fill_diagonal(waste, np.inf)
+        one, other = np.unravel_index(waste.argmin(), waste.shape)
+        ends[one], counts[one] = unions[one, other], counts[one] + counts[other]
+        ends, counts = np.delete(ends, other, axis=0), np.delete(counts, other)
+    return sorted({tuple(end) for end in ends.tolist()})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucketed:
-    """Batches of examples of about equal length, padded to the length of their bucket.
+    """Batches of examples of about equal length, or height and width, padded to those of their bucket.
 
     Every bucket is a stream of its own that runs on across the end of an epoch, as in `Shuffled`, so that all batches
     are full; the order of an epoch's batches is shuffled over the buckets.
 
-    lengths: of every example; those longer than the last bucket are left out. tokens: what an example really holds of
-    its length, where that is the longer of two sequences.
+    lengths: of every example, int64 [n], or its height and width, int64 [n, 2]; those that fit into no bucket are left
+    out. tokens: what an example really holds of its length, where that is the longer of two sequences, or of its area.
     """
 
     lengths: np.ndarray
@@ -158,7 +195,7 @@ class Bucketed:
     @property
     def padding(self) -> float:
         """The share of padding in the batches."""
-        slots = sum(bucket.length * len(members) for bucket, members in zip(self.buckets, self._members, strict=True))
+        slots = sum(bucket.slots * len(members) for bucket, members in zip(self.buckets, self._members, strict=True))
         return 1 - sum(float(self.tokens[members].sum()) for members in self._members) / slots
 
     def _batches_before(self, epoch: int) -> np.ndarray:
@@ -184,7 +221,10 @@ class Bucketed:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByLength:
-    """Each example once, by ascending length, padded to the length of its bucket. For evaluation and prediction."""
+    """Each example once, by ascending bucket and length, padded to that of its bucket. For evaluation and prediction.
+
+    lengths: int64 [n], or heights and widths, int64 [n, 2].
+    """
 
     lengths: np.ndarray
     buckets: tuple[Bucket, ...]
@@ -213,10 +253,15 @@ class ByLength:
 
 
 def _bucket_members(lengths: np.ndarray, buckets: tuple[Bucket, ...]) -> list[np.ndarray]:
-    """The examples of each bucket, by ascending length."""
-    order = np.argsort(lengths, kind="stable")
-    ends = np.searchsorted(lengths[order], [bucket.length for bucket in buckets], side="right")
-    return np.split(order, ends)[:-1]
+    """The examples of each bucket, by ascending length or area: those that fit into none of the buckets before it."""
+    sizes = lengths.reshape(len(lengths), -1)
+    order = np.argsort(sizes.prod(axis=1), kind="stable")
+    members = []
+    for bucket in buckets:
+        fits = (sizes[order] <= bucket.length).all(axis=1)
+        members.append(order[fits])
+        order = order[~fits]
+    return members
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from research.data.plans import Length
+from research.data.randomness import generator
 from research.data.rows import Rows
 from research.data.tokenizer import BOS, EOS, PAD
 from research.errors import UserError
@@ -74,13 +76,13 @@ class SentencePairs(Rows):
     def longest(self) -> int:
         return self.max_length
 
-    def num_tokens(self) -> np.ndarray:
+    def tokens(self) -> np.ndarray:
         """The mean of the two sides' tokens, cut likewise: what of `lengths` is not padding, float64 [count]."""
         sides = self.source.lengths(), self.target.lengths() - 1
         source, target = (np.minimum(side, self.max_length) for side in sides)
         return (source + target) / 2
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         length = length or self.max_length
         target = self.target.padded(indices, length + 1)
         target_output = target[:, 1:]
@@ -104,31 +106,31 @@ class TokenWindows(Rows):
     in evaluation every token but the first is predicted exactly once.
     """
 
-    tokens: np.ndarray
+    stream: np.ndarray
     bytes: np.ndarray
     length: int
     seed: int | None
 
     def __post_init__(self):
-        if len(self.tokens) < 2 or (self.seed is not None and len(self.tokens) < 2 * self.length):
+        if len(self.stream) < 2 or (self.seed is not None and len(self.stream) < 2 * self.length):
             raise UserError(
-                f"task.length {self.length} does not fit a text of {len(self.tokens)} tokens: "
-                f"use at most {max(1, len(self.tokens) // 2)} or a longer text"
+                f"task.length {self.length} does not fit a text of {len(self.stream)} tokens: "
+                f"use at most {max(1, len(self.stream) // 2)} or a longer text"
             )
 
     def __len__(self) -> int:
         if self.seed is None:
-            return -(-(len(self.tokens) - 1) // self.length)
-        return (len(self.tokens) - self.length) // self.length
+            return -(-(len(self.stream) - 1) // self.length)
+        return (len(self.stream) - self.length) // self.length
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         starts = indices * self.length
         if self.seed is not None:
             starts = starts + _epoch_offsets(self.seed, epochs, self.length)
         positions = starts[:, None] + np.arange(self.length + 1)
-        inside = positions < len(self.tokens)
+        inside = positions < len(self.stream)
         positions = np.where(inside, positions, 0)
-        arrays = {"tokens": (self.tokens, -1), "bytes": (self.bytes, 0)}
+        arrays = {"tokens": (self.stream, -1), "bytes": (self.bytes, 0)}
         return {
             name: np.where(inside, array[positions], fill).astype(np.int32) for name, (array, fill) in arrays.items()
         }
@@ -136,7 +138,7 @@ class TokenWindows(Rows):
 
 def _epoch_offsets(seed: int, epochs: np.ndarray, length: int) -> np.ndarray:
     unique, rows = np.unique(epochs, return_inverse=True)
-    return np.array([np.random.default_rng((seed, int(epoch))).integers(length) for epoch in unique])[rows]
+    return np.array([generator(seed, epoch, 0, "windows").integers(length) for epoch in unique])[rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Prompts(Rows):
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         return {
             "tokens": self.prompts.padded(indices, self.length),
             "prompt_length": self.prompts.lengths()[indices].astype(np.int32),

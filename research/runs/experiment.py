@@ -193,7 +193,7 @@ class Experiment:
             raise UserError(f"training.repeats {options.repeats} is for images alone: leave it out")
         sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
         buckets = make_buckets(lengths, options.buckets, **sizes)
-        return Bucketed(lengths, rows.num_tokens(), buckets, self.seed)
+        return Bucketed(lengths, rows.tokens(), buckets, self.seed)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -277,7 +277,8 @@ class Experiment:
         if stored := read_or_set_aside(path, dict[str, list]):
             with contextlib.suppress(ValueError, TypeError, MemoryError):  # it is made anew
                 return {name: np.zeros(shape, dtype) for name, (dtype, shape) in stored.items()}
-        batch = self.task.rows(self.source.examples("train"), train=False, seed=0).first()
+        rows = self.task.rows(self.source.examples("train"), train=False, seed=0)
+        batch = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)  # of the largest shape
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
         if jax.process_index() == 0:
             write_json(path, shapes)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.augmentation import PhotoAugmentation
 from research.data.images import LabelledImages
 from research.data.rows import Rows
+from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.files import read_or_set_aside, write_json
 from research.ranges import NotNegative, Rate

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data.image_files import decode_image, read_image_file
-from research.data.images import Augmentation
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 from research.files import read_json, read_or_set_aside, write_json
 from research.ranges import Number, Positive

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data.images import LabelledImages
+from research.data.plans import Length
+from research.data.randomness import generator
 from research.data.rows import Rows
 from research.errors import UserError
 from research.ranges import Part, Pixels
@@ -94,14 +96,14 @@ class MaskedPatches(Rows):
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         images = self.images.batch(indices, epochs, length)["image"]
         height, width = images.shape[1:3]
         if height % self.patch_size or width % self.patch_size:
             raise UserError(f"task.patch_size {self.patch_size} does not divide images of {height} x {width} pixels")
         count = (height // self.patch_size) * (width // self.patch_size)
         keys = zip(epochs, indices, strict=True)
-        orders = [np.random.default_rng((self.seed, int(e), int(i), 2)).permutation(count) for e, i in keys]
+        orders = [generator(self.seed, epoch, index, "mask").permutation(count) for epoch, index in keys]
         return {"image": images, "order": np.stack(orders).astype(np.int32)}
 
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from research.data.plans import Length
 from research.data.rows import Rows
 from research.data.tokenizer import UNK, Tokenizer, TrainedTokenizer
 from research.errors import UserError
@@ -22,14 +23,14 @@ class TokenRows(Rows):
     """Rows of as many tokens each, and the token that follows. A batch holds `tokens`, int32 [batch, length], and
     `label`, int32 [batch]."""
 
-    tokens: np.ndarray
+    prompts: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.prompts)
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
-        return {"tokens": self.tokens[indices], "label": self.labels[indices]}
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
+        return {"tokens": self.prompts[indices], "label": self.labels[indices]}
 
 
 @dataclasses.dataclass(frozen=True)

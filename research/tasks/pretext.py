@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data.images import LabelledImages
+from research.data.plans import Length
+from research.data.randomness import generator
 from research.data.rows import Rows
 from research.errors import UserError
 from research.ranges import Range
@@ -97,9 +99,9 @@ class ChangedImages(Rows):
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: int | None) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         keys = zip(epochs, indices, strict=True)
-        draws = [np.random.default_rng((self.seed, int(epoch), int(index), 1)) for epoch, index in keys]
+        draws = [generator(self.seed, epoch, index, "jigsaw") for epoch, index in keys]
         order = np.array([draw.integers(self.num_orders) for draw in draws], np.int32)
         return {"image": self.images.batch(indices, epochs, length)["image"], "order": order}
 

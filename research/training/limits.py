@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import resource
 from collections.abc import Mapping
@@ -65,8 +66,9 @@ def _largest_batch(run: Run, sample_batch: Mapping[str, np.ndarray]) -> tuple[in
     plan, multiple = run.batches.plan, run.batches.multiple
     if not isinstance(plan, Bucketed):
         return -(-plan.batch_size // multiple) * multiple, 1.0
-    length = max(array.shape[1] for array in sample_batch.values() if array.ndim > 1)
-    sizes = [(-(-bucket.batch_size // multiple) * multiple, bucket.length / length) for bucket in plan.buckets]
+    axes = np.size(plan.buckets[0].length)
+    slots = max(math.prod(array.shape[1 : 1 + axes]) for array in sample_batch.values() if array.ndim > axes)
+    sizes = [(-(-bucket.batch_size // multiple) * multiple, bucket.slots / slots) for bucket in plan.buckets]
     return max(sizes, key=lambda size: size[0] * size[1])
 
 

@@ -6,11 +6,12 @@ import pytest
 
 from research.data import loader
 from research.data.loader import Batches, load
-from research.data.plans import InOrder, Shuffled
+from research.data.plans import Bucket, Bucketed, ByLength, InOrder, Shuffled, make_buckets
+from research.data.rows import Rows
 from research.errors import UserError
 
 
-class Squares:
+class Squares(Rows):
     """A dataset whose arrays can be told from the index."""
 
     def __init__(self, count):
@@ -82,3 +83,45 @@ def test_a_hung_worker_process_is_named(monkeypatch, capsys):
     assert len(batches) == 5
     warned = capsys.readouterr().err
     assert re.search(r"batch of step 2 .*, read by worker 0 \(process \d+\), has not come", warned), warned
+
+
+class Pictures(Rows):
+    """Pictures of ones, of many sizes, with zeros below and to the right of them."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def lengths(self):
+        return self.sizes
+
+    def batch(self, indices, epochs, length):
+        canvas = np.zeros((len(indices), *length), np.uint8)
+        for picture, (height, width) in zip(canvas, self.sizes[indices], strict=True):
+            picture[:height, :width] = 1
+        return {"image": canvas, "index": indices}
+
+
+def test_pictures_of_a_bucket_are_padded_to_its_height_and_width():
+    sizes = np.random.default_rng(0).integers(1, 100, (50, 2))
+    pictures = Pictures(sizes)
+    buckets = make_buckets(sizes, 4, batch_size=6)
+    training = Batches(pictures, Bucketed(sizes, pictures.tokens(), buckets, seed=0), 12)
+    evaluation = ByLength(sizes, buckets)
+    shapes, read = set(), []
+    for batches in (training, Batches(pictures, evaluation, evaluation.steps_per_epoch)):
+        read.clear()
+        for batch in load(batches, 0, dict):
+            assert (batch["image"].sum(axis=(1, 2)) == pictures.tokens()[batch["index"]]).all()  # nothing is cut off
+            shapes.add(batch["image"].shape)
+            read += batch["index"][batch["weight"] > 0].tolist()
+    assert shapes == {(6, *bucket.length) for bucket in buckets} and len(shapes) == 4
+    assert sorted(read) == list(range(50))
+
+
+def test_heights_and_widths_are_filled_up_to_what_devices_share():
+    plan = ByLength(np.array([[30, 50]]), (Bucket((32, 50), 2),))
+    batch = Batches(Pictures(np.array([[30, 50]])), plan, 1, length_multiple=3)[0]
+    assert batch["image"].shape == (2, 33, 51) and batch["weight"].tolist() == [1, 0]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.data.images import Augmentation
 from research.data.packing import PackedImages, pack, patch_grid, to_patches
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -114,7 +114,7 @@ def test_crops_have_many_shapes_and_fit_the_rows():
     assert all((first[name] == again[name]).all() for name in first)
     np.testing.assert_array_equal(first["label"], later["label"])
     shapes = set()
-    for epoch in range(30):
+    for epoch in range(200):
         batch = all_rows(dataset, epoch)
         for row, slot in np.argwhere(batch["label"] == 3):  # 8 x 8 pixels
             here = batch["segments"][row] == slot + 1

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from research.data.plans import Bucket, Bucketed, ByLength, InOrder, Shuffled, make_buckets
+from research.data.plans import Bucket, Bucketed, ByLength, InOrder, Shuffled, make_buckets, size_groups
 
 
 def test_shuffled_reads_every_example_once_an_epoch_across_batch_borders():
@@ -122,3 +122,88 @@ def test_examples_longer_than_the_last_bucket_are_left_out():
     lengths = np.array([5, 50, 7])
     plan = Bucketed(lengths, lengths, (Bucket(8, 2),), seed=0)
     assert plan.num_examples == 2 and sorted(plan(0).indices) == [0, 2]
+
+
+def sizes_of_photos(seed, count=300):
+    """Heights and widths: landscapes, portraits and squares, of many sizes."""
+    random = np.random.default_rng(seed)
+    shapes = np.array([[480, 640], [640, 480], [600, 600], [427, 640]])[random.integers(4, size=count)]
+    return np.maximum((shapes * random.uniform(0.3, 1.0, (count, 1))).astype(np.int64), 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_each_size_fits_into_one_of_few_groups(count):
+    for sizes in (sizes_of_photos(count), np.random.default_rng(count).integers(1, 900, (200, 2))):
+        groups = np.array(size_groups(sizes, count))
+        assert len(groups) <= count and (groups % 32 == 0).all()
+        assert (sizes[:, None] <= groups).all(axis=2).any(axis=1).all()
+        assert all((sizes > group - 32).any(axis=0).all() for group in groups)  # none is larger than what it holds
+
+
+def test_landscapes_portraits_and_squares_are_apart():
+    sizes = np.array([[480, 640], [470, 630], [640, 480], [640, 470], [640, 640], [610, 620]])
+    assert size_groups(sizes, 3) == [(480, 640), (640, 480), (640, 640)]
+    assert size_groups(sizes, 1) == [(640, 640)]
+    assert size_groups(sizes, 9, multiple=1) == sorted({tuple(size) for size in sizes.tolist()})
+
+
+def test_one_union_wastes_as_little_as_any():
+    for seed in range(20):
+        sizes = np.random.default_rng(seed).integers(1, 6, (4, 2)) * 32
+        groups = sorted({tuple(size) for size in sizes.tolist()})
+
+        def padded(ends, sizes=sizes):
+            return sum(min(h * w for h, w in ends if h >= height and w >= width) for height, width in sizes)
+
+        unions = [
+            [*(group for group in groups if group not in pair), tuple(np.max(pair, axis=0).tolist())]
+            for pair in itertools.combinations(groups, 2)
+        ]
+        if unions:
+            assert padded(size_groups(sizes, len(groups) - 1)) <= min(map(padded, unions))
+
+
+def test_many_sizes_are_grouped_in_little_time():
+    sizes = np.random.default_rng(0).integers(1, 8192, (20_000, 2))
+    groups = np.array(size_groups(sizes, 5))
+    assert len(groups) == 5 and (sizes[:, None] <= groups).all(axis=2).any(axis=1).all()
+
+
+def test_sizes_are_bucketed_once_an_epoch_and_fit():
+    sizes = sizes_of_photos(0, 101)
+    area = sizes.prod(axis=1)
+    buckets = make_buckets(sizes, 4, batch_tokens=2_000_000)
+    assert all(2_000_000 - bucket.slots < bucket.batch_size * bucket.slots <= 2_000_000 for bucket in buckets)
+    plan = Bucketed(sizes, area, buckets, seed=1)
+    steps = int(12 * plan.steps_per_epoch)
+    counts, seen = np.zeros((13, 101), int), set()
+    for step in range(steps):
+        selection = plan(step)
+        assert (sizes[selection.indices] <= selection.length).all()
+        assert Bucket(selection.length, len(selection.indices)) in buckets
+        np.add.at(counts, (selection.epochs, selection.indices), 1)
+        seen.add(selection.length)
+        again = Bucketed(sizes, area, buckets, seed=1)(step)
+        assert (again.indices == selection.indices).all() and again.length == selection.length
+    assert (counts[:11] == 1).all() and counts[11:].max() == 1 and len(seen) == len(buckets)
+    assert plan.num_examples == 101 and 0 < plan.padding < 0.5
+
+
+def test_evaluation_reads_every_size_once_in_the_smallest_bucket_that_holds_it():
+    sizes = sizes_of_photos(3, 57)
+    buckets = make_buckets(sizes, 5, batch_size=4)
+    plan = ByLength(sizes, buckets)
+    read = []
+    for step in range(int(plan.steps_per_epoch)):
+        selection = plan(step)
+        for index in selection.indices[selection.indices >= 0]:
+            fitting = [bucket for bucket in buckets if (sizes[index] <= bucket.length).all()]
+            assert selection.length == min(fitting, key=lambda bucket: bucket.slots).length
+            read.append(index)
+    assert sorted(read) == list(range(57))
+
+
+def test_sizes_that_fit_into_no_bucket_are_left_out():
+    sizes = np.array([[10, 10], [40, 5], [5, 40]])
+    plan = Bucketed(sizes, sizes.prod(axis=1), (Bucket((32, 32), 1), Bucket((10, 64), 1)), seed=0)
+    assert plan.num_examples == 2 and {int(plan(step).indices[0]) for step in range(2)} == {0, 2}

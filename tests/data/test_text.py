@@ -64,4 +64,4 @@ def test_tokens_are_what_is_not_padding():
     pairs = SentencePairs.from_lists([[5, 6], [7] * 9], [[8], [9, 10, 11]], max_length=5)
     arrays = pairs.batch(np.array([0, 1]), np.zeros(2), None)
     real = sum((arrays[name] != PAD).sum(axis=1) for name in ("source", "target_output")) / 2
-    assert pairs.num_tokens().tolist() == real.tolist() == [2.5, 4.5]
+    assert pairs.tokens().tolist() == real.tolist() == [2.5, 4.5]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from research.errors import UserError
-from research.metrics.text import SCORES, TextScorer, compound_split, remove_bpe
+from research.metrics.text import SCORES, TextScorer, compound_split
 
 
 def score(names: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], language: str | None = None):

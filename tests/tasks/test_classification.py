@@ -7,7 +7,7 @@ import pytest
 
 from research.config import build
 from research.data.digits import Digits
-from research.data.images import Augmentation
+from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 from research.tasks.classification import Classification
 from research.training.inference import Precision

@@ -26,7 +26,7 @@ def counted_bytes(task: LanguageModeling, texts: list[str]) -> tuple[list[int], 
     windows = task.rows([{"text": text} for text in texts], train=False, seed=0)
     arrays = windows.batch(np.arange(len(windows)), np.zeros(len(windows), np.int64), None)
     inside = arrays["tokens"][:, 1:] >= 0
-    first = int(windows.tokens[0]), int(windows.bytes[0])
+    first = int(windows.stream[0]), int(windows.bytes[0])
     return [first[0], *arrays["tokens"][:, 1:][inside]], [first[1], *arrays["bytes"][:, 1:][inside]]
 
 
@@ -99,7 +99,7 @@ def test_no_token_of_the_training_text_is_unknown(kind: str):
     alone = [f"one{mark}two,{mark}{mark}three\n{mark}four" for mark in SEPARATORS]  # no word stands there without it
     for text in [pairs, "".join(alone), *alone]:
         task = trained(kind, [text], length=2)
-        tokens = task.rows([{"text": text}], train=False, seed=0).tokens
+        tokens = task.rows([{"text": text}], train=False, seed=0).stream
         assert tokens.min() > 3
         joined = " ".join(filter(None, re.split(WHITESPACE, text)))
         assert task.vocabulary.decode(tokens) == (joined if kind == "whitespace" else text)
@@ -144,7 +144,7 @@ def test_bits_per_byte_of_an_even_distribution(kind):
 def test_documents_are_kept_apart_by_an_end_marker():
     tokenizer = Tokenizer("word").train(["a b", "c d"])
     task = LanguageModeling(Tokenizer("word"), length=2, vocabulary=tokenizer)
-    tokens = task.rows([{"text": "a b"}, {"text": "c d"}], train=False, seed=0).tokens
+    tokens = task.rows([{"text": "a b"}, {"text": "c d"}], train=False, seed=0).stream
     assert tokens.tolist() == [*tokenizer.encode("a b"), 2, *tokenizer.encode("c d"), 2]
 
 

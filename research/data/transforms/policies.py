@@ -1,9 +1,12 @@
 """What AutoAugment and RandAugment do to an RGB image: fifteen operations and the published policies."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from research.data.transforms.geometry import Example, Inverse, moved
 
 GREY = (128, 128, 128)
 """What comes into view from outside."""
@@ -14,7 +17,7 @@ MAXIMUM = 10
 
 def auto_contrast(image: Image.Image, _: float = 0) -> Image.Image:
     """Stretches every channel to 0..255."""
-    tables = []
+    tables = []  # in whole numbers: those of Pillow, also for brightness and contrast, are rounded down by one at times
     for count in np.array(image.histogram()).reshape(-1, 256):
         low, high = np.flatnonzero(count)[[0, -1]]
         tables.append((np.arange(256) - low) * 255 // (high - low) if high > low else np.arange(256))
@@ -23,12 +26,7 @@ def auto_contrast(image: Image.Image, _: float = 0) -> Image.Image:
 
 def equalize(image: Image.Image, _: float = 0) -> Image.Image:
     """Makes the histogram of every channel as flat as a table of values can; a channel of one value stays."""
-    counts = np.array(image.histogram(), np.int64).reshape(-1, 256)
-    tables = []
-    for count in counts:
-        step = (count.sum() - count[np.flatnonzero(count)[-1]]) // 255
-        tables.append((step // 2 + np.cumsum(count) - count) // step if step else np.arange(256))
-    return _point(image, np.stack(tables))
+    return ImageOps.equalize(image)
 
 
 def invert(image: Image.Image, _: float = 0) -> Image.Image:
@@ -48,8 +46,7 @@ def posterize(image: Image.Image, bits: float) -> Image.Image:
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
     """Inverts all values from the threshold on."""
-    values = np.arange(256)
-    return _point(image, np.where(values < threshold, values, 255 - values))
+    return ImageOps.solarize(image, threshold)
 
 
 def solarize_add(image: Image.Image, addition: float) -> Image.Image:
@@ -120,11 +117,12 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 NAMES = tuple(OPERATIONS)
 EITHER_WAY = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateX": 0.45, "TranslateY": 0.45}
+"""The operations that move the image, and their largest arguments."""
 ENHANCEMENTS = ("Color", "Contrast", "Brightness", "Sharpness")
 
-Rows = tuple[tuple[tuple[str, float, int], ...], ...]
+Policy = tuple[tuple[tuple[str, float, int], ...], ...]
 
-CIFAR: Rows = (
+CIFAR: Policy = (
     (("Invert", 0.1, 7), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
     (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
@@ -153,7 +151,7 @@ CIFAR: Rows = (
 )
 """AutoAugment for CIFAR-10 (Cubuk et al. 2019, appendix): 25 pairs of (operation, probability, magnitude)."""
 
-IMAGENET: Rows = (
+IMAGENET: Policy = (
     (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
     (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 5)),
     (("Equalize", 0.8, 8), ("Equalize", 0.6, 3)),
@@ -205,32 +203,64 @@ def published(name: str, magnitude: float, sign: float) -> float:
     return increasing(name, magnitude, sign)
 
 
-def rand_augment(
-    image: Image.Image, random: np.random.Generator, magnitude: float, deviation: float, count: int
-) -> Image.Image:
-    """`count` operations drawn with replacement, each left out in half of the cases (Cubuk et al. 2020).
-
-    Ranges and halving are those of timm's `rand-m{magnitude}-mstd{deviation}-inc1`: the magnitude of every operation
-    is normal about `magnitude`, within 0 to 10.
-    """
+def draw_operations(
+    random: np.random.Generator, magnitude: float, deviation: float, count: int
+) -> list[tuple[str, float] | None]:
+    """Names and arguments of RandAugment's operations; None for one that is left out."""
+    drawn: list[tuple[str, float] | None] = []
     for choice, left_out, side, noise in zip(
         random.integers(len(NAMES), size=count), *random.random((2, count)), random.normal(size=count), strict=True
     ):
-        if left_out < 0.5:
-            continue
         level = min(max(magnitude + deviation * noise, 0.0), MAXIMUM)
         name = NAMES[choice]
-        image = OPERATIONS[name](image, increasing(name, level, 1 if side < 0.5 else -1))
-    return image
+        drawn.append(None if left_out < 0.5 else (name, increasing(name, level, 1 if side < 0.5 else -1)))
+    return drawn
 
 
-def auto_augment(image: Image.Image, random: np.random.Generator, policy: Rows) -> Image.Image:
+def rand_augment(
+    example: Example, random: np.random.Generator, magnitude: float, deviation: float, count: int
+) -> Example:
+    """`count` operations drawn with replacement, each left out in half of the cases (Cubuk et al. 2020).
+
+    Ranges and halving are those of timm's `rand-m{magnitude}-mstd{deviation}-inc1`: the magnitude of every operation
+    is normal about `magnitude`, within 0 to 10. The example's image is one of Pillow; what is marked in it moves along.
+    """
+    for operation in draw_operations(random, magnitude, deviation, count):
+        if operation:
+            example = changed(example, *operation)
+    return example
+
+
+def auto_augment(example: Example, random: np.random.Generator, policy: Policy) -> Example:
     """One of the rows of `policy`, its operations each with its own probability."""
     row = policy[random.integers(len(policy))]
     for (name, probability, magnitude), draw, side in zip(row, *random.random((2, len(row))), strict=True):
         if draw < probability:
-            image = OPERATIONS[name](image, published(name, magnitude, 1 if side < 0.5 else -1))
-    return image
+            example = changed(example, name, published(name, magnitude, 1 if side < 0.5 else -1))
+    return example
+
+
+def changed(example: Example, name: str, argument: float) -> Example:
+    """The example after one operation; those that move the image move what is marked in it, too."""
+    image = OPERATIONS[name](example["image"], argument)
+    if name not in EITHER_WAY:
+        return {**example, "image": image}
+    return moved(example, image, _inverse(name, argument, *image.size))
+
+
+def _inverse(name: str, argument: float, width: int, height: int) -> Inverse:
+    """How one of the operations that move an image does so."""
+    match name:
+        case "Rotate":
+            cos, sin, x, y = math.cos(math.radians(argument)), math.sin(math.radians(argument)), width / 2, height / 2
+            return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
+        case "ShearX":
+            return 1, argument, 0, 0, 1, 0
+        case "ShearY":
+            return 1, 0, 0, argument, 1, 0
+        case "TranslateX":
+            return 1, 0, round(argument * width), 0, 1, 0
+    return 1, 0, 0, 0, 1, round(argument * height)
 
 
 def _point(image: Image.Image, table: np.ndarray) -> Image.Image:

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.data import policies
-from research.data.policies import CIFAR, GREY, IMAGENET, NAMES, OPERATIONS, increasing, published, shear_x
+from research.data.transforms import policies
+from research.data.transforms.policies import CIFAR, GREY, IMAGENET, NAMES, OPERATIONS, increasing, published, shear_x
+
+EXAMPLE = {"image": Image.new("RGB", (4, 4)), "label": 2}
 
 
 def noise(height=6, width=6, seed=0):
@@ -141,7 +143,7 @@ def test_auto_augment_takes_the_operations_of_one_row(monkeypatch):
     monkeypatch.setattr(policies, "OPERATIONS", names)
     row = (("Rotate", 1.0, 9), ("Equalize", 0.5, 2))
     for seed in range(400):
-        policies.auto_augment(None, np.random.default_rng(seed), (row,))
+        policies.auto_augment(EXAMPLE, np.random.default_rng(seed), (row,))
     rotations = [argument for name, argument in seen if name == "Rotate"]
     assert len(rotations) == 400 and {abs(argument) for argument in rotations} == {27.0}
     assert 150 < sum(argument > 0 for argument in rotations) < 250
@@ -153,7 +155,7 @@ def test_rand_augment_draws_every_operation_equally_often(monkeypatch):
     names = {name: lambda image, argument, name=name: (seen.append((name, argument)), image)[1] for name in NAMES}
     monkeypatch.setattr(policies, "OPERATIONS", names)
     for seed in range(6000):
-        policies.rand_augment(None, np.random.default_rng(seed), 9, 0.5, 2)
+        policies.rand_augment(EXAMPLE, np.random.default_rng(seed), 9, 0.5, 2)
     counts = [sum(name == known for name, _ in seen) for known in NAMES]
     assert min(counts) > 320 and max(counts) < 480  # 6000 x 2 / 2 / 15 = 400
     degrees = np.abs([argument for name, argument in seen if name == "Rotate"])
