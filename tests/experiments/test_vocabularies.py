@@ -88,3 +88,19 @@ def test_a_vocabulary_of_bert_is_kept_in_the_folder(train, run, tmp_path: Path):
     assert json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["[MASK]"] == 4
     said = run("predict", f"--workdir={folder}", "The cat")
     assert said.code == 0 and said.stdout.startswith("the cat"), said.stderr
+
+
+def test_one_vocabulary_for_each_language(run, tmp_path: Path):
+    """The target's vocabulary is the larger one: ids that the source lacks are shown, scored and kept all the same."""
+    folder = tmp_path / "run"
+    both = ["--config.task.target_tokenizer={'kind': 'word'}", "--config.task.tokenizer={'kind': 'character'}"]
+    done = run("train", "--config=configs/translation/phrasebook.py:tiny", f"--workdir={folder}", *both)
+    assert done.code == 0, done.stderr
+    source, target = (TrainedTokenizer.load(folder / f"{name}.json") for name in ("tokenizer", "target_tokenizer"))
+    assert source.vocab_size < target.vocab_size
+    experiment = open_run(folder)
+    assert experiment.model.vocab_size == target.vocab_size and not experiment.model.share_embeddings
+    assert run("predict", f"--workdir={folder}", "hello").code == 0
+    (folder / "target_tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    other = run("evaluate", f"--workdir={folder}")
+    assert other.code == 2 and "Traceback" not in other.stderr
