@@ -22,7 +22,7 @@ from research.ranges import AFTERWARDS, Range, Rate, Size
 from research.tasks.losses import vocabulary_loss
 from research.tasks.scores import remove_bpe, score, signature
 from research.tasks.task import Apply, Metrics
-from research.tasks.vocabulary import fields_of_pairs, show_tokens, vocabularies_of_pairs
+from research.tasks.vocabulary import fields_of_pairs, show_tokens, vocabularies_of_pairs, vocabulary_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +160,6 @@ class Translation:
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(
-            f"{name:>13}: {show_tokens(self.vocabulary if name == 'source' else self._target, batch[name][row], PAD)}"
+            f"{name:>13}: {show_tokens(vocabulary_of(self, name), batch[name][row], PAD)}"
             for name in ("source", "target_input", "target_output")
         )

@@ -94,6 +94,7 @@ def test_one_vocabulary_for_each_language(run, tmp_path: Path):
     """The target's vocabulary is the larger one: ids that the source lacks are shown, scored and kept all the same."""
     folder = tmp_path / "run"
     both = ["--config.task.target_tokenizer={'kind': 'word'}", "--config.task.tokenizer={'kind': 'character'}"]
+    both += ["--config.task.max_length=128"]
     done = run("train", "--config=configs/translation/phrasebook.py:tiny", f"--workdir={folder}", *both)
     assert done.code == 0, done.stderr
     source, target = (TrainedTokenizer.load(folder / f"{name}.json") for name in ("tokenizer", "target_tokenizer"))
