@@ -107,6 +107,10 @@ def test_tokens_count_the_bytes_of_the_text_they_come_from(tmp_path: Path):
     assert [read.id_to_token(token) for token in tokens] == ["cafe", "un", "##aff", "##able", "新", "[UNK]", "e"]
     assert ends.tolist() == [5, 8, 11, 15, 20, 24, 27]
     assert [read.token_bytes[token] for token in tokens] == [4, 2, 3, 4, 3, 0, 1]
+    # Lower case is a byte longer here, which makes up for the space that belongs to no token.
+    accents = Tokenizer(path=write_vocabulary(tmp_path), strip_accents=False).read()
+    tokens, ends = accents.encode_lines(["\u0130 x"])
+    assert [accents.id_to_token(token) for token in tokens] == ["i\u0307", "x"] and ends.tolist() == [2, 4]
 
 
 TRAINING = ["the theatre there then, Thé [CLS] 新字 # ##"] * 3 + [chr(0x4E00 + place) + "xyz" for place in range(60)]
