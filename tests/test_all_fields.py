@@ -40,7 +40,7 @@ GIVEN: dict[Any, Any] = {
 
 @functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
-    hidden = {"parent", "name", "vocabulary"}
+    hidden = {"parent", "name", "vocabulary", "target_vocabulary"}
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in hidden}
 

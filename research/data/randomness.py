@@ -2,11 +2,12 @@
 
 import numpy as np
 
-PURPOSES = {"affine": 0, "jigsaw": 1, "mask": 2, "photo": 3, "crop": 4, "rows": 5, "windows": 6}
+PURPOSES = {"affine": 0, "jigsaw": 1, "mask": 2, "photo": 3, "crop": 4, "rows": 5}
 """What examples draw random numbers for. A new use takes a new number; what a number stands for never changes.
 
-Numpy fills keys up with zeros: "affine" has the key (seed, epoch, index), and no other use may have 0. Only the orders
-of `research.data.plans` do, whose keys are (seed, epoch) and (seed, bucket, epoch).
+Numpy fills keys up with zeros: "affine" has the key (seed, epoch, index), and no other use may have 0. Only what
+belongs to no example does: the orders of `research.data.plans` and the windows of a text, whose keys are (seed, epoch)
+and (seed, bucket, epoch).
 """
 
 

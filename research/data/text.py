@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from research.data.plans import Length
-from research.data.randomness import generator
 from research.data.rows import Rows
 from research.data.tokenizer import BOS, EOS, PAD
 from research.errors import UserError
@@ -47,22 +46,35 @@ class Ragged:
 class SentencePairs(Rows):
     """Source and target sentences. A batch holds, int32 [batch, length]:
 
-    source (ends in EOS), target_input (starts with BOS) and target_output (ends in EOS); PAD fills the rest.
+    source (ends in EOS), target_input (starts with BOS) and target_output (ends in EOS); `pad` fills the rest.
     """
 
     source: Ragged
     target: Ragged
     max_length: int
+    pad: int = PAD
 
     @classmethod
     def from_lists(
-        cls, source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], max_length: int
+        cls,
+        source: Sequence[Sequence[int]],
+        target: Sequence[Sequence[int]],
+        max_length: int,
+        *,
+        source_eos: int = EOS,
+        bos: int = BOS,
+        eos: int = EOS,
+        pad: int = PAD,
     ) -> "SentencePairs":
-        """Adds the end marker to both sides and the start marker to the target; `max_length` counts either with it."""
+        """Adds the end marker to both sides and the start marker to the target; `max_length` counts either with it.
+
+        source_eos: of the source's vocabulary. bos, eos: of the target's. pad: of both.
+        """
         return cls(
-            Ragged.from_lists([*tokens, EOS] for tokens in source),
-            Ragged.from_lists([BOS, *tokens, EOS] for tokens in target),
+            Ragged.from_lists([*tokens, source_eos] for tokens in source),
+            Ragged.from_lists([bos, *tokens, eos] for tokens in target),
             max_length,
+            pad,
         )
 
     def __len__(self) -> int:
@@ -84,12 +96,12 @@ class SentencePairs(Rows):
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         length = length or self.max_length
-        target = self.target.padded(indices, length + 1)
+        target = self.target.padded(indices, length + 1, self.pad)
         target_output = target[:, 1:]
         # The end marker is predicted, never fed: it would be one more position to compute for nothing.
-        target_input = np.where(target_output == PAD, np.int32(PAD), target[:, :-1])
+        target_input = np.where(target_output == self.pad, np.int32(self.pad), target[:, :-1])
         return {
-            "source": self.source.padded(indices, length),
+            "source": self.source.padded(indices, length, self.pad),
             "target_input": target_input,
             "target_output": target_output,
         }
@@ -138,7 +150,7 @@ class TokenWindows(Rows):
 
 def _epoch_offsets(seed: int, epochs: np.ndarray, length: int) -> np.ndarray:
     unique, rows = np.unique(epochs, return_inverse=True)
-    return np.array([generator(seed, epoch, 0, "windows").integers(length) for epoch in unique])[rows]
+    return np.array([np.random.default_rng((seed, int(epoch))).integers(length) for epoch in unique])[rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,17 +159,18 @@ class Prompts(Rows):
 
     prompts: Ragged
     length: int
+    pad: int = PAD
 
     @classmethod
-    def from_lists(cls, prompts: Sequence[Sequence[int]], length: int) -> "Prompts":
-        """`length` has room for prompt and continuation."""
-        return cls(Ragged.from_lists(prompts), length)
+    def from_lists(cls, prompts: Sequence[Sequence[int]], length: int, pad: int = PAD) -> "Prompts":
+        """`length` has room for prompt and continuation, which `pad` fills."""
+        return cls(Ragged.from_lists(prompts), length, pad)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         return {
-            "tokens": self.prompts.padded(indices, self.length),
+            "tokens": self.prompts.padded(indices, self.length, self.pad),
             "prompt_length": self.prompts.lengths()[indices].astype(np.int32),
         }

@@ -1,14 +1,14 @@
-"""Tokenizers: characters, words, byte-pair encoding or unigram pieces, trained on the task's texts, kept by the run.
+"""Tokenizers: characters, words or pieces of words, trained on the task's texts or read from a file, kept by the run.
 
-All kinds but "whitespace" are lossless on the text they were trained on: spaces, runs of them, newlines and
-non-breaking spaces are tokens or part of tokens, nothing is normalised, and decoding only joins. Special tokens are
+All kinds but "whitespace" and "wordpiece" are lossless on the text they were trained on: spaces, runs of them, newlines
+and non-breaking spaces are tokens or part of tokens, nothing is normalised, and decoding only joins. Special tokens are
 ids, never text: the letters "</s>" in a file are encoded as letters; as a word between spaces it is unknown.
 """
 
 import functools
 import itertools
 import json
-import re
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +16,45 @@ from typing import Literal
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers
 
-from research.data.tokenizer_rules import BOS, BYTES, EOS, PAD, SPECIAL_TOKENS, UNK, library, ours, pipeline
+from research.data.tokenizer_kinds import train_bpe, train_characters, train_unigram, train_words
+from research.data.tokenizer_rules import (
+    BERT_TOKENS,
+    BOS,
+    BYTES,
+    EOS,
+    PAD,
+    SPECIAL_TOKENS,
+    UNK,
+    bare,
+    library,
+    ours,
+    special_ids,
+)
+from research.data.wordpiece import pieces_of_lines, train_pieces
 from research.errors import UserError
-from research.files import Unreadable, read_json, write_text
+from research.files import Unreadable, read_json, read_text, write_text
 from research.ranges import Size
 
-SPECIAL_WORDS = re.compile(rf"(?<!\S)({'|'.join(SPECIAL_TOKENS)})(?!\S)")
+__all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
 
 
 class TrainedTokenizer:
-    """Text to ids and back. `specials` tells whether ids 0 to 3 are the special tokens."""
+    """Text to ids and back.
+
+    pad, bos, eos, unk: the ids of padding, of a text's start and end, and of the unknown. cls, sep, mask: BERT's, of
+    which the first two also are its `bos` and `eos`. Each is None where the vocabulary has no such token. `specials`
+    tells whether it has any.
+    """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
         self._tokenizer = tokenizer
-        self.specials = tokenizer.token_to_id(SPECIAL_TOKENS[PAD]) == PAD
+        ids = special_ids(tokenizer)
+        self.pad, self.bos, self.eos, self.unk = (ids.get(role) for role in ("pad", "bos", "eos", "unk"))
+        self.cls, self.sep, self.mask = (ids.get(role) for role in ("cls", "sep", "mask"))
+        self.specials = bool(ids)
+        self._special_ids = frozenset(ids.values())
 
     @property
     def vocab_size(self) -> int:
@@ -41,18 +64,29 @@ class TrainedTokenizer:
     @property
     def end_token(self) -> int:
         """The id that ends a text; -1, which no token has, where there are no special tokens."""
-        return EOS if self.specials else -1
+        return self.eos if self.specials else -1
+
+    @functools.cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each token."""
+        return self._tokenizer.get_vocab()
 
     @functools.cached_property
     def token_bytes(self) -> list[int]:
-        """Bytes of UTF-8 that each id stands for; 0 for special tokens."""
+        """Bytes of UTF-8 that each id stands for, of the normalised text in "wordpiece"; 0 for special tokens."""
         tokens = [self.id_to_token(token) for token in range(self.vocab_size)]
         # The byte-level alphabet has one printable character a byte.
         byte_level = isinstance(self._tokenizer.decoder, decoders.ByteLevel)
         lengths = [len(token) if byte_level else len(token.encode()) for token in tokens]
         if isinstance(self._tokenizer.model, models.Unigram):
             lengths = [1 if token in BYTES else length for token, length in zip(tokens, lengths, strict=True)]
-        return [0] * len(SPECIAL_TOKENS) + lengths[len(SPECIAL_TOKENS) :] if self.specials else lengths
+        if self._normalises:
+            lengths = [len(token.removeprefix("##").encode()) for token in tokens]
+        return [0 if token in self._special_ids else length for token, length in enumerate(lengths)]
+
+    @property
+    def _normalises(self) -> bool:
+        return isinstance(self._tokenizer.model, models.WordPiece)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens; what the vocabulary lacks becomes UNK.
@@ -69,7 +103,8 @@ class TrainedTokenizer:
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 raise UserError("a text holds a lone surrogate, which is no character: convert it to UTF-8") from error
         if self.specials and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
-            return [[max(token, UNK) for token in ids] for ids in encoded]  # a word "</s>" ends no text
+            # A word "</s>" ends no text.
+            return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]
         return encoded
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +121,7 @@ class TrainedTokenizer:
         found = upto[np.cumsum(counts)] - upto[np.cumsum(counts) - counts]
         ends = upto[1:] + np.repeat(starts - upto[np.cumsum(counts) - counts], counts)
         # Where the tokens are not all of a line, the slower encoding says which part of it each one is.
-        partly = found != sizes
+        partly = (found != sizes) | self._normalises
         ends[np.repeat(partly, counts)] = np.repeat(starts[partly], counts[partly]) + self._ends(
             [line for line, marked in zip(lines, partly, strict=True) if marked]
         )
@@ -108,9 +143,9 @@ class TrainedTokenizer:
         """The text of `ids` up to the first EOS; special tokens, UNK included, leave no text."""
         kept = []
         for token in map(int, ids):
-            if self.specials and token == EOS:
+            if token == self.eos:
                 break
-            if not (self.specials and token < len(SPECIAL_TOKENS)):
+            if token not in self._special_ids:
                 kept.append(token)
         with library("tokens cannot be decoded", "restore tokenizer.json"):
             return self._tokenizer.decode(kept)
@@ -125,137 +160,126 @@ class TrainedTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainedTokenizer":
-        """Reads what `save` wrote; a UserError names a file that is missing, damaged or of another project.
+        """Reads what `save` wrote, or a BERT tokenizer of another make, whose special tokens have ids of their own.
 
-        Only what this project makes is taken: the library would run any regular expression and rule of a file.
+        Only the rules that this project makes are taken: the library would run any regular expression of a file.
+        Raises a UserError that names a file that is missing, damaged or has other rules or special tokens.
         """
         try:
-            stored = read_json(Path(path))
-        except Unreadable as error:
-            reason = str(error).removeprefix(f"{path} ")
-            raise UserError(f"{path} cannot be read as a tokenizer: it {reason}") from error
+            stored = bare(read_json(Path(path)))
+        except (Unreadable, ValueError) as error:
+            raise _unreadable(path, error) from error
         if not ours(stored):
             raise UserError(f"{path} is a tokenizer of another make: use one that this project has saved")
         with library(f"{path} cannot be read as a tokenizer", "restore or delete it"):
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps(stored))
-        ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
-        if ids not in ([PAD, BOS, EOS, UNK], [None] * 4):
-            raise UserError(f"{path} is a tokenizer with other special tokens: use one that this project has saved")
-        return cls(tokenizer)
+        return cls._checked(tokenizer, path)
+
+    @classmethod
+    def _checked(cls, tokenizer: tokenizers.Tokenizer, path: str | Path) -> "TrainedTokenizer":
+        try:
+            return cls(tokenizer)
+        except ValueError as error:
+            raise UserError(
+                f"{path} is a tokenizer with other special tokens, as {error} is missing: use one that has them all"
+            ) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> UserError:
+    if not isinstance(error, Unreadable):  # a path that no file can have, such as one with a zero byte
+        return UserError(f"{str(path)!r} cannot be read as a tokenizer ({error}): check the path")
+    return UserError(f"{path} cannot be read as a tokenizer: it {str(error).removeprefix(f'{path} ')}")
+
+
+Kind = Literal["character", "word", "whitespace", "bpe", "unigram", "wordpiece"]
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """How to make a vocabulary.
+    """How to get a vocabulary: of a kind, trained on the task's texts, or from a file.
 
     kind: "character" (one id per Unicode character, in sorted order), "word" (GPT-2-like splitting, the most frequent
     first), "whitespace" (what stands between single spaces, for text that is already tokenised), "bpe" (byte-level:
-    nothing is ever unknown) or "unigram" (the most probable pieces, Kudo 2018 section 3.2; characters not seen in
-    training become their bytes). vocab_size: the number of ids, special tokens included; needed for "bpe" and
-    "unigram", of which little text fills less, an upper limit for "word" and "whitespace", not for "character".
-    specials: whether ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without.
+    nothing is ever unknown), "unigram" (the most probable pieces, Kudo 2018 section 3.2; characters not seen in
+    training become their bytes) or "wordpiece" (BERT's: normalised text, words as the longest known pieces); "word"
+    unless given. vocab_size: the number of ids, special tokens included; needed for "bpe", "unigram" and "wordpiece",
+    of which little text fills less, an upper limit for "word" and "whitespace", not for "character". specials: whether
+    ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without. "wordpiece" has
+    [PAD], [UNK], [CLS], [SEP] and [MASK] as ids 0 to 4.
+    path: in place of a kind, a `tokenizer.json` of a run or of a BERT, or a `vocab.txt` of a BERT (one token a line).
+    lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
     """
 
-    kind: Literal["character", "word", "whitespace", "bpe", "unigram"] = "word"
+    kind: Kind | None = None
     vocab_size: Size | None = None
     specials: bool = True
+    path: str | None = None
+    lowercase: bool | None = None
+    strip_accents: bool | None = None
 
     def __post_init__(self):
+        if self.path is not None:
+            self._check_path()
+            return
+        if self.kind is None:
+            object.__setattr__(self, "kind", "word")
+        for name in ("lowercase", "strip_accents"):
+            if self.kind != "wordpiece" and getattr(self, name) is not None:
+                raise UserError(f"tokenizer.{name} has no meaning for kind {self.kind}: leave it out, or use wordpiece")
+        if self.kind == "wordpiece" and not self.specials:
+            raise UserError("a wordpiece tokenizer needs special tokens: set tokenizer.specials to True")
         if self.kind == "character" and self.vocab_size is not None:
             raise UserError("a character tokenizer keeps every character: set vocab_size to None")
-        smallest = len(self._special_tokens) + {"bpe": 256, "unigram": 257}.get(self.kind, 1)
-        if self.kind in ("bpe", "unigram") and self.vocab_size is None:
+        smallest = {"bpe": 256, "unigram": 257, "wordpiece": 2}.get(self.kind, 1) + len(self._special_tokens)
+        if self.kind in ("bpe", "unigram", "wordpiece") and self.vocab_size is None:
             raise UserError(f"a {self.kind} tokenizer needs a vocab_size of at least {smallest}, for example 8000")
         if self.vocab_size is not None and self.vocab_size < smallest:
             raise UserError(f"vocab_size {self.vocab_size} is too small for kind {self.kind}: use at least {smallest}")
 
+    def _check_path(self) -> None:
+        if self.kind is not None:
+            raise UserError("a tokenizer has either a kind or a path: leave one of them out")
+        if self.vocab_size is not None or not self.specials:
+            raise UserError("tokenizer.path names a vocabulary that exists: leave vocab_size and specials out")
+
     @property
     def _special_tokens(self) -> list[str]:
+        if self.kind == "wordpiece":
+            return list(BERT_TOKENS)
         return list(SPECIAL_TOKENS) if self.specials else []
 
     def train(self, texts: Iterable[str]) -> TrainedTokenizer:
-        """Builds the vocabulary of `texts`; the same texts in the same order give the same ids."""
+        """Builds the vocabulary of `texts`; the same texts in the same order give the same ids. Needs a `kind`."""
+        special, size = self._special_tokens, self.vocab_size
         makers = {
-            "character": self._characters,
-            "word": self._words,
-            "whitespace": self._words,
-            "bpe": self._bpe,
-            "unigram": self._unigram,
+            "character": lambda: train_characters(texts, special),
+            "word": lambda: train_words("word", texts, size, special),
+            "whitespace": lambda: train_words("whitespace", texts, size, special),
+            "bpe": lambda: train_bpe(texts, size, special),
+            "unigram": lambda: train_unigram(texts, size, special),
+            "wordpiece": lambda: train_pieces(texts, size, *self._normaliser),
         }
         with library("no vocabulary can be made of these texts", "check them, or use another task.tokenizer"):
-            return TrainedTokenizer(makers[self.kind](texts))
+            return TrainedTokenizer(makers[self.kind]())
 
-    def _characters(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        characters = self._special_tokens + sorted(set().union(*texts))
-        vocabulary = {character: index for index, character in enumerate(characters)}
-        return pipeline(self.kind, models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]))
+    def read(self) -> TrainedTokenizer:
+        """The vocabulary of the file `path`; "~/" is the home folder, and its content says which format it has.
 
-    def _words(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        if self.kind == "whitespace":
-            texts = map(self._without_specials, texts)
-        tokenizer = pipeline(self.kind, models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]))
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=self.vocab_size or 2**31, special_tokens=self._special_tokens, show_progress=False
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return _without_added_tokens(tokenizer)
-
-    def _without_specials(self, text: str) -> str:
-        """Without words that read like special tokens: their ids are taken, so that they are unknown."""
-        left = SPECIAL_WORDS.sub("", text)
-        if left != text and not self.specials:
-            raise UserError(f"the text has the word {SPECIAL_WORDS.search(text)[0]!r}: set tokenizer.specials to True")
-        return left
-
-    def _bpe(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        tokenizer = pipeline(self.kind, models.BPE())
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=self._special_tokens,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return _without_added_tokens(tokenizer)
-
-    def _unigram(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        # Words keep their space, as in the other kinds, instead of SentencePiece's "\u2581", which a text may hold too.
-        tokenizer = pipeline(self.kind, models.Unigram())
-        trainer = trainers.UnigramTrainer(
-            vocab_size=self.vocab_size - len(BYTES) - len(self._special_tokens), show_progress=False
-        )
+        Raises a UserError as `TrainedTokenizer.load`.
+        """
+        path = Path(os.path.expanduser(self.path) if self.path.startswith("~/") else self.path)
         try:
-            tokenizer.train_from_iterator(texts, trainer)
-        except Exception as error:  # the library raises nothing more specific
-            if "vocabulary" not in str(error):
-                raise
-            raise UserError(
-                f"vocab_size {self.vocab_size} does not fit the training text ({error}): use a larger one, such as 8000"
-            ) from error
-        pieces = _settled(json.loads(tokenizer.to_str())["model"]["vocab"])
-        # A text never matches these, as WORDS parts brackets from letters.
-        reserved = [(token, 0.0) for token in self._special_tokens + BYTES]
-        # The model asks for an unknown id, but bytes always take its place.
-        tokenizer.model = models.Unigram(reserved + pieces, UNK if self.specials else 0, byte_fallback=True)
-        return tokenizer
+            text = read_text(path)
+        except (Unreadable, ValueError) as error:
+            raise _unreadable(path, error) from error
+        if not text.lstrip().startswith("{"):
+            with library(f"{path} cannot be read as a tokenizer", "give a vocab.txt or a tokenizer.json"):
+                tokenizer = pieces_of_lines(text, str(path), *self._normaliser)
+            return TrainedTokenizer._checked(tokenizer, path)
+        if self.lowercase is not None or self.strip_accents is not None:
+            raise UserError(f"{path} says itself how it normalises text: leave lowercase and strip_accents out")
+        return TrainedTokenizer.load(path)
 
-
-def _settled(pieces: list[list]) -> list[tuple[str, float]]:
-    """Pieces and log-probabilities in one order, free of what the library leaves to chance.
-
-    It adds the characters that its model had pruned with the lowest score, each 0.0001 above the one before in random
-    order: here all get the lowest. Sums over threads leave noise in the last digits.
-    """
-    lowest = min((score for _, score in pieces), default=0.0)
-
-    def settled(piece: str, score: float) -> float:
-        steps = (score - lowest) * 1e4
-        return lowest if len(piece) == 1 and abs(steps - round(steps)) < 1e-6 else score
-
-    scores = {piece: round(settled(piece, score), 6) for piece, score in pieces}
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    # Trainers also register the special tokens as text to look for, which would let a file inject them.
-    return tokenizers.Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))
+    @property
+    def _normaliser(self) -> tuple[bool, bool | None]:
+        return self.lowercase is not False, self.strip_accents

@@ -10,13 +10,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from research.errors import UserError
 from research.files import fits
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+ROLES = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
+"""The special token of each role, in every kind but "wordpiece"."""
+BERT_ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+BERT_ROLES |= {"bos": "[CLS]", "eos": "[SEP]"}
+"""Those of BERT (Devlin et al. 2019): a text starts with [CLS] and ends with [SEP]."""
 
 CHARACTERS = Regex(r"[\s\S]")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
@@ -25,9 +32,19 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those
 WORDS = Regex(r"[^\S\r\n]?[\p{L}\p{M}]+|\p{N}|[^\S\r\n]?[^\s\p{L}\p{M}\p{N}]|\s")
 
 
-def pipeline(kind: str, model: models.Model) -> tokenizers.Tokenizer:
-    """A tokenizer that cuts text as its kind does (see `Tokenizer`) and decodes by joining."""
+def pipeline(
+    kind: str, model: models.Model, lowercase: bool = True, strip_accents: bool | None = None
+) -> tokenizers.Tokenizer:
+    """A tokenizer that cuts text as its kind does (see `Tokenizer`) and decodes by joining.
+
+    lowercase, strip_accents: of the normaliser of "wordpiece", the only kind that has one.
+    """
     tokenizer = tokenizers.Tokenizer(model)
+    if kind == "wordpiece":
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece(cleanup=False)
+        return tokenizer
     if kind == "whitespace":
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return tokenizer  # without a decoder it joins with spaces
@@ -50,6 +67,8 @@ def _frames() -> list[dict[str, Any]]:
     unigrams = [models.Unigram(pieces, unknown, byte_fallback=True) for unknown in (UNK, 0)]
     kinds = {"character": [words], "word": [words], "whitespace": [words], "bpe": [models.BPE()], "unigram": unigrams}
     made = [pipeline(kind, model) for kind, variants in kinds.items() for model in variants]
+    pieces = models.WordPiece({}, unk_token=BERT_ROLES["unk"])
+    made += [pipeline("wordpiece", pieces, lower, strip) for lower in (True, False) for strip in (None, True, False)]
     return [_frame(json.loads(tokenizer.to_str())) for tokenizer in made]
 
 
@@ -58,6 +77,27 @@ def _frame(stored: dict[str, Any]) -> dict[str, Any]:
     return stored | {
         "model": {name: value for name, value in stored["model"].items() if name not in ("vocab", "merges")}
     }
+
+
+def bare(stored: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a BERT tokenizer of another make as this project would write it; any other JSON as it is.
+
+    Such a file also says how special tokens are put around a text, how texts are padded, and which parts of a text are
+    special tokens. All of that is left out: here it is the task's business, and no text holds a special token. Of added
+    tokens beyond BERT's own nothing is left out, so that `ours` refuses them.
+    """
+    model, added = stored.get("model"), stored.get("added_tokens")
+    if not isinstance(model, dict) or model.get("type") != "WordPiece" or not fits(added, list[dict]):
+        return stored
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict):
+        return stored
+    if any(token.get("content") not in BERT_TOKENS or token.get("id") != vocabulary.get(token["content"])
+           for token in added):  # fmt: skip
+        return stored
+    decoder = {"type": "WordPiece", "prefix": "##", "cleanup": False}
+    left_out = {"post_processor": None, "truncation": None, "padding": None, "added_tokens": []}
+    return stored | left_out | {"decoder": decoder}
 
 
 def ours(stored: dict[str, Any]) -> bool:
@@ -76,6 +116,26 @@ def ours(stored: dict[str, Any]) -> bool:
         return False
     alphabet = pre_tokenizers.ByteLevel.alphabet() if model["type"] == "BPE" else ()
     return sorted(vocabulary.values()) == list(range(len(vocabulary))) and vocabulary.keys() >= set(alphabet)
+
+
+def special_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
+    """The id of each role that a special token of the vocabulary has, such as "pad"; {} where it was made without.
+
+    Raises ValueError, which names the first token that is missing, where there are some of them only.
+    """
+    pieces = isinstance(tokenizer.model, models.WordPiece)
+    ids = {role: tokenizer.token_to_id(token) for role, token in (BERT_ROLES if pieces else ROLES).items()}
+    missing = [role for role, token in ids.items() if token is None]
+    if not missing:
+        return ids
+    if pieces or len(missing) < len(ids):
+        raise ValueError((BERT_ROLES if pieces else ROLES)[missing[0]])
+    return {}
+
+
+def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer without the texts that trainers tell it to look for: special tokens, which a file could inject."""
+    return tokenizers.Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))
 
 
 def _scored(entry: list) -> bool:

@@ -52,6 +52,7 @@ from research.tasks.packed_classification import PackedClassification
 from research.tasks.pretext import Pretext
 from research.tasks.task import Task
 from research.tasks.translation import Translation
+from research.tasks.vocabulary import token_ids
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
@@ -62,7 +63,7 @@ from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Step
-from research.training.transfer import Transfer, read_weights, transferred, with_given
+from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
 from research.values import afterwards, convert
 
 SOURCES = {
@@ -178,7 +179,7 @@ class Experiment:
         for path in later(self.config):
             section, _, field = path.partition(".")
             sections.get(section, {}).pop(field, None)
-        files = [self.folder / name for name in ("tokenizer.json", "classes.json")]
+        files = [self.folder / name for name in ("tokenizer.json", "target_tokenizer.json", "classes.json")]
         return {"config.json": checksum(sections)} | {
             path.name: checksum(read_json(path, Any)) for path in files if path.exists()
         }
@@ -263,8 +264,12 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights = _weights(Path(self.transfer.source).expanduser(), self.model)
-        return transferred(self.transfer, weights, [abstract.params, *abstract.model_state.values()])
+        weights, vocabularies = _weights(Path(self.transfer.source).expanduser(), self.model)
+        trees = [abstract.params, *abstract.model_state.values()]
+        given = transferred(self.transfer, weights, trees, vocabularies, token_ids(self.task))
+        for line in parts_taken(self.transfer.source, given) if jax.process_index() == 0 else ():
+            print(line, flush=True)
+        return given
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
         state = jax.eval_shape(create, {})
@@ -370,10 +375,11 @@ def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
         write_json(path, found)
 
 
-def _weights(source: Path, model: Any) -> dict[str, Any]:
-    """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths."""
+def _weights(source: Path, model: Any) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+    """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths, and `token_ids`."""
     if not source.is_dir():
         weights = read_weights(source)
-        return weights if any("/" in name for name in weights) else from_timm(weights, model)
-    _, variables, _ = trained(source)
-    return {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
+        return weights if any("/" in name for name in weights) else from_timm(weights, model), {}
+    run, variables, _ = trained(source)
+    arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
+    return arrays, token_ids(run.task)

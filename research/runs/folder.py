@@ -112,6 +112,9 @@ def write_manifest(
     """
     path = folder / "manifest.json"
     before = read_or_set_aside(path, MANIFEST) or {}
+    if not isinstance(before.get("starts", []), list):
+        set_aside(path, f"the starts of {path} are not a list")
+        before = {}
     commit, uncommitted = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,7 +14,7 @@ import numpy as np
 from research.data.plain_text import cut
 from research.data.rows import Rows
 from research.data.text import Prompts, TokenWindows
-from research.data.tokenizer import EOS, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import sampler
@@ -69,7 +69,7 @@ class LanguageModeling(Task):
                     f"{len(texts)} texts need a mark between them: set task.tokenizer.specials to True, or give one"
                 )
             places = np.searchsorted(ends, bounds, side="right")
-            tokens, ends = np.insert(tokens, places, EOS), np.insert(ends, places, bounds)
+            tokens, ends = np.insert(tokens, places, self.vocabulary.eos), np.insert(ends, places, bounds)
         ends[-1:] = bounds[-1:]
         return tokens, np.diff(ends, prepend=0).astype(np.int32)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from research.data.plans import Length
 from research.data.rows import Rows
-from research.data.tokenizer import UNK, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
@@ -62,7 +62,7 @@ class NextToken(Task):
         texts = [example["source"] for example in examples]
         prompts = self.vocabulary.encode_batch(texts)
         for text, prompt in zip(texts, prompts, strict=True):
-            if not prompt or len(prompt) != len(prompts[0]) or UNK in prompt:
+            if not prompt or len(prompt) != len(prompts[0]) or self.vocabulary.unk in prompt:
                 raise UserError(f"{text!r} is not written like {texts[0]!r} with the words of the training data")
         return np.array(prompts, np.int32)
 

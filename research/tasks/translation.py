@@ -13,7 +13,7 @@ from sacrebleu.metrics import CHRF
 
 from research.data.rows import Rows
 from research.data.text import SentencePairs
-from research.data.tokenizer import BOS, EOS, PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
@@ -24,13 +24,14 @@ from research.metrics.text import TextScorer, remove_bpe
 from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.vocabulary import given_text, show_tokens, vocabulary_of_run
+from research.tasks.vocabulary import fields_of_pairs, given_text, show_tokens, vocabularies_of_pairs, vocabulary_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Translation(Task):
-    """Source text to target text with one joint vocabulary; teacher-forced training, beam search or greedy decoding.
+    """Source text to target text; teacher-forced training, beam search or greedy decoding.
 
+    tokenizer: of both sides' joint vocabulary, or, beside a target_tokenizer, of the source's.
     max_length: tokens of either side with its end marker; longer training pairs are left out.
     beam_size: hypotheses of beam search; 1 decodes greedily.
     length_penalty: alpha of the beams' scores (see `beam_search`).
@@ -48,7 +49,9 @@ class Translation(Task):
     scores: Annotated[tuple[str, ...], AFTERWARDS] = ("exact_match", "bleu")
     target_language: Annotated[str | None, AFTERWARDS] = None
     join_bpe: Annotated[bool, AFTERWARDS] = False
+    target_tokenizer: Tokenizer | None = None
     vocabulary: TrainedTokenizer | None = None
+    target_vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = PAD
 
@@ -56,11 +59,15 @@ class Translation(Task):
         self.scorer()  # an unknown score is an error now, not after training
 
     def prepare(self, source: Any, folder: Path) -> "Translation":
-        vocabulary = vocabulary_of_run(self.tokenizer, source, ("source", "target"), folder)
-        return dataclasses.replace(self, vocabulary=vocabulary)
+        vocabulary, target = vocabularies_of_pairs(self.tokenizer, self.target_tokenizer, source, folder)
+        return dataclasses.replace(self, vocabulary=vocabulary, target_vocabulary=target)
+
+    @property
+    def _target(self) -> TrainedTokenizer:
+        return self.target_vocabulary or self.vocabulary
 
     def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.vocabulary.vocab_size}
+        return fields_of_pairs(self.vocabulary, self._target)
 
     def example(self, item: Any) -> Example:
         return {"source": given_text(item)}
@@ -89,10 +96,10 @@ class Translation(Task):
 
     def _pairs(self, examples: Sequence[Example]) -> SentencePairs:
         examples = list(examples)
-        source, target = (
-            self.vocabulary.encode_batch([example[side] for example in examples]) for side in ("source", "target")
-        )
-        return SentencePairs.from_lists(source, target, self.max_length)
+        source = self.vocabulary.encode_batch([example["source"] for example in examples])
+        target = self._target.encode_batch([example["target"] for example in examples])
+        markers = {"source_eos": self.vocabulary.eos, "bos": self._target.bos, "eos": self._target.eos}
+        return SentencePairs.from_lists(source, target, self.max_length, **markers)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return batch["source"], batch["target_input"], batch["source"] != PAD
@@ -130,17 +137,17 @@ class Translation(Task):
                 method="decode",
                 mutable=["cache"],
             )
-            never = [PAD, BOS, *range(self.vocabulary.vocab_size, logits.shape[-1])]
+            never = [PAD, self._target.bos, *range(self._target.vocab_size, logits.shape[-1])]
             return forbid(logits, never), updates["cache"]
 
         memory = model.apply(variables, source, valid, method="encode")
-        prompt = jnp.full((len(source), 1), BOS, jnp.int32)
+        prompt = jnp.full((len(source), 1), self._target.bos, jnp.int32)
         full = jnp.zeros((len(source), max_length), jnp.int32)
         cache = init_cache(model, full, memory, valid, method="decode")
         # The encoder's keys and values are projected once, into the cache.
         _, cache = step(prompt, cache, jnp.int32(0), memory)
         limit = valid.sum(axis=1) + self.extra_length + 1
-        shared = {"max_length": max_length, "limit": limit, "end_token": EOS, "pad_token": PAD}
+        shared = {"max_length": max_length, "limit": limit, "end_token": self._target.eos, "pad_token": PAD}
         if self.beam_size == 1:
             lengths, rng = jnp.ones(len(source), jnp.int32), jax.random.key(0)
             return generate(step, cache, prompt, lengths, choose=greedy, rng=rng, **shared)
@@ -150,7 +157,7 @@ class Translation(Task):
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         (tokens,) = rows
-        return {"text": self.vocabulary.decode(tokens[1:])}
+        return {"text": self._target.decode(tokens[1:])}
 
     def scorer(self) -> TextScorer:
         return TextScorer(self.scores, self.target_language, self.join_bpe)
@@ -166,7 +173,7 @@ class Translation(Task):
     def view(self, example: Example, answer: Mapping[str, Any]) -> View:
         batch = self._pairs([{"source": example["source"], "target": answer["text"]}]).first()
         tokens = {
-            side: [self.vocabulary.id_to_token(int(token)) for token in batch[side][0] if token != PAD]
+            side: [vocabulary_of(self, side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
             for side in ("source", "target_input", "target_output")
         }
         clean = remove_bpe if self.join_bpe else str
@@ -184,7 +191,7 @@ class Translation(Task):
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(
-            f"{name:>13}: {show_tokens(self.vocabulary, batch[name][row], PAD)}"
+            f"{name:>13}: {show_tokens(vocabulary_of(self, name), batch[name][row], PAD)}"
             for name in ("source", "target_input", "target_output")
         )
 

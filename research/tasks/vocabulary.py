@@ -1,4 +1,4 @@
-"""The vocabulary of a run: trained once on the training text, then kept in the run's folder."""
+"""The vocabulary of a run: trained once on the training text, or read from a file, then kept in the run's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,23 +7,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.data.tokenizer import Tokenizer, TrainedTokenizer
+from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.task import View
 
 
-def vocabulary_of_run(tokenizer: Tokenizer, source: Any, fields: Sequence[str], folder: Path) -> TrainedTokenizer:
-    """Loads `tokenizer.json` from the run's folder, or trains it on these fields of the training examples.
+def vocabulary_of_run(
+    tokenizer: Tokenizer, source: Any, fields: Sequence[str], folder: Path, name: str = "tokenizer"
+) -> TrainedTokenizer:
+    """Loads `{name}.json` from the run's folder, or makes it: from the tokenizer's file, or of the training examples.
 
-    Every process trains the same one; process 0 saves it. Raises a UserError where special tokens are missing: only
-    running text, the field "text", can do without.
+    fields: of the examples, whose texts it is trained on. name: of the task's field that the tokenizer is.
+
+    Every process makes the same one; process 0 saves it, so that the tokenizer's file is read only once. Raises a
+    UserError where special tokens are missing: only running text, the field "text", can do without.
     """
     if not tokenizer.specials and "text" not in fields:
-        raise UserError("task.tokenizer.specials is False, which suits a language model alone: set it to True")
-    path = folder / "tokenizer.json"
+        raise UserError(f"task.{name}.specials is False, which suits a language model alone: set it to True")
+    path = folder / f"{name}.json"
     if path.exists():
-        return TrainedTokenizer.load(path)
-    vocabulary = tokenizer.train(example[field] for example in source.examples("train") for field in fields)
+        return _fitting(TrainedTokenizer.load(path), fields, name)
+    examples = source.examples  # nobody has them for a stored run: its config may name any file, this one included
+    if tokenizer.path is not None:
+        vocabulary = tokenizer.read()
+    else:
+        vocabulary = tokenizer.train(example[field] for example in examples("train") for field in fields)
+    vocabulary = _fitting(vocabulary, fields, name)
     if jax.process_index() == 0:
         vocabulary.save(path)
     return vocabulary
@@ -45,6 +54,54 @@ def read_and_written(title: str, read: Sequence[int], written: Sequence[int], vo
     names = {"read": read, "written": written}
     tokens = {name: [vocabulary.id_to_token(int(token)) for token in ids] for name, ids in names.items()}
     return View(title, (np.array([read], np.int32),), tokens, lambda path: ("written", "read"))
+
+
+def _fitting(vocabulary: TrainedTokenizer, fields: Sequence[str], name: str) -> TrainedTokenizer:
+    """The vocabulary, or a UserError where rows of sentences could not be padded with it."""
+    if "text" not in fields and not vocabulary.specials:
+        raise UserError(f"task.{name} has no special tokens, which suits a language model alone: use another")
+    if "text" not in fields and vocabulary.pad != PAD:
+        raise UserError(f"task.{name} pads with id {vocabulary.pad}: use a vocabulary whose padding has id {PAD}")
+    return vocabulary
+
+
+def vocabularies_of_pairs(
+    tokenizer: Tokenizer, target_tokenizer: Tokenizer | None, source: Any, folder: Path
+) -> tuple[TrainedTokenizer, TrainedTokenizer]:
+    """The vocabularies of the source and of the target: one joint one, twice, where there is no `target_tokenizer`.
+
+    The run's folder keeps them as `tokenizer.json` and `target_tokenizer.json`. Raises as `vocabulary_of_run`.
+    """
+    if target_tokenizer is None:
+        joint = vocabulary_of_run(tokenizer, source, ("source", "target"), folder)
+        return joint, joint
+    target = vocabulary_of_run(target_tokenizer, source, ("target",), folder, "target_tokenizer")
+    return vocabulary_of_run(tokenizer, source, ("source",), folder), target
+
+
+def fields_of_pairs(source: TrainedTokenizer, target: TrainedTokenizer) -> dict[str, Any]:
+    """The model's fields that the vocabularies of `vocabularies_of_pairs` decide.
+
+    Two of them need separate tables, each with as many rows as the larger has tokens.
+    """
+    if source is target:
+        return {"vocab_size": source.vocab_size}
+    return {"vocab_size": max(source.vocab_size, target.vocab_size), "share_embeddings": False}
+
+
+def vocabulary_of(task: Any, name: str) -> TrainedTokenizer | None:
+    """The vocabulary of an array of a task's batch: the source's for "source", the target's for any other name.
+
+    Both are the same where the task has one only; None where it has none.
+    """
+    source = getattr(task, "vocabulary", None)
+    return source if name == "source" else getattr(task, "target_vocabulary", None) or source
+
+
+def token_ids(task: Any) -> dict[str, dict[str, int]]:
+    """The id of each token in the vocabularies of a task's "source" and "target", {} for a task without any."""
+    found = {side: vocabulary_of(task, side) for side in ("source", "target")}
+    return {side: vocabulary.ids for side, vocabulary in found.items() if vocabulary is not None}
 
 
 def show_tokens(vocabulary: TrainedTokenizer, tokens: np.ndarray, pad: int) -> str:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,29 @@ from safetensors.numpy import load_file
 
 from research.errors import UserError
 from research.layers.positions import resample_positions
-from research.parallel.sharding import by_path, path_names
+from research.parallel.sharding import RULES, by_path, path_names
 from research.pretrained.convert import as_float32
+
+TABLES = "|".join(rule.pattern for rule in RULES if rule.name == "vocab_size")
+"""Paths of the tables that have one row for each token."""
+
+type TokenIds = Mapping[str, Mapping[str, int]]
+"""The id of each token, of the vocabularies of "source" and "target"; empty where there is no vocabulary."""
+
+
+class Partly(NamedTuple):
+    """Values for a part of a parameter.
+
+    values: in its shape. found: bool, broadcastable to it; elsewhere the parameter keeps its fresh initialisation.
+    """
+
+    values: Any
+    found: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the parameter."""
+        return self.values.shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +45,8 @@ class Transfer:
 
     source: the folder of a run, or a .safetensors file with our names ("encoder/layer_0/feed_forward/up/kernel") or
     timm's. new: patterns of the parameters that start afresh. drop: patterns of what the source has and the model does
-    not need, such as a decoder. Learned positions are resampled for other image sizes.
+    not need, such as a decoder. Learned positions are resampled for other image sizes. Rows of tokens are found by
+    their tokens where a run has another vocabulary.
     """
 
     source: str
@@ -55,12 +77,21 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def transferred(transfer: Transfer, given: Mapping[str, Any], abstract: Sequence[Any]) -> dict[str, Any]:
+def transferred(
+    transfer: Transfer,
+    given: Mapping[str, Any],
+    abstract: Sequence[Any],
+    there: TokenIds | None = None,
+    here: TokenIds | None = None,
+) -> dict[str, Any]:
     """The given arrays that the model shall start with, by their paths.
 
-    abstract: the model's parameters and statistics. Raises UserError for one that is neither new nor given in its
-    shape, for one that is given and neither the model's nor new nor dropped, for numbers that are no weights, and for a
-    pattern that matches none.
+    abstract: the model's parameters and statistics. there, here: the vocabularies of the source and of the model; where
+    they differ, tables of tokens become `Partly`.
+
+    Raises UserError for a parameter that is neither new nor given in its shape, for one that is given and neither the
+    model's nor new nor dropped, for numbers that are not weights, for a pattern that matches none, and for vocabularies
+    that have too little in common.
     """
     shapes = {path: leaf for tree in abstract for path, leaf in by_path(tree).items()}
     for name, patterns, paths in (("new", transfer.new, shapes), ("drop", transfer.drop, given)):
@@ -78,14 +109,74 @@ def transferred(transfer: Transfer, given: Mapping[str, Any], abstract: Sequence
         )
     kept = {path: leaf for path, leaf in shapes.items() if not _matches(transfer.new, path)}
     given = {path: _resampled(path, as_float32(path, given[path]), shapes) for path in kept if path in given}
+    given = by_token(transfer.source, given, kept, there or {}, here or {})
     for path, leaf in kept.items():
-        there = tuple(given[path].shape) if path in given else "absent"
-        if there != tuple(leaf.shape):
+        shape = tuple(given[path].shape) if path in given else "absent"
+        if shape != tuple(leaf.shape):
             raise UserError(
-                f"{path} is {there} in {transfer.source} and {tuple(leaf.shape)} here: use the model it was trained "
+                f"{path} is {shape} in {transfer.source} and {tuple(leaf.shape)} here: use the model it was trained "
                 "with, or add a pattern for it to transfer.new"
             )
     return given
+
+
+def by_token(
+    source: str, given: Mapping[str, Any], shapes: Mapping[str, Any], there: TokenIds, here: TokenIds
+) -> dict[str, Any]:
+    """The given arrays, with each token's row where the vocabulary `here` has that token.
+
+    given: arrays by their paths, with the vocabulary `there`. shapes: of the model's parameters. Nothing changes where
+    the vocabularies are equal or where there is only one. A token that is not `there` keeps its fresh row.
+
+    Raises UserError where fewer than half of the tokens are found, whose rows would be worth little.
+    """
+    changed = dict(given)
+    if not there or not here:
+        return changed
+    sizes = [max(map(len, ids.values())) for ids in (there, here)]
+    for path, array in given.items():
+        side = "source" if path.startswith("source_") else "target"
+        old, new, wanted = there[side], here[side], tuple(shapes[path].shape)
+        axis = _token_axis(path, (array.shape, wanted), sizes)
+        if axis is None or (old == new and tuple(array.shape) == wanted):
+            continue
+        shared = [token for token in new if token in old]
+        if 2 * len(shared) < len(new):
+            raise UserError(
+                f"transfer.source {source} has {len(shared):,} of the {len(new):,} tokens of the vocabulary here, "
+                f"fewer than half: take its vocabulary by task.tokenizer={{'path': '{source}/tokenizer.json'}}, or add "
+                f"'^{path}' to transfer.new"
+            )
+        places = [new[token] for token in shared]
+        values, found = np.zeros(wanted, np.float32), np.zeros(wanted[axis], bool)
+        np.moveaxis(values, axis, 0)[places] = np.moveaxis(np.asarray(array), axis, 0)[[old[token] for token in shared]]
+        found[places] = True
+        changed[path] = Partly(values, found.reshape([-1 if each == axis else 1 for each in range(len(wanted))]))
+    return changed
+
+
+def _token_axis(path: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], sizes: Sequence[int]) -> int | None:
+    """The axis of a parameter that runs over the tokens, None for one that has none or does not fit otherwise.
+
+    shapes: of the array that is given and of the parameter. sizes: of the two vocabularies. Besides the tables these
+    are projections to logits, with their biases, which are not within a layer.
+    """
+    if re.search(TABLES, path):
+        return 0 if shapes[0][1:] == shapes[1][1:] else None
+    outside = re.search(r"(kernel|bias)$", path) and not re.search(r"(layer|stage|block)s?(_|/)", path)
+    last = [shape[-1:] for shape in shapes]
+    fits = shapes[0][:-1] == shapes[1][:-1] and last == [(size,) for size in sizes]
+    return len(shapes[1]) - 1 if outside and fits else None
+
+
+def parts_taken(source: str, given: Mapping[str, Any]) -> list[str]:
+    """A sentence for each parameter that is taken over in part."""
+    return [
+        f"{path}: {int(np.sum(part.found)):,} of {part.found.size:,} rows are those of the same tokens in {source}, "
+        "the others start afresh"
+        for path, part in given.items()
+        if isinstance(part, Partly)
+    ]
 
 
 def _matches(patterns: Sequence[str], path: str) -> bool:
@@ -104,6 +195,13 @@ def _resampled(path: str, array: Any, shapes: Mapping[str, Any]) -> Any:
 
 
 def with_given(params: Any, given: Mapping[str, Any]) -> Any:
-    """The parameters with those at the given paths replaced."""
-    return jax.tree.map(lambda path, leaf: given[path].astype(leaf.dtype) if path in given else leaf,
-                        path_names(params), params)  # fmt: skip
+    """The parameters with those at the given paths, or the part of them that is given, replaced."""
+
+    def replaced(path: str, leaf: Any) -> Any:
+        if path not in given:
+            return leaf
+        if isinstance(given[path], Partly):
+            return jnp.where(given[path].found, given[path].values.astype(leaf.dtype), leaf)
+        return given[path].astype(leaf.dtype)
+
+    return jax.tree.map(replaced, path_names(params), params)

@@ -25,6 +25,16 @@ def test_sentence_pairs_shift_the_target_by_one():
     assert pairs.lengths().tolist() == [3, 4]
 
 
+def test_markers_of_other_vocabularies():
+    markers = {"source_eos": 102, "bos": 2, "eos": 3, "pad": 9}
+    pairs = SentencePairs.from_lists([[0, 6], [7]], [[0], [9, 10, 11]], 4, **markers)
+    batch = pairs.batch(np.array([0, 1]), np.zeros(2), None)
+    assert batch["source"].tolist() == [[0, 6, 102, 9], [7, 102, 9, 9]]
+    assert batch["target_input"][0].tolist() == [2, 0, 9, 9] and batch["target_output"][0].tolist() == [0, 3, 9, 9]
+    prompts = Prompts.from_lists([[5], [6, 7]], 3, pad=9).batch(np.array([0]), np.zeros(1), None)
+    assert prompts["tokens"].tolist() == [[5, 9, 9]]
+
+
 def test_evaluation_windows_predict_every_token_once():
     tokens = np.arange(100, 123)
     windows = TokenWindows(tokens, tokens % 7, length=5, seed=None)

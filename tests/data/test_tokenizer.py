@@ -176,7 +176,7 @@ def test_damaged_or_foreign_file_is_named(tmp_path: Path, content: str | bytes |
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "wordpiece"}, "'character', 'word', 'whitespace', 'bpe', 'unigram'"),
+        ({"kind": "sentencepiece"}, "'character', 'word', 'whitespace', 'bpe', 'unigram', 'wordpiece'"),
         ({"kind": "character", "vocab_size": 100}, "set vocab_size to None"),
         ({"kind": "bpe"}, "at least 260"),
         ({"kind": "bpe", "vocab_size": 259}, "at least 260"),

@@ -120,7 +120,7 @@ def test_teachers_that_cannot_teach(teacher, tmp_path):
     names = stored.read_text()
     stored.write_text(json.dumps([*json.loads(names)[:9], "ten"]))
     try:
-        with pytest.raises(UserError, match=r"knows 10 classes, not 10 .*'ten', not '9'\): give a teacher"):
+        with pytest.raises(UserError, match=r"classes\.json is not what the checkpoint of step 6 was trained with"):
             run_with(teacher)
     finally:
         stored.write_text(names)

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from research.errors import UserError
 from research.pretrained import mobilenet, resnet
 from research.pretrained.convert import convert
-from research.training.transfer import Transfer, read_weights, transferred, with_given
+from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
 
 PARAMS = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
 GIVEN = {"body/kernel": np.full((2, 3), 7.0, np.float32), "head/kernel": np.zeros((3, 10)), "other": np.zeros(1)}
@@ -75,6 +75,75 @@ def test_what_the_model_lacks_is_counted_and_named():
         transferred(Transfer("there", drop=("layer_[1-5]",)), blocks, [model])
     with pytest.raises(UserError, match=r"transfer\.drop '\[' is not a regular expression"):
         Transfer("there", drop=("[",))
+
+
+def vocabulary(tokens: str) -> dict[str, dict[str, int]]:
+    ids = {token: number for number, token in enumerate(tokens)}
+    return {"source": ids, "target": ids}
+
+
+def token_tables(size: int) -> dict:
+    """Of a model of that many tokens: [size, 2] rows, a projection [2, size] with its bias, and what has none."""
+    table = np.arange(2.0 * size, dtype=np.float32).reshape(size, 2)
+    return {
+        "embedding": {"embedding": 1 + table},
+        "output": {"kernel": 101 + table.T, "bias": np.arange(1.0, size + 1)},
+        "layer_0": {"up": {"bias": np.arange(5.0)}},
+        "positions": {"embedding": np.arange(10.0).reshape(5, 2)},
+    }
+
+
+@pytest.mark.parametrize("tokens", ["edcba", "bcdef", "bcx", "abcdexyz", "abcde"])
+def test_rows_follow_their_tokens(tokens):
+    """One by one, with vocabularies of the same size, smaller and larger; the source has the tokens a to e."""
+    params = jax.tree.map(lambda leaf: -jnp.ones(leaf.shape), token_tables(len(tokens)))
+    flat = {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(token_tables(5))}
+    given = transferred(Transfer("there", ()), flat, [params], vocabulary("abcde"), vocabulary(tokens))
+    taken = jax.jit(with_given)(params, given)
+    for number, token in enumerate(tokens):
+        old = "abcde".find(token)
+        rows = taken["embedding"]["embedding"][number], taken["output"]["kernel"][:, number]
+        expected = (1 + 2 * old, 2 + 2 * old), (101 + 2 * old, 102 + 2 * old)
+        for row, known in zip(rows, expected, strict=True):
+            assert row.tolist() == (list(known) if old >= 0 else [-1, -1])
+        assert taken["output"]["bias"][number] == (old + 1 if old >= 0 else -1)
+    assert taken["layer_0"]["up"]["bias"].tolist() == [0, 1, 2, 3, 4]
+    assert taken["positions"]["embedding"].tolist() == token_tables(5)["positions"]["embedding"].tolist()
+    shared = len(set(tokens) & set("abcde"))
+    lines = [] if tokens == "abcde" else ["embedding/embedding", "output/bias", "output/kernel"]
+    assert sorted(parts_taken("there", given)) == [
+        f"{path}: {shared} of {len(tokens)} rows are those of the same tokens in there, the others start afresh"
+        for path in lines
+    ]
+
+
+def test_vocabularies_with_little_in_common_are_refused():
+    tables = {"embedding": {"embedding": np.ones((5, 2), np.float32)}}
+    flat = {"embedding/embedding": tables["embedding"]["embedding"]}
+    with pytest.raises(
+        UserError, match=r"there has 2 of the 5 tokens of the vocabulary here, fewer than half: take its"
+    ):
+        transferred(Transfer("there", ()), flat, [tables], vocabulary("abcde"), vocabulary("abxyz"))
+    assert transferred(Transfer("there", ("^emb",)), flat, [tables], vocabulary("abcde"), vocabulary("abxyz")) == {}
+    # A weight file has no vocabulary, an image model neither; a table of another width is still named.
+    for there, here in (({}, vocabulary("abxyz")), (vocabulary("abcde"), {})):
+        assert transferred(Transfer("there", ()), flat, [tables], there, here)["embedding/embedding"].shape == (5, 2)
+    wide = {"embedding": {"embedding": np.ones((5, 3), np.float32)}}
+    with pytest.raises(UserError, match=r"embedding/embedding is \(5, 2\) in there and \(5, 3\) here"):
+        transferred(Transfer("there", ()), flat, [wide], vocabulary("abcde"), vocabulary("bcdea"))
+
+
+def test_each_side_has_its_vocabulary():
+    """Tables of both sides have as many rows as the larger vocabulary has tokens; those beyond start afresh."""
+    names = ("source_embedding", "target_embedding", "output_embedding")
+    flat = {f"{name}/embedding": np.arange(5.0)[:, None] for name in names}
+    params = {name: {"embedding": -jnp.ones((6, 1))} for name in names}
+    there = {"source": vocabulary("abcde")["source"], "target": vocabulary("xyz")["source"]}
+    here = {"source": vocabulary("abcde")["source"], "target": vocabulary("zyxwvu")["source"]}
+    taken = with_given(params, transferred(Transfer("there", ()), flat, [params], there, here))
+    assert taken["source_embedding"]["embedding"][:, 0].tolist() == [0, 1, 2, 3, 4, -1]
+    for name in names[1:]:
+        assert taken[name]["embedding"][:, 0].tolist() == [2, 1, 0, -1, -1, -1]
 
 
 WEIGHTS = {"float16": [1.5, -2.0], "float32": [0.1, 3e38], "float64": [1.0, 3e38]}
