@@ -177,10 +177,6 @@ class TransformerStack(nn.Module):
         if self.relative_bias != "none":
             bias = self._relative_bias(settings.num_heads, x.shape[1], cache_index)
 
-        # A user's layer need not know of what is not used.
-        embeddings = {"embedding": embedding, "memory_embedding": memory_embedding}
-        embeddings = {name: array for name, array in embeddings.items() if array is not None}
-
         def run(layer, x, drop_rate):
             x = layer(
                 x,
@@ -189,10 +185,11 @@ class TransformerStack(nn.Module):
                 memory_mask=memory_mask,
                 bias=bias,
                 positions=positions,
+                embedding=embedding,
+                memory_embedding=memory_embedding,
                 cache_index=cache_index,
                 drop_rate=drop_rate,
                 train=train,
-                **embeddings,
             )
             x = shard_activations(x)
             return x, x if every_layer else None
@@ -203,6 +200,15 @@ class TransformerStack(nn.Module):
             run = nn.remat(run, prevent_cse=not self.scan, policy=REMAT[self.remat])
         drop = train and self.stochastic_depth > 0
         drop_rates = jnp.linspace(0.0, self.stochastic_depth, self.num_layers) if drop else None
+        x, outputs = self._run_all(run, x, drop_rates)
+        if every_layer:
+            x = outputs if self.scan else jnp.stack(outputs)
+        if self.final_norm:
+            x = _norm(settings, "norm")(x)
+        return x
+
+    def _run_all(self, run: Callable, x: Array, drop_rates: Array | None) -> tuple[Array, Any]:
+        """What the last layer gives, and the second result of `run` for each, stacked where layers are scanned."""
         if self.scan:
             scanned = nn.scan(
                 run,
@@ -210,17 +216,12 @@ class TransformerStack(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 length=self.num_layers,
             )
-            x, outputs = scanned(self.layer(name=SCANNED), x, drop_rates)
-        else:
-            outputs = []
-            for index in range(self.num_layers):
-                x, output = run(self.layer(name=f"layer_{index}"), x, drop_rates[index] if drop else None)
-                outputs.append(output)
-        if every_layer:
-            x = outputs if self.scan else jnp.stack(outputs)
-        if self.final_norm:
-            x = _norm(settings, "norm")(x)
-        return x
+            return scanned(self.layer(name=SCANNED), x, drop_rates)
+        outputs = []
+        for index in range(self.num_layers):
+            x, output = run(self.layer(name=f"layer_{index}"), x, None if drop_rates is None else drop_rates[index])
+            outputs.append(output)
+        return x, outputs
 
     def _relative_bias(
         self, num_heads: int, length: int, cache_index: int | Array | None

@@ -88,5 +88,5 @@ class States(Protocol):
 class HiddenStates(Protocol):
     """A Transformer that gives its states behind every layer."""
 
-    def hidden_states(self, *inputs: Any, train: bool = False) -> Float[Array, "layers batch tokens width"]:
+    def hidden_states(self, *inputs: Any, train: bool = False) -> Float[Array, "layers batch tokens features"]:
         """The first layer's first, each after the final norm; the tokens are all those that the layers see."""

@@ -124,7 +124,7 @@ class ViT(nn.Module):
 
     def levels(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
-    ) -> tuple[Float[Array, "batch rows columns width"]]:
+    ) -> tuple[Float[Array, "batch rows columns features"]]:
         """One level: the encoder's output for the patches, each at its place in the image."""
         rows, columns = (size // self.patch_size for size in images.shape[1:3])
         patches = self._patches(self._encoded(images, None, train), rows * columns)
@@ -132,7 +132,7 @@ class ViT(nn.Module):
 
     def hidden_states(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
-    ) -> Float[Array, "layers batch tokens width"]:
+    ) -> Float[Array, "layers batch tokens features"]:
         """The tokens behind every layer and the final norm: `special_tokens`, patches row by row, registers."""
         return self._encoded(images, None, train, every_layer=True)
 
@@ -155,7 +155,7 @@ class ViT(nn.Module):
         packing: Packing | None,
         train: bool,
         every_layer: bool = False,
-    ) -> Float[Array, "*layers batch tokens width"]:
+    ) -> Float[Array, "*layers batch tokens features"]:
         """The encoder's output: special tokens, patches, registers."""
         x = PatchEmbedding(self.patch_size, self.width, name="patch_embedding")(images)
         batch, rows, columns, width = x.shape

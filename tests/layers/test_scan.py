@@ -34,6 +34,7 @@ def test_a_model_starts_from_the_same_one_with_its_layers_in_the_other_form(name
     variables = random_params(source, *inputs)
     fresh = model.init(jax.random.key(1), *inputs)["params"]
     given = transferred(Transfer("there", new=()), by_path(variables["params"]), [fresh])
+    given = jax.tree.map(jnp.asarray, given)
     answers = model.apply({"params": with_given(fresh, given)}, *inputs)
     np.testing.assert_allclose(answers, source.apply(variables, *inputs), atol=1e-5)
     there_and_back = unstacked(stacked(given, by_path(variables["params"])), by_path(variables["params"]))
