@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from research.models.contract import SpecialTokens
+
 
 def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: Any) -> dict[str, np.ndarray]:
     """The weights of every attention layer for these inputs, float32 [batch, heads, queries, keys].
@@ -33,8 +35,8 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
 
 
 def special_tokens(model: nn.Module) -> int:
-    """How many tokens of a ViT stand before the patches: a class token, DeiT's distillation token."""
-    return (getattr(model, "pool", None) == "cls") + getattr(model, "distillation", False)
+    """How many tokens stand before the patches, such as a class token; 0 for a model that does not say."""
+    return model.special_tokens if isinstance(model, SpecialTokens) else 0
 
 
 def rollout(weights: Mapping[str, np.ndarray]) -> np.ndarray:

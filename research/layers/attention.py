@@ -124,12 +124,17 @@ class MultiHeadAttention(nn.Module):
         mask: Bool[Array, "#batch #heads #queries _"] | None = None,
         bias: Float[Array, "#batch #heads #queries _"] | None = None,
         positions: Int[Array, "... queries"] | None = None,
+        query_embedding: Float[Array, "#batch queries width"] | None = None,
+        key_embedding: Float[Array, "#batch _ _"] | None = None,
         cache_index: int | Int[Array, ""] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch queries width"]:
         """Self-attention over x, or cross-attention from x to the memory when `cross`.
 
         positions: of the tokens of x, for rotary; their index by default.
+        query_embedding, key_embedding: vectors for the positions of x and of what is attended to (x itself, or the
+            memory): what queries and keys are projected from is the sum, while values have no position (Carion et al.
+            2020, appendix A.4).
         cache_index: where the first token of x stands, None without a cache. Self-attention stores its keys and values
             from there on and attends to all positions up to each token's own (`mask` then spans the cache);
             cross-attention stores those of the memory, or reads the stored ones when there is no memory. A cache that
@@ -140,13 +145,13 @@ class MultiHeadAttention(nn.Module):
         width = x.shape[-1]
         num_kv_heads, head_size, value_size = self._sizes(width)
         project = functools.partial(nn.DenseGeneral, use_bias=self.use_bias, kernel_init=self.kernel_init)
-        query = project((self.num_heads, head_size), name="query")(x)
+        query = project((self.num_heads, head_size), name="query")(_plus(x, query_embedding))
         query_positions = jnp.arange(x.shape[1]) + (0 if cache_index is None else cache_index)
 
         source = memory if self.cross else x
         key = value = None
         if source is not None:
-            key = project((num_kv_heads, head_size), name="key")(source)
+            key = project((num_kv_heads, head_size), name="key")(_plus(source, key_embedding))
             value = project((num_kv_heads, value_size), name="value")(source)
         if self.qk_norm:
             query = nn.LayerNorm(use_bias=False, name="query_norm")(query)
@@ -239,6 +244,10 @@ def _cudnn_applies(query: Array, key: Array, mask: Array | None, bias: Array | N
     fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
     even = query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0
     return jax.default_backend() == "gpu" and half and fits and bias is None and (mask is None or even)
+
+
+def _plus(x: Array, embedding: Array | None) -> Array:
+    return x if embedding is None else x + embedding.astype(x.dtype)
 
 
 def _dropout(weights: Array, rate: float, rng: Array | None) -> Array:

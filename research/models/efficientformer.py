@@ -141,17 +141,29 @@ class EfficientFormer(nn.Module):
         names = ("head",) + ("head_distillation",) * self.distillation
         return tuple(classifier(self.num_classes, name=name)(x) for name in names)
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels on a side of what a position of each of `levels` stands for."""
+        return tuple(4 * 2**stage for stage in range(len(self.depths)))
+
     def feature_map(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch rows columns features"]:
-        """The last stage's output after the final norm."""
+        """The last of `levels`."""
+        return self.levels(images, train=train)[-1]
+
+    @nn.compact
+    def levels(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch _ _ _"], ...]:
+        """The output of every stage; the last one's after the final norm."""
         self._check_fields()
         layer = functools.partial(ConvNorm, kernel=3, stride=2, use_bias=True, folded=self.folded)
         drop = train and self.stochastic_depth > 0
         drop_rates = iter(jnp.linspace(0.0, self.stochastic_depth, sum(self.depths)) if drop else ())
         x = jax.nn.relu(layer(self.widths[0] // 2, name="stem_0")(images, train=train))
         x = jax.nn.relu(layer(self.widths[0], name="stem_1")(x, train=train))
+        levels = []
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if stage:
                 x = layer(width, name=f"stage_{stage}_embedding")(x, train=train)
@@ -159,6 +171,7 @@ class EfficientFormer(nn.Module):
             for index in range(pooling):
                 block = PoolingBlock(self.folded, name=f"stage_{stage}_block_{index}")
                 x = shard_batch(block(x, drop_rate=next(drop_rates, None), train=train))
+            levels.append(x)
         grid = x.shape
         if self.num_attention:
             self._check_grid(images.shape[1:3], grid[1:3])
@@ -166,7 +179,7 @@ class EfficientFormer(nn.Module):
         for index in range(pooling, depth):
             block = self._attention_block(grid[-1], f"stage_{stage}_block_{index}")
             x = shard_batch(block(x, drop_rate=next(drop_rates, None), train=train))
-        return nn.LayerNorm(epsilon=EPSILON, name="norm")(x).reshape(grid)
+        return (*levels[:-1], nn.LayerNorm(epsilon=EPSILON, name="norm")(x).reshape(grid))
 
     def _attention_block(self, width: int, name: str) -> AttentionBlock:
         return AttentionBlock(

@@ -57,7 +57,6 @@ class GPT(nn.Module):
         x, table = self.features(tokens, segments=segments, positions=positions, cache_index=cache_index, train=train)
         return vocabulary_logits(x, table)
 
-    @nn.compact
     def features(
         self,
         tokens: Int[Array, "batch length"],
@@ -68,6 +67,21 @@ class GPT(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
         """What the logits of `__call__` are the product of: a state for each token, and the output table."""
+        return self._states(tokens, segments, positions, cache_index, train=train)
+
+    def hidden_states(
+        self,
+        tokens: Int[Array, "batch length"],
+        *,
+        segments: Int[Array, "batch length"] | None = None,
+        positions: Int[Array, "... length"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "layers batch length width"]:
+        """The states behind every layer and the final norm; the last are those of `features`."""
+        return self._states(tokens, segments, positions, None, every_layer=True, train=train)[0]
+
+    @nn.compact
+    def _states(self, tokens, segments, positions, cache_index, *, every_layer=False, train):
         length = tokens.shape[1]
         if positions is None and segments is not None:
             positions = segment_positions(segments)
@@ -101,5 +115,5 @@ class GPT(nn.Module):
         stack = TransformerStack(
             layer, self.num_layers, remat=self.remat, scan=self.scan, final_norm=True, name="decoder"
         )
-        x = stack(x, mask=mask, positions=positions, cache_index=cache_index, train=train)
+        x = stack(x, mask=mask, positions=positions, cache_index=cache_index, every_layer=every_layer, train=train)
         return x, embedding.embedding

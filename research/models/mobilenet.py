@@ -51,6 +51,8 @@ V3 = (
 )
 """Table 1 of the V3 paper."""
 
+_TABLES = {"v2": V2, "v3": V3}
+
 
 def divisible(channels: int | float) -> int:
     """The nearest multiple of 8 that is at least 90 % of the channels, as in the published code."""
@@ -115,19 +117,33 @@ class MobileNet(nn.Module):
             return x
         return classifier(self.num_classes, name="head")(x)
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels on a side of what a position of each of `levels` stands for."""
+        return tuple(2**level for level in range(1, 2 + sum(row.stride == 2 for row in _TABLES[self.version])))
+
     def feature_map(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch rows columns features"]:
-        """The output of the last convolution."""
-        table, last, activation = {
-            "v2": (V2, self.head_width, "relu6"),
-            "v3": (V3, divisible(960 * self.multiplier), "hard_swish"),
+        """The last of `levels`."""
+        return self.levels(images, train=train)[-1]
+
+    @nn.compact
+    def levels(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch _ _ _"], ...]:
+        """The output of the last block of every resolution; the smallest one's after the last convolution."""
+        last, activation = {
+            "v2": (self.head_width, "relu6"),
+            "v3": (divisible(960 * self.multiplier), "hard_swish"),
         }[self.version]
         layer, activate = functools.partial(ConvNorm, folded=self.folded), _ACTIVATIONS[activation]
         stem = divisible(32 * self.multiplier) if self.version == "v2" else divisible(16 * max(self.multiplier, 1))
         x = activate(layer(stem, 3, 2, name="stem")(images, train=train))
-        for number, row in enumerate(table):
+        levels = []
+        for number, row in enumerate(_TABLES[self.version]):
+            if row.stride == 2:
+                levels.append(x)
             for index in range(row.repeats):
                 block = InvertedResidual(
                     channels=divisible(row.channels * self.multiplier),
@@ -140,4 +156,4 @@ class MobileNet(nn.Module):
                     name=f"row_{number}_block_{index}",
                 )
                 x = shard_batch(block(x, train=train))
-        return activate(layer(last, name="last_convolution")(x, train=train))
+        return (*levels, activate(layer(last, name="last_convolution")(x, train=train)))

@@ -81,15 +81,27 @@ class ResNet(nn.Module):
             return x
         return classifier(self.num_classes, name="head")(x)
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels on a side of what a position of each of `levels` stands for."""
+        return tuple((1 if self.small_images else 4) * 2**stage for stage in range(len(self.depths)))
+
     def feature_map(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch rows columns features"]:
-        """The last stage's output."""
+        """The last of `levels`."""
+        return self.levels(images, train=train)[-1]
+
+    @nn.compact
+    def levels(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch _ _ _"], ...]:
+        """The output of every stage."""
         stem = ConvNorm(self.width, *((3, 1) if self.small_images else (7, 2)), folded=self.folded, name="stem")
         x = jax.nn.relu(stem(images, train=train))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+        levels = []
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
                 stride = 2 if stage and not index else 1
@@ -97,4 +109,5 @@ class ResNet(nn.Module):
                     self.width * 2**stage, stride, self.bottleneck, self.folded, name=f"stage_{stage}_block_{index}"
                 )
                 x = shard_batch(block(x, train=train))
-        return x
+            levels.append(x)
+        return tuple(levels)

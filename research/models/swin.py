@@ -153,11 +153,22 @@ class Swin(nn.Module):
             return x
         return classifier(self.num_classes, name="head")(x)
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels on a side of what a token of each of `levels` stands for."""
+        return tuple(self.patch_size * 2**stage for stage in range(len(self.depths)))
+
     def feature_map(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch rows columns features"]:
-        """The last stage's output after the final norm."""
+        """The last of `levels`."""
+        return self.levels(images, train=train)[-1]
+
+    @nn.compact
+    def levels(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch _ _ _"], ...]:
+        """The output of every stage; the last one's after the final norm, the others as the next stage merges them."""
         if len(self.num_heads) != len(self.depths):
             raise UserError(
                 f"num_heads has {len(self.num_heads)} stages, depths {len(self.depths)}: give both for every stage"
@@ -165,6 +176,7 @@ class Swin(nn.Module):
         drop = train and self.stochastic_depth > 0
         drop_rates = iter(jnp.linspace(0.0, self.stochastic_depth, sum(self.depths)) if drop else ())
         x = NormedPatchEmbedding(self.patch_size, self.width, name="patch_embedding")(images)
+        levels = []
         for stage, (depth, num_heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
             if stage:
                 x = PatchMerging(name=f"stage_{stage}_merge")(x)
@@ -177,7 +189,8 @@ class Swin(nn.Module):
                     name=f"stage_{stage}_block_{index}",
                 )
                 x = shard_batch(block(x, drop_rate=next(drop_rates, None), train=train))
-        return nn.LayerNorm(epsilon=EPSILON, name="norm")(x)
+            levels.append(x)
+        return (*levels[:-1], nn.LayerNorm(epsilon=EPSILON, name="norm")(x))
 
 
 def _pad(x: Array, rows: int, columns: int) -> Array:

@@ -1,6 +1,7 @@
 """The Vision Transformer of "An Image Is Worth 16x16 Words" (Dosovitskiy et al. 2021)."""
 
 import functools
+import math
 from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -111,10 +112,51 @@ class ViT(nn.Module):
         (logits,) = self._heads(as_strips(patches, self.patch_size), Packing(positions, segments, num_images), train)
         return logits
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels on a side of what a token of `levels` stands for."""
+        return (self.patch_size,)
+
+    @property
+    def special_tokens(self) -> int:
+        """Tokens before the patches: the class token, DeiT's distillation token."""
+        return (self.pool == "cls") + self.distillation
+
+    def levels(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch rows columns features"]]:
+        """One level: the encoder's output for the patches, each at its place in the image."""
+        rows, columns = (size // self.patch_size for size in images.shape[1:3])
+        patches = self._patches(self._encoded(images, None, train), rows * columns)
+        return (patches.reshape(len(images), rows, columns, self.width),)
+
+    def hidden_states(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "layers batch tokens features"]:
+        """The tokens behind every layer and the final norm: `special_tokens`, patches row by row, registers."""
+        return self._encoded(images, None, train, every_layer=True)
+
     @nn.compact
     def _heads(
         self, images: Float[Array, "batch height width channels"], packing: Packing | None, train: bool
     ) -> tuple[Float[Array, "batch *images outputs"], ...]:
+        x = self._encoded(images, packing, train)
+        patches = self._patches(x, math.prod(size // self.patch_size for size in images.shape[1:3]))
+        pooled = {"cls": lambda: x[:, 0], "mean": lambda: patches.mean(axis=1), "attention": lambda: self._map(patches)}
+        features = _image_means(patches, packing) if packing else pooled[self.pool]()
+        outputs = [features] + ([x[:, 1]] if self.distillation else [])
+        names = ("head", "head_distillation")
+        return tuple(self._head(name, output) for name, output in zip(names, outputs, strict=False))
+
+    @nn.compact
+    def _encoded(
+        self,
+        images: Float[Array, "batch height width channels"],
+        packing: Packing | None,
+        train: bool,
+        every_layer: bool = False,
+    ) -> Float[Array, "*layers batch tokens features"]:
+        """The encoder's output: special tokens, patches, registers."""
         x = PatchEmbedding(self.patch_size, self.width, name="patch_embedding")(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
@@ -131,13 +173,10 @@ class ViT(nn.Module):
             x = jnp.concatenate([x, jnp.broadcast_to(tokens, (batch, self.registers, width))], axis=1)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         mask = segment_mask(packing.segments, packing.segments) if packing else None
-        x = self._encoder()(x, mask=mask, train=train)
-        patches = x[:, len(special) : len(special) + rows * columns]
-        pooled = {"cls": lambda: x[:, 0], "mean": lambda: patches.mean(axis=1), "attention": lambda: self._map(patches)}
-        features = _image_means(patches, packing) if packing else pooled[self.pool]()
-        outputs = [features] + ([x[:, 1]] if self.distillation else [])
-        names = ("head", "head_distillation")
-        return tuple(self._head(name, output) for name, output in zip(names, outputs, strict=False))
+        return self._encoder()(x, mask=mask, every_layer=every_layer, train=train)
+
+    def _patches(self, x: Float[Array, "batch tokens width"], count: int) -> Float[Array, "batch patches width"]:
+        return x[:, self.special_tokens : self.special_tokens + count]
 
     def _special_tokens(self) -> Float[Array, "tokens width"]:
         if self.distillation and self.pool != "cls":

@@ -35,40 +35,52 @@ def in_top(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"],
     return (ahead.sum(axis=-1) < count) & jnp.isfinite(label_logits[..., 0])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def vocabulary_loss(
     states: Float[Array, "batch length width"],
     table: Float[Array, "vocab width"],
-    labels: Int[Array, "batch length"],
-    weights: Float[Array, "batch length"],
+    labels: Int[Array, "batch chosen"],
+    weights: Float[Array, "batch chosen"],
     smoothing: float = 0.0,
+    *,
+    bias: Float[Array, "vocab"] | None = None,
+    positions: Int[Array, "batch chosen"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]:
     """Weighted sums over all positions of the smoothed loss and the negative log-likelihood, as in `cross_entropy`, and
-    of right answers (no token scores higher than the label), for the logits states · table.
+    of right answers (no token scores higher than the label), for the logits states · table + bias.
+
+    positions: the loss is at these alone (BERT's masked tokens); labels and weights are theirs. Rows with fewer
+    positions than others are filled up with any, at weight 0. Without, every position has a label and a weight.
 
     The logits of a few positions exist at a time, and where a gradient is wanted it is computed along with them: memory
-    is that of the states. Only the first result has a gradient, with respect to states and table.
+    is that of the states. Only the first result has a gradient, with respect to states, table and bias.
     """
-    return _over_chunks(states, table, labels, weights, smoothing, gradients=False)[0]
+    if positions is not None:
+        states = jnp.take_along_axis(states, positions[:, :, None], axis=1)
+    return _vocabulary_loss(states, table, bias, labels, weights, smoothing)
 
 
-def _loss_and_gradients(states, table, labels, weights, smoothing):
-    return _over_chunks(states, table, labels, weights, smoothing, gradients=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _vocabulary_loss(states, table, bias, labels, weights, smoothing):
+    return _over_chunks(states, table, bias, labels, weights, smoothing, gradients=False)[0]
+
+
+def _loss_and_gradients(states, table, bias, labels, weights, smoothing):
+    return _over_chunks(states, table, bias, labels, weights, smoothing, gradients=True)
 
 
 def _scale_gradients(smoothing, gradients, cotangents):
-    by_states, by_table = (gradient * cotangents[0].astype(gradient.dtype) for gradient in gradients)
-    return by_states, by_table, None, None
+    scaled = jax.tree.map(lambda gradient: gradient * cotangents[0].astype(gradient.dtype), gradients)
+    return *scaled, None, None
 
 
-vocabulary_loss.defvjp(_loss_and_gradients, _scale_gradients)
+_vocabulary_loss.defvjp(_loss_and_gradients, _scale_gradients)
 
 CHUNK = 1024
 """Positions on each device whose logits exist at a time."""
 
 
-def _over_chunks(states, table, labels, weights, smoothing, *, gradients):
-    """The sums and, with `gradients`, those of the smoothed loss, as (by states, by table)."""
+def _over_chunks(states, table, bias, labels, weights, smoothing, *, gradients):
+    """The sums and, with `gradients`, those of the smoothed loss, as (by states, by table, by bias)."""
     batch, length, _ = states.shape
     count = min(-(-batch * length // (CHUNK * ways(*BATCH_AXES, "sequence"))), length)
     missing = -length % (count * ways("sequence"))
@@ -80,8 +92,10 @@ def _over_chunks(states, table, labels, weights, smoothing, *, gradients):
 
     def chunk(carry, inputs):
         states, labels, weights = inputs
-        sums, by_table = carry
+        sums, by_table, by_bias = carry
         logits = vocabulary_logits(states, table)
+        if bias is not None:
+            logits += bias
         highest = logits.max(axis=-1)
         exponentials = jnp.exp(logits - highest[..., None])
         partition = exponentials.sum(axis=-1)
@@ -92,21 +106,24 @@ def _over_chunks(states, table, labels, weights, smoothing, *, gradients):
         right = (label_logits >= highest).astype(jnp.float32)
         sums = jax.tree.map(lambda total, new: total + (new * weights).sum(), sums, (smoothed, likelihood, right))
         if not gradients:
-            return (sums, by_table), None
+            return (sums, by_table, by_bias), None
         targets = (1 - smoothing) * (jnp.arange(len(table)) == labels[..., None]) + smoothing / len(table)
         by_logits = exponentials * (weights / partition)[..., None] - targets * weights[..., None]
+        by_bias = None if bias is None else by_bias + by_logits.sum(axis=(0, 1))
         by_logits = by_logits.astype(table.dtype)
         by_table += jnp.einsum("blv,bld->vd", by_logits, states, preferred_element_type=jnp.float32)
-        return (sums, by_table), jnp.einsum("blv,vd->bld", by_logits, table)
+        return (sums, by_table, by_bias), jnp.einsum("blv,vd->bld", by_logits, table)
 
     zero = jnp.float32(0)
     by_table = jnp.zeros(table.shape, jnp.float32) if gradients else None
+    by_bias = jnp.zeros(bias.shape, jnp.float32) if gradients and bias is not None else None
     inputs = tuple(map(chunks, (states, labels, weights)))
-    (sums, by_table), by_states = jax.lax.scan(chunk, ((zero, zero, zero), by_table), inputs)
+    (sums, by_table, by_bias), by_states = jax.lax.scan(chunk, ((zero, zero, zero), by_table, by_bias), inputs)
     if not gradients:
         return sums, None
     by_states = jnp.moveaxis(by_states, 0, 2).reshape(batch, length + missing, -1)[:, :length]
-    return sums, (by_states, by_table.astype(table.dtype))
+    by_bias = None if bias is None else by_bias.astype(bias.dtype)
+    return sums, (by_states, by_table.astype(table.dtype), by_bias)
 
 
 def weighted(

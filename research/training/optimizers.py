@@ -19,6 +19,9 @@ from research.training.schedules import Factor
 
 KERNELS_AND_TABLES = r"(kernel|embedding)$"
 
+_LAYER = re.compile(r"(?:^|/)(?:layer_(\d+)|(?:stage|row)_(\d+)_(?:block_(\d+)|[a-z]+))/")
+_AFTER = re.compile(r"^(head|pool|last)(_[a-z_]+)?(/|$)")
+
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
@@ -118,9 +121,10 @@ def check_patterns(config: Adam | AdamW | SGD | Adafactor, params: Any) -> None:
     patterns = dict.fromkeys(config.multipliers, "optimizer.multipliers")
     if hasattr(config, "decay_on"):
         patterns[config.decay_on] = "optimizer.decay_on"
-    if getattr(config, "layer_decay", 1.0) != 1.0 and not any("/layer_" in path for path in paths):
+    if getattr(config, "layer_decay", 1.0) != 1.0 and not any(_LAYER.search(path) for path in paths):
         raise UserError(
-            "optimizer.layer_decay finds no parameters named layer_0, layer_1, ...: set model.scan to false"
+            "optimizer.layer_decay finds no parameters named layer_0, layer_1, ... or stage_0_block_0, ...: "
+            "set model.scan to false"
         )
     for pattern, where in patterns.items():
         if not any(re.search(pattern, path) for path in paths):
@@ -149,17 +153,24 @@ def _scale_by_layer(decay: float) -> optax.GradientTransformation:
 
 
 def layer_depths(params: Any) -> Any:
-    """A tree of depths: 0 before the first layer, then 1 for the first one (`.../layer_0/...`), and so on; the head and
-    the norms after the last layer are one above it. Stages (`stage_0/layer_1`) count on from one to the next."""
+    """A tree of depths, by the names that our models give their parameters.
+
+    0 is what comes before the first layer (`stem`, `patch_embedding`, tokens), 1 the first layer (`layer_0`, or
+    `stage_0_block_0` of models in stages), and so on from one stage to the next; what leads into a stage
+    (`stage_1_merge`) has the depth of the stage's first block. Heads and the norm after the last layer are one above
+    it, as in BEiT (Bao et al. 2022).
+    """
+    paths = path_names(params)
+    stacks = {path[: found.start()] for path in jax.tree.leaves(paths) if (found := _LAYER.search(path))}
+    norms = tuple(f"{stack}/norm/" if stack else "norm/" for stack in stacks)
 
     def place(path: str) -> tuple[int, ...]:
-        layer = re.search(r"(?:^|/)layer_(\d+)/", path)
-        stage = re.search(r"(?:^|/)stage_(\d+)/", path)
-        if layer or stage:
-            return (1, int(stage[1]) if stage else 0, int(layer[1]) if layer else -1)
-        return (2,) if re.search(r"(^|/)(head|norm)/", path) else (0,)
+        if found := _LAYER.search(path):
+            layer, stage, block = (int(number or 0) for number in found.groups())
+            return (1, stage, layer + block)
+        return (2,) if _AFTER.search(path) or path.startswith(norms) else (0,)
 
-    places = jax.tree.map(place, path_names(params))
+    places = jax.tree.map(place, paths)
     ranks = {rank: depth for depth, rank in enumerate(sorted({(0,), *_leaves(places)}))}
     return jax.tree.map(ranks.get, places, is_leaf=lambda node: isinstance(node, tuple))
 

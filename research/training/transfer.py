@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from research.errors import UserError
 from research.layers.positions import resample_positions
+from research.layers.scan import stacked, unstacked
 from research.parallel.sharding import RULES, by_path, path_names
 from research.pretrained.convert import as_float32
 
@@ -46,7 +47,8 @@ class Transfer:
     source: the folder of a run, or a .safetensors file with our names ("encoder/layer_0/feed_forward/up/kernel") or
     timm's. new: patterns of the parameters that start afresh. drop: patterns of what the source has and the model does
     not need, such as a decoder. Learned positions are resampled for other image sizes. Rows of tokens are found by
-    their tokens where a run has another vocabulary.
+    their tokens where a run has another vocabulary. Layers may be scanned in the source or in the model alone: `drop`
+    then sees the single ones (`layer_0`, ...).
     """
 
     source: str
@@ -94,12 +96,14 @@ def transferred(
     that have too little in common.
     """
     shapes = {path: leaf for tree in abstract for path, leaf in by_path(tree).items()}
+    given = unstacked(given, shapes)
     for name, patterns, paths in (("new", transfer.new, shapes), ("drop", transfer.drop, given)):
         for pattern in patterns:
             if not any(re.search(pattern, path) for path in paths):
                 like = f": the paths look like {next(iter(paths))!r}" if paths else ""
                 raise UserError(f"transfer.{name} {pattern!r} matches no parameter{like}")
     given = {path: array for path, array in given.items() if not _matches(transfer.drop, path)}
+    given = stacked(given, shapes)
     left = [path for path in given if path not in shapes and not _matches(transfer.new, path)]
     if left:
         named = ", ".join(repr(path[:80]) for path in left[:3]) + (", ..." if len(left) > 3 else "")

@@ -49,6 +49,71 @@ def test_a_layer_is_residuals_and_norms_around_its_parts(norm):
     np.testing.assert_allclose(output, x, atol=2e-5)
 
 
+def test_embeddings_reach_every_attention_of_every_layer():
+    """A stack in which nothing else has a position is the same as its layers by hand, scanned or not."""
+    layer = functools.partial(LAYER, cross_attention=True)
+    x, memory = inputs()
+    embeddings = {
+        "embedding": jax.random.normal(jax.random.key(7), (2, 5, WIDTH)),
+        "memory_embedding": jax.random.normal(jax.random.key(8), (1, 3, WIDTH)),
+    }
+    params = random_params(TransformerStack(layer, 2), x, memory)["params"]
+    outputs = {}
+    for scan in (False, True):
+        given = restacked(params, 2) if scan else params
+        outputs[scan] = TransformerStack(layer, 2, scan=scan).apply({"params": given}, x, memory, **embeddings)
+    for name in ("layer_0", "layer_1"):
+        p = params[name]
+        own = {"query_embedding": embeddings["embedding"], "key_embedding": embeddings["embedding"]}
+        x = x + MultiHeadAttention(2).apply({"params": p["self_attention"]}, x, **own)
+        x = jnp.float32(layer_norm(x, p["self_attention_norm"], 1e-6))
+        own["key_embedding"] = embeddings["memory_embedding"]
+        x = x + MultiHeadAttention(2, cross=True).apply({"params": p["cross_attention"]}, x, memory, **own)
+        x = jnp.float32(layer_norm(x, p["cross_attention_norm"], 1e-6))
+        x = x + FeedForward(16).apply({"params": p["feed_forward"]}, x)
+        x = jnp.float32(layer_norm(x, p["feed_forward_norm"], 1e-6))
+    np.testing.assert_allclose(outputs[False], x, atol=2e-5)
+    np.testing.assert_allclose(outputs[True], x, atol=2e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_every_layers_output_under_the_final_norm(scan, remat):
+    """What shorter stacks of the same layers give; gradients flow from each output to the layers below it alone."""
+    layer = functools.partial(LAYER, norm="pre")
+    x, _ = inputs()
+    params = random_params(TransformerStack(layer, 3, final_norm=True), x)["params"]
+    given = restacked(params, 3) if scan else params
+    stack = TransformerStack(layer, 3, final_norm=True, scan=scan, remat=remat)
+    outputs = stack.apply({"params": given}, x, every_layer=True)
+    assert outputs.shape == (3, *x.shape)
+    for depth in (1, 2, 3):
+        shorter = TransformerStack(layer, depth, final_norm=True).apply({"params": params}, x)
+        np.testing.assert_allclose(outputs[depth - 1], shorter, atol=1e-5)
+    np.testing.assert_allclose(outputs[2], stack.apply({"params": given}, x), atol=1e-6)
+    second = jax.grad(lambda p: jnp.sin(stack.apply({"params": p}, x, every_layer=True)[1]).sum())(given)
+    sizes = [
+        sum(abs(leaf).sum() for leaf in jax.tree.leaves(jax.tree.map(lambda a, n=n: a[n], second["layers"])))
+        if scan
+        else sum(abs(leaf).sum() for leaf in jax.tree.leaves(second[f"layer_{n}"]))
+        for n in range(3)
+    ]
+    assert min(sizes[:2]) > 1e-3 and sizes[2] == 0
+
+
+def test_nothing_more_is_kept_without_every_layer():
+    """The scan of a plain call has no output for each layer."""
+    x, _ = inputs()
+    stack = TransformerStack(LAYER, 3, scan=True)
+    variables = jax.eval_shape(stack.init, jax.random.key(0), x)
+    largest = {}
+    for every in (False, True):
+        jaxpr = jax.make_jaxpr(lambda v, every=every: stack.apply(v, x, every_layer=every))(variables)
+        (scan,) = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+        largest[every] = max(variable.aval.ndim for variable in scan.outvars)
+    assert largest == {False: 3, True: 4}
+
+
 def restacked(params, num_layers):
     """Parameters of an unrolled stack as the scanned one wants them."""
     params = dict(params)

@@ -6,6 +6,7 @@ import pytest
 from research.config import build
 from research.errors import UserError
 from research.training.optimizers import SGD, Adafactor, Adam, AdamW, build_optimizer, check_patterns, layer_depths
+from tests.models.tiny import MODELS
 
 PARAMS = {
     "encoder": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, -0.2])},
@@ -94,8 +95,6 @@ def test_layer_decay_shrinks_the_rate_downwards():
     found = layer_depths(params)
     flat = {**found["encoder"], **{name: found[name] for name in ("patch_embedding", "head")}}
     assert {name: jax.tree.leaves(depth) for name, depth in flat.items()} == {k: [v] for k, v in depths.items()}
-    staged = layer_depths({"stage_0": {"layer_1": {"up": one}}, "stage_1": {"merge": one, "layer_0": {"up": one}}})
-    assert jax.tree.leaves(staged) == [1, 3, 2]  # in the order of names: stage_0, then layer_0 and merge of stage_1
     updated = {}
     for decay in (1.0, 0.5):
         optimizer = build_optimizer(AdamW(0.1, weight_decay=0.0, layer_decay=decay), lambda step: 1.0)
@@ -103,6 +102,65 @@ def test_layer_decay_shrinks_the_rate_downwards():
     ratios = jax.tree.map(lambda a, b: float(a[0] / b[0]), updated[0.5], updated[1.0])
     assert ratios["head"]["kernel"] == 1 and ratios["encoder"]["layer_1"]["up"]["kernel"] == pytest.approx(1 / 4)
     assert ratios["patch_embedding"]["kernel"] == pytest.approx(1 / 16)
+
+
+DEPTHS = {
+    "swin": (
+        {"patch_embedding": 0, "stage_0_block_0": 1, "stage_0_block_1": 2, "stage_1_merge": 3, "stage_1_block_0": 3}
+        | {"stage_1_block_1": 4, "norm": 5, "head": 5}
+    ),
+    "resnet": {"stem": 0, "stage_0_block_0": 1, "stage_1_block_0": 2, "stage_1_block_1": 3, "head": 4},
+    "efficientformer": (
+        {"stem_0": 0, "stem_1": 0, "stage_0_block_0": 1, "stage_1_embedding": 2, "stage_1_block_0": 2}
+        | {"stage_2_embedding": 3, "stage_2_block_0": 3, "stage_3_embedding": 4, "stage_3_block_0": 4}
+        | {"stage_3_block_1": 5, "norm": 6, "head": 6, "head_distillation": 6}
+    ),
+    "mobilenet": (
+        {"stem": 0, "row_0_block_0": 1, "row_1_block_0": 2, "row_1_block_1": 3, "row_2_block_0": 4, "row_2_block_1": 5}
+        | {"row_2_block_2": 6} | {f"row_3_block_{index}": 7 + index for index in range(4)}
+        | {f"row_4_block_{index}": 11 + index for index in range(3)}
+        | {f"row_5_block_{index}": 14 + index for index in range(3)}
+        | {"row_6_block_0": 17, "last_convolution": 18, "head": 18}
+    ),
+    "vit": {"cls_token": 0, "position_embedding": 0, "patch_embedding": 0, "head": 3},
+    "gpt": {"embedding": 0, "position_embedding": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depths_of_the_parameters_of_our_models(name):
+    model, inputs = MODELS[name]
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    found = {part: set(jax.tree.leaves(tree)) for part, tree in layer_depths(params).items()}
+    stack = {"vit": "encoder", "gpt": "decoder"}.get(name)
+    if stack:
+        parts = {part: set(jax.tree.leaves(tree)) for part, tree in layer_depths(params)[stack].items()}
+        assert parts == {"layer_0": {1}, "layer_1": {2}, "norm": {3}}
+        del found[stack]
+    assert found == {part: {depth} for part, depth in DEPTHS[name].items()}
+    check_patterns(AdamW(0.1, layer_decay=0.5), params)
+
+
+def test_every_head_of_a_vit_has_the_full_rate():
+    for fields in ({"distillation": True}, {"pool": "attention"}):
+        model, inputs = MODELS["vit"]
+        params = jax.eval_shape(model.clone(**fields).init, jax.random.key(0), *inputs)["params"]
+        depths = {part: set(jax.tree.leaves(tree)) for part, tree in layer_depths(params).items() if part != "encoder"}
+        low = {"patch_embedding", "position_embedding", "cls_token", "distillation_token"}
+        assert depths == {part: {0 if part in low else 3} for part in depths} and len(depths) >= 6
+
+
+def test_rates_of_a_real_model_in_stages():
+    """As in BEiT: every block's rate is that of the one above it times the decay."""
+    model, inputs = MODELS["resnet"]
+    params = jax.tree.map(jnp.ones_like, model.init(jax.random.key(0), *inputs)["params"])
+    updates = {}
+    for decay in (1.0, 0.5):
+        optimizer = build_optimizer(AdamW(0.1, weight_decay=0.0, layer_decay=decay), lambda step: 1.0)
+        updates[decay], _ = optimizer.update(params, optimizer.init(params), params)
+    ratios = jax.tree.map(lambda a, b: float(a.ravel()[0] / b.ravel()[0]), updates[0.5], updates[1.0])
+    rates = {part: set(jax.tree.leaves(tree)) for part, tree in ratios.items()}
+    assert rates == {part: {0.5 ** (4 - depth)} for part, depth in DEPTHS["resnet"].items()}
 
 
 def test_layer_decay_needs_layers():
