@@ -16,8 +16,8 @@ from research.data.text import Ragged
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Metrics
-from research.tasks.vocabulary import show_tokens, vocabulary_of_run
+from research.tasks.task import Apply, Example, Metrics, Task, Teacher
+from research.tasks.vocabulary import given_text, show_tokens, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TaggedWords(Rows):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tagging:
+class Tagging(Task):
     """{"source": words, "target": their tags}, parted by spaces; the model is a `gpt`, which reads from the left.
 
     length: words of a sentence; what exceeds them is cut off.
@@ -46,7 +46,6 @@ class Tagging:
     vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = PAD
-    scored: ClassVar[bool] = False
 
     def prepare(self, source: Any, folder: Path) -> "Tagging":
         vocabulary = vocabulary_of_run(Tokenizer("whitespace"), source, ("source", "target"), folder)
@@ -55,7 +54,7 @@ class Tagging:
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
-    def dataset(self, examples: Sequence[Mapping[str, Any]], *, train: bool, seed: int) -> Rows:
+    def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         sides = ([example[side] for example in examples] for side in ("source", "target"))
         words, tags = (Ragged.from_lists(self.vocabulary.encode_batch(side)) for side in sides)
         unequal = np.flatnonzero(words.lengths() != tags.lengths())
@@ -63,15 +62,19 @@ class Tagging:
             raise UserError(f"sentence {unequal[0] + 1} has not as many words as tags: give one tag for each word")
         return TaggedWords(words, tags, self.length)
 
-    def questions(self, examples: Sequence[Mapping[str, Any]]) -> Rows:
-        texts = [example["text"] if "text" in example else example["source"] for example in examples]
-        words = Ragged.from_lists(self.vocabulary.encode_batch(texts))
+    def example(self, item: Any) -> Example:
+        return {"source": given_text(item)}
+
+    def questions(self, examples: Sequence[Example]) -> Rows:
+        words = Ragged.from_lists(self.vocabulary.encode_batch([example["source"] for example in examples]))
         return TaggedWords(words, words, self.length)
 
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (batch["words"],)
 
-    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(
+        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
+    ) -> tuple[Metrics, Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
         weights = (batch["tags"] != PAD) * batch["weight"][:, None]
         losses, _ = cross_entropy(logits, batch["tags"])
@@ -83,14 +86,13 @@ class Tagging:
         best = model.apply(variables, *self.model_inputs(batch)).argmax(axis=-1)
         return jnp.where(batch["words"] == PAD, PAD, best)
 
-    def answer(self, raw: np.ndarray) -> dict[str, Any]:
-        return {"text": self.vocabulary.decode(raw)}
+    def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        (tags,) = rows
+        return {"text": self.vocabulary.decode(tags)}
 
-    def score(self, answers: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return {}
-
-    def signatures(self) -> dict[str, str]:
-        return {}
+    def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+        sample = {"source": example["source"], "answer": answer["text"]}
+        return sample | {"reference": example["target"]} if "target" in example else sample
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(f"{name}: {show_tokens(self.vocabulary, batch[name][row], PAD)}" for name in ("words", "tags"))

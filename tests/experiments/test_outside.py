@@ -214,7 +214,7 @@ def test_the_config_of_a_foreign_run_is_not_a_way_to_its_readers_files(trained, 
     draw(open_run(folder))  # neither needs the data
     (folder / "tokenizer.json").unlink()
     (tmp_path / "elsewhere.txt").rename(text)
-    with pytest.raises(UserError, match=r"lacks its tokenizer\.json"):
+    with pytest.raises(UserError, match=r"lacks what was made of its data"):
         Predictor.open(folder).answer(["To be"])
 
 

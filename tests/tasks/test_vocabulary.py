@@ -59,7 +59,7 @@ def test_a_file_is_read_once(tmp_path: Path):
 def test_a_stored_config_makes_no_file_of_yours_be_read(tmp_path: Path):
     """Somebody else's config.json may name any file."""
     task = Translation(Tokenizer(path=write_bert(tmp_path)))
-    with pytest.raises(UserError, match=r"lacks its tokenizer\.json"):
+    with pytest.raises(UserError, match=r"lacks what was made of its data, such as tokenizer\.json"):
         task.prepare(Withheld(tmp_path), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["vocab.txt"]
 
@@ -81,7 +81,7 @@ def test_a_vocabulary_without_padding_suits_running_text_alone(tmp_path: Path):
 def test_texts_end_with_the_end_marker_of_their_vocabulary(tmp_path: Path):
     task = LanguageModeling(Tokenizer(path=write_bert(tmp_path)), 2).prepare(Texts(), tmp_path)
     examples = Texts().examples("train")
-    batch = task.dataset(examples, train=False, seed=0).batch(np.arange(3), np.zeros(3, np.int64), None)
+    batch = task.rows(examples, train=False, seed=0).batch(np.arange(3), np.zeros(3, np.int64), None)
     # "a", "a" + "##b", "b", the end, "x", the end; windows share their first token with the last one's end
     assert batch["tokens"].tolist() == [[5, 5, 7], [7, 6, 3], [3, 9, 3]]
     assert batch["bytes"].tolist() == [[1, 2, 1], [1, 2, 0], [0, 1, 0]]
@@ -94,7 +94,7 @@ def test_one_vocabulary_for_each_language(model: type, tmp_path: Path):
     assert {path.name for path in tmp_path.glob("*.json")} == {"tokenizer.json", "target_tokenizer.json"}
     assert set(task.vocabulary.ids) == {"<pad>", "<s>", "</s>", "<unk>", *"abcdef"}
     assert token_ids(task) == {"source": task.vocabulary.ids, "target": {token: n for n, token in enumerate(BERT)}}
-    batch = task.dataset(PAIRS, train=False, seed=0).batch(np.arange(2), np.zeros(2, np.int64), None)
+    batch = task.rows(PAIRS, train=False, seed=0).batch(np.arange(2), np.zeros(2, np.int64), None)
     assert batch["source"][1].tolist() == [*task.vocabulary.encode("d e f"), 2, 0, 0]  # ends with </s>
     assert batch["target_output"].tolist() == [[9, 1, 3, 0, 0, 0], [1, 1, 3, 0, 0, 0]]  # ends with [SEP]
     assert batch["target_input"][0].tolist() == [2, 9, 1, 0, 0, 0]  # starts with [CLS]
