@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from research.layers.convolution import EPSILON, MOMENTUM, BatchNorm, ConvNorm, fold
+from research.tasks.task import Task
 from research.training.state import create_state
 from research.training.step import Step
 from tests.training.toy import FLOAT32
@@ -40,8 +41,8 @@ class Net(nn.Module):
         return self.norm(x, train=train).sum(-1)
 
 
-class Squares:
-    def loss(self, apply, batch):
+class Squares(Task):
+    def loss(self, apply, batch, teacher=None):
         prediction, updates = apply(batch["x"])
         return {"loss": ((prediction**2 * batch["weight"]).sum(), batch["weight"].sum())}, updates
 

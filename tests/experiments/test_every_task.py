@@ -1,0 +1,81 @@
+"""Every command that opens a run, with a run of every task: it answers, or says in one sentence what it cannot do."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import evaluate, inspect, pictures, predict, report
+from experiments.train import train
+from research.runs.experiment import TASKS
+
+FEW = {"training.duration": "{'steps': 2}"}
+RUNS = {
+    "translation": ("configs/translation/phrasebook.py:tiny", "5 days"),
+    "language_modeling": ("configs/language/shakespeare.py:tiny", "To be"),
+    "next_token": ("configs/theory/grokking.py:tiny", None),
+    "classification": ("configs/vision/digits.py:tiny", "IMAGE"),
+    "pretext": ("configs/vision/rotation.py:tiny", "IMAGE"),
+    "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
+    "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
+    "distillation": ("configs/vision/distill.py:tiny,teacher=TEACHER", "IMAGE"),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A function from a task's name to the folder of its run, made once, and an input for it."""
+    root = tmp_path_factory.mktemp("tasks")
+    (root / "text.txt").write_text("To be, or not to be, that is the question.\n" * 60)
+    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(root / "image.png")
+
+    def made(name: str) -> tuple[Path, str]:
+        spec, item = RUNS[name]
+        folder = root / name
+        if not folder.exists():
+            if "TEACHER" in spec:
+                spec = spec.replace("TEACHER", str(made("classification")[0]))
+            overrides = FEW | ({"data.path": str(root / "text.txt")} if name == "language_modeling" else {})
+            train(spec, folder, overrides)
+        if item is None:
+            report_of = json.loads((folder / "report.json").read_text())
+            item = report_of["samples"][0]["source"]
+        return folder, str(root / "image.png") if item == "IMAGE" else item
+
+    return made
+
+
+def test_every_task_is_here():
+    assert set(RUNS) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_commands_of_a_trained_run(folders, name, capsys):
+    folder, item = folders(name)
+    shown = json.loads((folder / "report.json").read_text())
+    assert shown["samples"] and all({"answer", "label"} & set(sample) for sample in shown["samples"])
+    capsys.readouterr()
+    evaluate.main(argparse.Namespace(workdir=str(folder), splits=None, samples=2))
+    results = json.loads((folder / "results.json").read_text())
+    lines = capsys.readouterr().out.splitlines()
+    assert all(f"{metric} {value:.4f}" in lines for metric, value in results.items())
+    predict.main(argparse.Namespace(workdir=str(folder), inputs=[item, item], format="jsonl"))
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert {"text", "label"} & set(first) and (first == second or name in ("language_modeling", "masked_images"))
+    report.main(argparse.Namespace(runs=[str(folder)], samples=True, output=None))
+    assert "<dl class=sample>" in (page := (folder / "report.html").read_text()) or "<img src" in page
+    if name in ("masked_images", "packed_classification"):
+        with pytest.raises(Exception, match="there is nothing to draw of this run's answers"):
+            pictures.main(argparse.Namespace(workdir=str(folder), item=item, data=True))
+    else:
+        pictures.main(argparse.Namespace(workdir=str(folder), item=item, data=True))
+        assert (folder / "attention").exists() or (folder / "relevance.png").exists()
+    spec = RUNS[name][0].replace("TEACHER", str(folders("classification")[0]))
+    overrides = json.loads((folder / "config.json").read_text())["data"]
+    changed = {"data.path": overrides["path"]} if "path" in overrides else {}
+    capsys.readouterr()
+    inspect.main(argparse.Namespace(config=spec, overrides=changed, split="train", count=1, step=0, format="text"))
+    assert "the training batch of step 0" in capsys.readouterr().out
