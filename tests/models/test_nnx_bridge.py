@@ -19,5 +19,6 @@ def test_models_work_as_nnx_modules(name):
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     variables = {collection: nnx.to_pure_dict(nnx.state(bridged, kind)) for collection, kind in kinds.items()}
     answers = bridged(*inputs)
-    assert np.std(answers) > 1e-3
-    np.testing.assert_allclose(answers, model.apply(variables, *inputs), atol=1e-5)
+    scale = np.abs(answers).max()
+    assert scale > 0
+    np.testing.assert_allclose(answers / scale, model.apply(variables, *inputs) / scale, atol=1e-5)
