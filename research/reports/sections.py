@@ -122,13 +122,15 @@ def _card(sample: Mapping[str, Any]) -> str:
 
 
 def _image(sample: Mapping[str, Any]) -> str:
-    right = sample["label"] == sample["reference"]
-    verdict = f"{'✓' if right else '✗'} {escape(sample['label'])} <small>{sample['probability']:.0%}</small>"
-    truth = "" if right else f"<br><small>is {escape(sample['reference'])}</small>"
-    picture = f'<img src="{escape(sample["image"])}" alt="{escape(sample["reference"])}">'
-    return (
-        f'<figure class="{"right" if right else "wrong"}">{picture}<figcaption>{verdict}{truth}</figcaption></figure>'
+    answer, reference = sample.get("label", sample.get("answer", "")), sample.get("reference")
+    mark = "" if reference is None else "✓ " if answer == reference else "✗ "
+    kind = {"": "", "✓ ": "right", "✗ ": "wrong"}[mark]
+    verdict = (
+        mark + escape(answer) + (f" <small>{sample['probability']:.0%}</small>" if "probability" in sample else "")
     )
+    truth = f"<br><small>is {escape(reference)}</small>" if kind == "wrong" else ""
+    picture = f'<img src="{escape(sample["image"])}" alt="{escape(reference or answer)}">'
+    return f'<figure class="{kind}">{picture}<figcaption>{verdict}{truth}</figcaption></figure>'
 
 
 def explorer(records: Sequence[Record]) -> str:

@@ -182,7 +182,7 @@ class Translation(Task):
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sources, targets = batch["source"].shape[1], batch["target_input"].shape[1]
-        valid = np.asarray(padding_mask(batch["source"] != PAD))[0, 0]
+        valid = np.asarray(padding_mask(jnp.asarray(batch["source"] != PAD)))[0, 0]
         return {
             "encoder: padding": np.broadcast_to(valid, (sources, sources)),
             "decoder: causal": np.asarray(causal_mask(targets))[0, 0],
