@@ -125,9 +125,8 @@ def _image(sample: Mapping[str, Any]) -> str:
     answer, reference = sample.get("label", sample.get("answer", "")), sample.get("reference")
     mark = "" if reference is None else "✓ " if answer == reference else "✗ "
     kind = {"": "", "✓ ": "right", "✗ ": "wrong"}[mark]
-    verdict = (
-        mark + escape(answer) + (f" <small>{sample['probability']:.0%}</small>" if "probability" in sample else "")
-    )
+    certainty = f" <small>{sample['probability']:.0%}</small>" if "probability" in sample else ""
+    verdict = mark + escape(answer) + certainty
     truth = f"<br><small>is {escape(reference)}</small>" if kind == "wrong" else ""
     picture = f'<img src="{escape(sample["image"])}" alt="{escape(reference or answer)}">'
     return f'<figure class="{kind}">{picture}<figcaption>{verdict}{truth}</figcaption></figure>'
