@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from research.errors import UserError
-from research.runs.command import run_command
+from research.runs.command import add_plugin, run_command
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
 from research.runs.folder import check_data, data_of
@@ -31,4 +31,5 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--splits", nargs="+", help="splits to measure (all but train when not given)")
     parser.add_argument("--samples", type=int, default=5, help="answers to print")
+    add_plugin(parser)
     run_command(main, parser)

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from research.reports.pictures import draw
-from research.runs.command import run_command
+from research.runs.command import add_plugin, run_command
 from research.runs.experiment import open_run
 
 
@@ -30,4 +30,5 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("item", nargs="?", help="the sentence to translate, or the image file to look at")
     parser.add_argument("--data", action="store_true", help="read the files that the run's config names as its data")
+    add_plugin(parser)
     run_command(main, parser)

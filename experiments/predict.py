@@ -10,7 +10,7 @@ import sys
 
 from research.data.plain_text import decode_lines
 from research.errors import UserError
-from research.runs.command import run_command
+from research.runs.command import add_plugin, run_command
 from research.runs.predictor import Predictor
 
 
@@ -32,4 +32,5 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="how answers are printed")
     parser.add_argument("inputs", nargs="*", help="texts or image files")
+    add_plugin(parser)
     run_command(main, parser)

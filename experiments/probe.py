@@ -19,7 +19,7 @@ from research.data.plans import InOrder
 from research.errors import UserError
 from research.files import write_json
 from research.parallel.mesh import place_batch
-from research.runs.command import run_command
+from research.runs.command import add_plugin, run_command
 from research.runs.experiment import Experiment, open_run
 from research.training.checkpoints import Checkpoints
 
@@ -107,4 +107,5 @@ if __name__ == "__main__":
     parser.add_argument("--random", action="store_true", help="measure the untrained model")
     parser.add_argument("--labels", type=float, default=1.0, help="share of the training labels to use (default: all)")
     parser.add_argument("--shots", type=int, default=5, help="images of each class for the few-shot figure")
+    add_plugin(parser)
     run_command(main, parser)

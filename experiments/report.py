@@ -15,7 +15,7 @@ from research.reports.live import record_again
 from research.reports.page import run_page, sweep_page
 from research.reports.records import read_run
 from research.reports.stored import exists
-from research.runs.command import run_command
+from research.runs.command import add_plugin, run_command
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -45,4 +45,5 @@ if __name__ == "__main__":
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or of one sweep")
     parser.add_argument("--samples", action="store_true", help="record samples anew, with the data its config names")
     parser.add_argument("--output", help="the file to write (RUN/report.html for a single one)")
+    add_plugin(parser)
     run_command(main, parser)

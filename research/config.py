@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from research.errors import UserError
 from research.files import read_json
+from research.plugins import allow_named, imported
 from research.values import convert, described, literal, override, shown
 
 type Section = Mapping[str, Any] | ConfigDict
@@ -61,6 +62,7 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
             if (section := key.partition(".")[0]) in OPTIONAL and section not in config:
                 config[section] = ConfigDict()
             _override(config, key, value)
+        allow_named(_plain(config))
         return from_json(to_json(config))
 
 
@@ -113,7 +115,7 @@ def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
 
 def choose(table: Mapping[str, type], section: Section, where: str, **given: Any) -> Any:
     """`build`s the class of `table` that the section's `name` picks from the section's other keys."""
-    cls, section = _pick(table, section, where)
+    cls, section = pick(table, section, where)
     return build(cls, section, where, **given)
 
 
@@ -122,7 +124,7 @@ def check(table: Mapping[str, type], section: Section, where: str) -> None:
 
     For sections whose class needs values that only the program knows. Raises `UserError`.
     """
-    cls, section = _pick(table, section, where)
+    cls, section = pick(table, section, where)
     _read(cls, section, where)
 
 
@@ -159,10 +161,15 @@ def diff(a: Section, b: Section) -> list[tuple[str, Any, Any]]:
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def _pick(table: Mapping[str, type], section: Section, where: str) -> tuple[type, Any]:
-    """The class that the section's `name` picks, and the section's other keys."""
+def pick(table: Mapping[str, type], section: Section, where: str) -> tuple[type, Any]:
+    """The class that the section's `name` picks, and the section's other keys.
+
+    A name is one of the table, or "package.module:Class" (`research.plugins`). Raises `UserError`.
+    """
     section = _plain(section)
     name = section.pop("name", None) if isinstance(section, dict) else section
+    if isinstance(name, str) and ":" in name:
+        return imported(name, _join(where, "name")), section
     if name not in list(table):
         raise UserError(f"{_join(where, 'name')} is {shown(name)}: {suggestion(str(name), table, 'names')}")
     return table[name], section

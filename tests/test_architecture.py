@@ -30,6 +30,7 @@ FLOORS = {
     "research.errors": 1,
     "research.files": 1,
     "research.locks": 1,
+    "research.plugins": 1,
     "research.ranges": 1,
     "research.values": 1,
     "research": 0,

@@ -15,6 +15,7 @@ import jax
 
 from research.config import suggestion
 from research.errors import UserError, one_line
+from research.plugins import allow
 from research.training.interruptions import RESTART, Interrupted
 
 
@@ -125,6 +126,23 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         help="the experiment, e.g. configs/vision/digits.py or configs/vision/digits.py:tiny; "
         "any of its values changes with --config.section.key=value",
     )
+
+
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """Adds `--plugin`, without which no code that a run's folder names is imported."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        type=_allowed,
+        help="a package of your own, or one you trust, whose classes the run's config names as package.module:Class",
+    )
+
+
+def _allowed(package: str) -> str:
+    allow(package)
+    return package
 
 
 def _keep_memory() -> None:

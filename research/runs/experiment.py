@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, read_config, suggestion, to_json
+from research.config import build, choose, pick, read_config, suggestion, to_json
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.loader import Batches
@@ -327,8 +327,8 @@ def later(config: ConfigDict) -> set[str]:
     """Dotted paths of what changes nothing that is learnt, such as the decoding settings of the config's task."""
     found = set()
     for section, table in {"task": TASKS, "data": SOURCES}.items():
-        cls = table.get(config.get(section, {}).get("name"))
-        found |= {f"{section}.{path}" for path in afterwards(cls)} if cls else set()
+        if section in config:
+            found |= {f"{section}.{path}" for path in afterwards(pick(table, config[section], section)[0])}
     return found
 
 

@@ -37,16 +37,25 @@ class ImageTask(Task):
         path = folder / "image.json"
         shape = read_or_set_aside(path, list[int | None])
         if shape is None:
-            shape = self._shape_before(folder) or list(source.image_shape)
+            shape = self._shape_before(folder) or self._shape_of(source)
             if jax.process_index() == 0:
                 write_json(path, shape)
         return dataclasses.replace(self, image_shape=tuple(shape))
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether images of any size become what the model takes; otherwise all have that of the training images."""
+        return getattr(self, "photo", None) is not None
+
+    def _shape_of(self, source: Any) -> list[int | None]:
+        shape = source.image_shape
+        return list(shape if self.takes_any_size else source.examples("train")[0]["image"].shape)
 
     def _shape_before(self, folder: Path) -> list[int | None] | None:
         """The shape that runs noted in `batch.json` before there was a file for it; where images are cropped, it lacks
         the size that they had before."""
         path = folder / "batch.json"
-        if getattr(self, "photo", None) is not None or not path.exists():
+        if self.takes_any_size or not path.exists():
             return None
         return read_json(path, dict[str, list[Any]]).get("image", ["", None])[1][1:]
 

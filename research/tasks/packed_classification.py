@@ -53,6 +53,10 @@ class PackedClassification(LabelledTask):
                 f"{size / 2**30:,.1f} GiB: use smaller ones"
             )
 
+    @property
+    def takes_any_size(self) -> bool:
+        return True
+
     def _shape_before(self, folder: Path) -> list[int | None] | None:
         return [None, None, CHANNELS] if (folder / "batch.json").exists() else None
 
