@@ -10,10 +10,11 @@ from research.config import suggestion
 
 def main() -> None:
     """Runs the command that the first argument names."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "heed")
+    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
+    names = sorted(module.name for module in modules if module.name != "heed")
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: heed COMMAND ...\n\ncommands: {', '.join(names)}\n\nheed COMMAND --help says what a command does.")
+        print(f"usage: heed COMMAND ...\n\ncommands: {', '.join(names)}\n\nheed COMMAND --help tells more of one.")
         return
     if name not in names:
         print(f"error: {name} is not a command: {suggestion(name, names, 'commands')}", file=sys.stderr)
