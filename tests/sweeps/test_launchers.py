@@ -13,7 +13,7 @@ from research.sweeps import launchers
 from research.sweeps.launchers import LocalLauncher, Process, share
 from tests.sweeps.test_worker import check_complete, controller, starts, wait_for
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_slots_share_what_there_is():

@@ -21,7 +21,7 @@ from research.sweeps.plan import Plan
 from research.sweeps.results import write_results
 from research.sweeps.study import Study
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 DIGITS = "configs/vision/digits.py:tiny"
 
 

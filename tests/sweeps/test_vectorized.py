@@ -24,7 +24,7 @@ from research.training.evaluation import Evaluator
 from research.training.loggers import read_metrics
 from research.training.vectorized import Number
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 CLIPPED = {"optimizer__clip_norm": "0.5", "optimizer__weight_decay": "0.3"}
 SGD = {"optimizer": "{'name': 'sgd', 'learning_rate': 0.01}"}
 DIGITS = "configs/vision/digits.py:tiny"

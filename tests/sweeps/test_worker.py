@@ -22,7 +22,7 @@ from research.sweeps.worker import _Follower, work
 from tests.sweeps.controller import DIGITS, FAKE, RATES, plan
 from tests.sweeps.fake_trial import CRASH, NAN, PREEMPTED, USER_ERROR
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(folder, launched, workers=2):
