@@ -110,7 +110,7 @@ def test_one_vocabulary_for_each_language(model: type, tmp_path: Path):
     answers = np.asarray(jax.jit(lambda batch: task.predict(net, variables, batch))({"source": rows["source"]}))
     assert (answers[:, 0] == 2).all() and not (answers[:, 1:] == 2).any() and answers.max() < len(BERT)
     answers = [2, 5, 7, 9, 3, 0]
-    assert task.answer(np.array(answers)) == {"text": "ab x"}  # [CLS] a ##b x [SEP] [PAD]
+    assert task.answer({}, [np.array(answers)]) == {"text": "ab x"}  # [CLS] a ##b x [SEP] [PAD]
 
 
 def test_a_joint_vocabulary_is_as_before(tmp_path: Path):
