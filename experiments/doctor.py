@@ -153,7 +153,7 @@ def _time(run: Run, seconds: float) -> None:
         if fresh:
             compiled[shape] = run.compile_step(batch)
         started = time.perf_counter()
-        state, metrics = compiled[shape](state, batch)
+        state, metrics = compiled[shape](state, batch, run.taught)
         jax.block_until_ready(metrics)
         if not fresh:
             durations.append(time.perf_counter() - started)
