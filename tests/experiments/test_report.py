@@ -338,7 +338,7 @@ def test_a_full_disk_is_one_warning_and_leaves_nothing(tmp_path, monkeypatch, ca
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(report, "write_text", full)
+    monkeypatch.setattr(live, "write_text", full)
     with live.live_report(write_run(tmp_path / "run", [row(1, 2.0)])):
         time.sleep(0.2)
     told = capsys.readouterr().err
