@@ -1,6 +1,6 @@
 """Searches settings: `python -m experiments.sweep --config=FILE.py --workdir=FOLDER --trials=N`; docs/sweeps.md.
 
-The same command goes on with a sweep, and as many of them as are started work on it together.
+The same command resumes a sweep, and as many of them as are started work on it together.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
             sweep(study, arguments)
     except DATABASE_ERRORS as error:
         raise UserError(
-            f"the study's database fails ({cause(error)}): see to it, and the same command goes on"
+            f"the study's database fails ({cause(error)}): see to it, and the same command resumes"
         ) from error
 
 
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE.py[:ARGUMENT]", help="the experiment; --config.section.key=value holds for all trials"
     )
     add("--sweep.PATH", metavar="V1,V2", help="values to try for a path; all of these take the place of sweep()")
-    add("--workdir", help="the sweep's folder; the same command goes on with what is there, or joins in")
+    add("--workdir", help="the sweep's folder; the same command resumes what is there, or joins in")
     add("--trials", type=int, help="how many in all (when not given: the whole grid)")
     add("--launcher", choices=LAUNCHERS, default="local", help="where trials run (default: local)")
     add("--workers", type=int, default=0, help="trials at a time (when not given: one for each accelerator, or 1)")

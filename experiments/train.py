@@ -1,4 +1,4 @@
-"""Trains an experiment, or goes on with one: `python -m experiments.train --config=FILE.py --workdir=FOLDER`."""
+"""Trains an experiment, or resumes one: `python -m experiments.train --config=FILE.py --workdir=FOLDER`."""
 
 import argparse
 import contextlib

@@ -96,7 +96,7 @@ def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
     """An instance of the dataclass (or Linen module) `cls` whose fields are the keys of `section`, strictly checked.
 
     `where` is the section's dotted path, for the errors. Integers serve as floats, lists as tuples, nested sections as
-    nested dataclasses; a bool is no integer and NaN is no number. `given` are values that the program knows (the
+    nested dataclasses; a bool is not an integer and NaN is not a number. `given` are values that the program knows (the
     tokenizer's vocab_size): those that `cls` has no field for are left out, and a config that contradicts one is an
     error. Raises `UserError`.
     """
@@ -120,7 +120,7 @@ def choose(table: Mapping[str, type], section: Section, where: str, **given: Any
 
 
 def check(table: Mapping[str, type], section: Section, where: str) -> None:
-    """Refuses what `choose` would refuse, but for fields that are missing and for what the class itself checks.
+    """Refuses what `choose` would refuse, except for fields that are missing and what the class itself checks.
 
     For sections whose class needs values that only the program knows. Raises `UserError`.
     """

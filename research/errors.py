@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 def one_line(text: str, most: int = 2000) -> str:
-    """Text from outside as at most so many characters that no terminal and no table takes for anything else."""
+    """Text from outside as at most `most` characters that no terminal and no table takes for anything else."""
     text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)  # a terminal's colours and movements
     text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"

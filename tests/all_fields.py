@@ -35,7 +35,8 @@ from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.parallel.mesh import MeshShape
 from research.ranges import Range, marks
-from research.runs.experiment import MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TASKS
+from research.runs.experiment import OPTIMIZERS, SCHEDULES
+from research.runs.tables import MODELS, SOURCES, TASKS
 from research.training.checkpoints import CheckpointPolicy
 from research.training.durations import Duration, Interval
 from research.training.run import TrainingOptions

@@ -159,6 +159,31 @@ def test_downward_imports_are_allowed() -> None:
     assert upward_imports({"research/models/a.py": source, "tests/a.py": "import configs.a"}) == []
 
 
+def known_by_class(sources: Sources) -> list[str]:
+    """Files above the tasks that know a task, a model or a source by its class, except the tables of their names."""
+    above = ("experiments/", "research/runs/", "research/reports/", "research/analysis/", "research/training/")
+    shared = {"research.tasks.task", "research.models.contract"}
+    shared |= {f"research.data.{name}" for name in ("image_files", "loader", "plain_text", "plans", "rows", "source")}
+    return [
+        f"{path} knows {module}"
+        for path, source in sources.items()
+        if path.startswith(above) and path != "research/runs/tables.py"
+        for module in imported(path, source)
+        if module.startswith(("research.tasks.", "research.models.", "research.data."))
+        if module not in shared and module.rpartition(".")[0] not in shared
+    ]
+
+
+def test_only_the_tables_know_tasks_models_and_sources(house: Sources) -> None:
+    assert known_by_class(house) == []
+
+
+def test_knowledge_of_a_class_is_found() -> None:
+    source = "from research.tasks.translation import Translation"
+    assert known_by_class({"research/reports/a.py": source}) and not known_by_class({"research/runs/tables.py": source})
+    assert not known_by_class({"research/reports/a.py": "from research.tasks.task import Task, View"})
+
+
 def test_circles_are_found() -> None:
     sources = {
         "research/layers/a.py": "from research.config import build",

@@ -12,7 +12,8 @@ from research.data.transforms.geometry import Augmentation
 from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.runs.checks import check_before_training
-from research.runs.experiment import MODELS, OPTIMIZERS, SOURCES, TASKS, build_experiment
+from research.runs.experiment import OPTIMIZERS, build_experiment
+from research.runs.tables import MODELS, SOURCES, TASKS
 from research.training.checkpoints import CheckpointPolicy
 from research.training.run import TrainingOptions
 from research.values import afterwards

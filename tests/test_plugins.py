@@ -55,6 +55,23 @@ def test_the_page_works(folder, run):
     assert "this run is complete" in again.stdout
 
 
+def test_a_task_that_answers_nothing_is_trained_and_measured(folder):
+    """The least that a task needs: rows, model_inputs and loss."""
+    (folder / "least").mkdir()
+    (folder / "least/__init__.py").write_text("")
+    text = (folder / "mine/task.py").read_text()
+    start, end = text.index("    def example("), text.index("    def rows(")
+    (folder / "least/task.py").write_text(text[:start] + text[end : text.index("    def predict(")])
+    config = (folder / "points.py").read_text().replace("mine.task", "least.task")
+    (folder / "least.py").write_text(config)
+    done = command(folder, "train", "--config=least.py", "--workdir=runs/least")
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    assert json.loads((folder / "runs/least/results.json").read_text())["validation/accuracy"] > 0.9
+    plugins = ["--plugin=mine", "--plugin=least"]
+    done = command(folder, "predict", "--workdir=runs/least", *plugins, "1,1")
+    assert done.stderr == "error: Sides answers no inputs: give a run of another task\n"
+
+
 @pytest.mark.parametrize("where", ["here", "in the run"])
 @pytest.mark.parametrize("name", ["predict", "evaluate", "pictures", "probe", "report", "report --samples"])
 def test_a_foreign_run_imports_nothing(run, tmp_path, name, where):

@@ -6,7 +6,7 @@ import sys
 import types
 from pathlib import Path
 
-from research.runs.experiment import MODELS, TASKS
+from research.runs.tables import MODELS, TASKS
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 

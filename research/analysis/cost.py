@@ -147,7 +147,7 @@ def _bytes(dtype: str, shape: str) -> int:
 def largest_batch(needed: Callable[[int], int], available: int, *, rows: int, multiple: int, most: int) -> int:
     """The most rows whose step fits, up to `most`, or 0.
 
-    needed: bytes of a step with so many rows, which is close to a line; asked a handful of times.
+    needed: bytes of a step with a number of rows, which is close to a line; asked a handful of times.
     """
     points = {count: needed(count) for count in (rows, 2 * rows)}
     slope = max((points[2 * rows] - points[rows]) / rows, 1e-9)

@@ -35,7 +35,7 @@ class Batches:
 
     share: (index, count) of the parts that processes read of a batch together. multiple, length_multiple: batches are
     filled up with padding to a number of rows, and to a length, that devices can share. Plans know nothing of devices,
-    so that a run can go on with any number of them.
+    so that a run can resume with any number of them.
 
     To the rows' arrays it adds `weight` (float32 [batch]): 1 for an example, 0 for padding.
     """
@@ -175,5 +175,5 @@ def _next(arrived: queue.Queue, described: Callable[[], str]) -> Batch:
         return batch
     raise UserError(
         f"{described()} has not come for {GIVE_UP_AFTER:.0f} s: look at what the reader and its disk are doing, or set "
-        "training.workers to another number; the same command goes on from the last checkpoint"
+        "training.workers to another number; the same command resumes from the last checkpoint"
     )

@@ -27,7 +27,7 @@ class Modular(Source):
 
     def __post_init__(self):
         if any(self.modulus % divisor == 0 for divisor in range(2, self.modulus)):
-            raise UserError(f"data.modulus {self.modulus} is no prime, so division is not defined: use one such as 97")
+            raise UserError(f"data.modulus {self.modulus} is not a prime, as division needs: use one such as 97")
 
     def examples(self, split: str) -> Sequence[Example]:
         """{"source": "12 / 5 =", "target": "80"}, in random order."""

@@ -115,7 +115,7 @@ def patch_grid(height: int, width: int, patch_size: int, max_tokens: int) -> tup
     """Rows and columns of patches of an image that keeps its aspect ratio: the largest size, rounded to whole patches.
 
     Both are rounded down, and up again where that keeps the ratio better with at most `max_tokens` patches. An image is
-    not enlarged, but for a side shorter than one patch, which becomes one.
+    not enlarged, except for a side shorter than one patch, which becomes one.
     """
     # Whole numbers: rows · columns = max_tokens and rows / columns = height / width before rounding.
     limits = max(height // patch_size, 1), max(width // patch_size, 1)

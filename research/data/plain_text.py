@@ -10,7 +10,7 @@ from research.errors import UserError
 
 GZIP_MARK = b"\x1f\x8b"
 SMALLEST_LIMIT, EXPANSION = 2**28, 50
-"""A gzip file may hold so many bytes or so many times its own: text shrinks to a third, a bomb to a thousandth."""
+"""Bytes that a gzip file may hold, and how many times its own: text shrinks to a third, a bomb to a thousandth."""
 
 _OTHERS = {  # the longer marks first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -32,8 +32,8 @@ def decode(content: bytes | bytearray, name: str) -> str:
     nul = content.find(b"\0")
     if nul >= 0:
         raise UserError(
-            f"{name} has a NUL byte at line {_line(content, nul)} (offset {nul}), as UTF-16 and files that are no text "
-            "have: convert it to UTF-8 text"
+            f"{name} has a NUL byte at line {_line(content, nul)} (offset {nul}), as UTF-16 and files that are not "
+            "text have: convert it to UTF-8 text"
         )
     try:
         return content[start:].decode("utf-8")

@@ -52,7 +52,7 @@ class Shuffled:
     repeats: repeated augmentation (Hoffer et al. 2020): a batch holds each of its examples so often (the last copies
     are left out where it does not divide), every copy read as of another epoch and far from the others in the batch.
     An epoch has as many steps as without and reads one of `repeats` examples, as in DeiT (Touvron et al. 2021); the
-    next epoch goes on with the rest.
+    next epoch continues with the rest.
     """
 
     num_examples: int
@@ -199,7 +199,7 @@ class Bucketed:
         return 1 - sum(float(self.tokens[members].sum()) for members in self._members) / slots
 
     def _batches_before(self, epoch: int) -> np.ndarray:
-        """Batches of each bucket that are full when so many epochs have been read."""
+        """Batches of each bucket that are full when this number of epochs has been read."""
         pairs = zip(self.buckets, self._members, strict=True)
         return np.array([epoch * len(members) // bucket.batch_size for bucket, members in pairs])
 

@@ -101,7 +101,8 @@ class TrainedTokenizer:
             try:
                 encoded = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
             except TypeError as error:  # how a byte of another encoding looks on a command line
-                raise UserError("a text holds a lone surrogate, which is no character: convert it to UTF-8") from error
+                sentence = "a text holds a lone surrogate, which is not a character: convert it to UTF-8"
+                raise UserError(sentence) from error
         if self.specials and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
             # A word "</s>" ends no text.
             return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]

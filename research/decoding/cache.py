@@ -25,7 +25,7 @@ SHARED = "cross_attention"
 def init_cache(
     model: nn.Module, tokens: Int[Array, "batch length"], *inputs: Any, method: Callable | str | None = None
 ) -> Cache:
-    """A float32 cache of zeros for `tokens.shape`: so many rows and, at most, so many tokens.
+    """A float32 cache of zeros for `tokens.shape`: its number of rows and, at most, of tokens.
 
     `method` of the model is called with tokens and inputs for their shapes only; nothing is computed.
     """

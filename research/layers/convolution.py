@@ -67,7 +67,7 @@ class ConvNorm(nn.Module):
     """A convolution without bias and batch normalisation; with `folded`, the one convolution with bias they equal.
 
     Fields:
-        groups: the channels are split into so many groups; -1 is one for each channel (depthwise).
+        groups: the number of groups that the channels are split into; -1 is one for each channel (depthwise).
         padding: pixels on each side, (kernel - 1) // 2 unless given.
     """
 

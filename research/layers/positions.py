@@ -54,7 +54,7 @@ def resample_positions(
         if side and side * side == len(table) - before:
             break
     else:
-        raise UserError(f"a position table of {len(table)} tokens is no square of patches: it cannot be resampled")
+        raise UserError(f"a position table of {len(table)} tokens is not a square of patches: it cannot be resampled")
     first = table[:before] if before else jnp.zeros((prefix, table.shape[1]), table.dtype)
     patches = table[before:].reshape(side, side, -1)
     if (rows, columns) != (side, side):

@@ -111,7 +111,7 @@ def find_claim(name: str) -> Claim:
     """The claim of that name. Raises UserError for an unknown one, or one that no command can reproduce yet."""
     claims = read_claims()
     if name not in claims:
-        raise UserError(f"{name!r} is no claim: {suggestion(name, claims, 'claims')}")
+        raise UserError(f"{name!r} is not a claim: {suggestion(name, claims, 'claims')}")
     if claims[name].missing:
         raise UserError(f"{name} cannot be reproduced yet ({claims[name].missing}): choose another claim")
     return claims[name]

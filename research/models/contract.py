@@ -42,7 +42,7 @@ class FeatureMap(Protocol):
 
 @runtime_checkable
 class PooledFeatures(Protocol):
-    """An image model that is no classifier, so that `num_classes=0` cannot be asked of it."""
+    """An image model that is not a classifier, so that `num_classes=0` cannot be asked of it."""
 
     def pooled_features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
         """One vector for each image, as probes measure it."""

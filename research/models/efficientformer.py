@@ -106,7 +106,7 @@ class EfficientFormer(nn.Module):
 
     Fields:
         depths, widths: blocks and channels of each stage; every stage but the first halves the image.
-        num_attention: so many of the last stage's blocks are attention, its last ones; all others are pooling.
+        num_attention: the number of the last stage's blocks, its last ones, that are attention; all others are pooling.
         resolution: tokens on a side of the last stage's grid, a 32nd of the image's; attention is bound to it.
         distillation: a second head that learns from a teacher (Touvron et al. 2021); the answer is the mean of both.
         stochastic_depth: probability of leaving out a sub-layer of the last block, growing linearly from 0 in the

@@ -58,7 +58,7 @@ class MAE(nn.Module):
         return TransformerStack(layer, num_layers, remat=self.remat, scan=self.scan, final_norm=True)
 
     def num_visible(self, num_patches: int) -> int:
-        """Patches that the encoder sees of so many."""
+        """Number of patches, of `num_patches`, that the encoder sees."""
         visible = int(num_patches * (1 - self.masked))
         if not 0 < visible < num_patches:
             raise UserError(f"model.masked {self.masked} leaves {visible} of {num_patches} patches: use another share")

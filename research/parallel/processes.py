@@ -23,7 +23,8 @@ def start_processes() -> None:
         address, count, index = given.values()
         if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
             raise UserError(
-                f"JAX_PROCESS_ID {index} and JAX_NUM_PROCESSES {count} are no place in a job: count from 0 to one less"
+                f"JAX_PROCESS_ID {index} and JAX_NUM_PROCESSES {count} are not a place in a job: count from 0 to one "
+                "less"
             )
         jax.distributed.initialize(address, int(count), int(index))
     elif in_cluster(os.environ):

@@ -103,7 +103,7 @@ def _rounded(values: np.ndarray) -> list[float | None]:
 
 
 SWEEP_COLUMNS = ("trial", "state", "seed", "value", "seconds", "folder", "reason")
-"""Columns of a `sweep.csv` that are no parameter."""
+"""Columns of a `sweep.csv` that are not parameters."""
 
 
 def sweep_charts(trials: Sequence[Mapping[str, str]]) -> list[Chart]:

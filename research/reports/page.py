@@ -36,7 +36,7 @@ def run_page(records: Sequence[Record]) -> str:
 
 
 def sweep_page(folder: Path, root: Path | None = None) -> str:
-    """The page of a folder with a `sweep.csv`. Raises UserError where that is no table of trials.
+    """The page of a folder with a `sweep.csv`. Raises UserError where that is not a table of trials.
 
     Files that lead out of `root`, the folder itself unless given, are not read.
     """
@@ -84,7 +84,7 @@ def page(title: str, head: str, content: Mapping[str, str], reload: int | None) 
         time=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         scripts="".join(f"<script>{script}</script>" for script in scripts),
     )
-    return text.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON can hold, is no text
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON can hold, is not text
 
 
 def _head(record: Record, records: Sequence[Record]) -> str:

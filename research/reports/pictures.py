@@ -19,6 +19,7 @@ from research.analysis.relevance import grad_cam
 from research.errors import UserError
 from research.files import write_json
 from research.layers.positions import sinusoidal_positions
+from research.models.contract import FeatureMap, Patches
 from research.runs.experiment import Experiment
 from research.runs.predictor import Predictor
 from research.tasks.task import Example, View
@@ -75,11 +76,11 @@ def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View)
 
 def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View) -> bool:
     model, folder, (inputs,) = experiment.model, experiment.folder, view.inputs
-    if hasattr(model, "feature_map") and view.target is not None:
+    if isinstance(model, FeatureMap) and view.target is not None:
         relevance = np.asarray(grad_cam(model, variables, inputs, np.array([view.target])))[0]
         image_heat_maps(view.image, {"relevance": relevance}, view.title, folder / "relevance.png")
         return True
-    if not hasattr(model, "patch_size"):
+    if not isinstance(model, Patches):
         return False
     _draw_patches(model, attention_weights(model, variables, inputs), view, experiment.folder)
     return True

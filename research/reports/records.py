@@ -54,7 +54,7 @@ class Record:
         return {name: value for name, value in sorted(values.items()) if value is not None}
 
     def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values, float64 [points], of a metric; what was no number is not finite there."""
+        """Steps and values, float64 [points], of a metric; what was not a number is not finite there."""
         points = [(row["step"], number(row[metric])) for row in self.rows if metric in row]
         steps, values = zip(*points, strict=True) if points else ((), ())
         return np.array(steps, float), np.array([math.nan if value is None else value for value in values])

@@ -14,6 +14,7 @@ from PIL import Image
 from research.analysis.attention import attention_weights, special_tokens
 from research.errors import UserError
 from research.files import write_json
+from research.models.contract import Patches
 from research.runs.experiment import Experiment
 from research.runs.predictor import Predictor
 from research.tasks.task import Example, Task, View
@@ -81,7 +82,7 @@ def look(model: Any, variables: Mapping[str, Any], view: View) -> dict[str, Any]
 
 
 def _look_at_image(model: Any, layered: Mapping[str, np.ndarray], view: View) -> dict[str, Any]:
-    size = getattr(model, "patch_size", None)
+    size = model.patch_size if isinstance(model, Patches) else None
     grid = [side // size for side in view.image.shape[:2]] if size else [0, 0]
     layers = [
         layer(path, weights[0], "patches", "patches")

@@ -72,7 +72,7 @@ def results(path: Path, root: Path, notes: list[str]) -> Values:
 
 
 def trials(path: Path, root: Path, notes: list[str]) -> list[dict[str, str]]:
-    """The rows of a `sweep.csv` by its head, every cell a text. Raises UserError where it is no table of trials."""
+    """The rows of a `sweep.csv` by its head, every cell a text. Raises UserError where it is not a table of trials."""
     if not _is_here(path, root):
         raise Unreadable(f"there is no {path}: give the folder of a sweep")
     rows = csv.reader(io.StringIO(read_text(path), newline=""))
@@ -80,7 +80,7 @@ def trials(path: Path, root: Path, notes: list[str]) -> list[dict[str, str]]:
         head = next(rows, [])
         body = list(itertools.islice(rows, MOST_TRIALS + 1))
     except csv.Error as error:
-        raise UserError(f"{path} is no table of trials ({error}): run the sweep again") from error
+        raise UserError(f"{path} is not a table of trials ({error}): run the sweep again") from error
     if len(body) > MOST_TRIALS or len(head) > MOST_COLUMNS:
         notes.append(f"{path.name} is larger than a page: {MOST_TRIALS:,} trials, {MOST_COLUMNS} columns are shown")
     head = head[:MOST_COLUMNS]
@@ -93,7 +93,7 @@ def picture(path: Path, root: Path, notes: list[str]) -> str:
         if not _is_here(path, root):
             return ""
         if not path.is_file() or path.stat().st_size > LARGEST // 16:
-            raise Unreadable(f"{path.name} is no picture: draw the sweep again")
+            raise Unreadable(f"{path.name} is not a picture: draw the sweep again")
         return PNG + base64.b64encode(path.read_bytes()).decode()
     except (UserError, OSError) as error:
         notes.append(told(error, path.parent))

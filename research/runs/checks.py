@@ -11,6 +11,7 @@ from research.data.loader import Batches
 from research.data.rows import Rows
 from research.errors import UserError
 from research.runs.experiment import Experiment
+from research.training.evaluation import means
 from research.training.limits import check_memory
 
 READ_SECONDS = 1.0
@@ -51,8 +52,9 @@ def _check_best(experiment: Experiment) -> None:
     batch = {**experiment.sample_batch, "weight": np.zeros(1, np.float32)}
     with jax.set_mesh(experiment.mesh):
         metrics = jax.eval_shape(run.evaluator.inference.evaluate, variables, batch)
-    known = [f"validation/{name}" for name in (*metrics, *(scorer.names if scorer else ()))]
-    if best.split("/")[:2] not in [name.split("/") for name in known]:
+    sums = {name: np.zeros((2, *total.shape)) for name, (total, _) in metrics.items()}
+    known = [f"validation/{name}" for name in (*means(sums), *(scorer.names if scorer else ()))]
+    if best not in known:
         raise UserError(f"checkpoint.best {best!r} is not measured: use one of {', '.join(known)}")
     if run.validation is None:
         raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")

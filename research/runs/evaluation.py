@@ -20,7 +20,7 @@ def evaluate(
     print(f"evaluating {', '.join(splits)} at step {step}", flush=True)
     results: dict[str, float] = {}
     for split in splits:
-        metrics = experiment.evaluator.measure(variables, experiment.examples(split))
+        metrics = experiment.evaluator.measure(variables, experiment.evaluator.split(experiment.examples(split)))
         check_finite(metrics)
         results |= {f"{split}/{name}": value for name, value in metrics.items()}
     if samples and splits:

@@ -16,43 +16,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from research.config import build, choose, pick, read_config, suggestion, to_json
-from research.data.digits import Digits
-from research.data.image_folder import ImageFolder
 from research.data.loader import Batches
-from research.data.modular import Modular
-from research.data.phrasebook import Phrasebook
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
 from research.data.rows import Rows
-from research.data.scan import Scan
 from research.data.source import Withheld
-from research.data.text_file import ParallelText, TextFile
-from research.data.tfds_source import Tfds
 from research.errors import UserError
 from research.files import read_json, read_or_set_aside, write_json
-from research.models.decoder import Decoder
-from research.models.efficientformer import EfficientFormer
-from research.models.gpt import GPT
-from research.models.mae import MAE
-from research.models.mobilenet import MobileNet
-from research.models.resnet import ResNet
-from research.models.rnn import RNNSeq2Seq
-from research.models.seq2seq import Seq2Seq
-from research.models.swin import Swin
-from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.pretrained.timm import from_timm
 from research.ranges import Seed
-from research.tasks.classification import Classification
-from research.tasks.distillation import Distillation
-from research.tasks.language_modeling import LanguageModeling
-from research.tasks.masked_images import MaskedImages
-from research.tasks.next_token import NextToken
-from research.tasks.packed_classification import PackedClassification
-from research.tasks.pretext import Pretext
+from research.runs.tables import MODELS, SOURCES, TASKS
 from research.tasks.task import Task
-from research.tasks.translation import Translation
-from research.tasks.vocabulary import token_ids
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
@@ -66,40 +41,11 @@ from research.training.step import Step
 from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
 from research.values import afterwards, convert
 
-SOURCES = {
-    "digits": Digits,
-    "image_folder": ImageFolder,
-    "modular": Modular,
-    "parallel_text": ParallelText,
-    "phrasebook": Phrasebook,
-    "scan": Scan,
-    "text_file": TextFile,
-    "tfds": Tfds,
-}
-TASKS = {
-    "classification": Classification,
-    "distillation": Distillation,
-    "language_modeling": LanguageModeling,
-    "masked_images": MaskedImages,
-    "next_token": NextToken,
-    "packed_classification": PackedClassification,
-    "pretext": Pretext,
-    "translation": Translation,
-}
-MODELS = {
-    "decoder": Decoder,
-    "efficientformer": EfficientFormer,
-    "gpt": GPT,
-    "mae": MAE,
-    "mobilenet": MobileNet,
-    "resnet": ResNet,
-    "rnn": RNNSeq2Seq,
-    "seq2seq": Seq2Seq,
-    "swin": Swin,
-    "vit": ViT,
-}
 REQUIRED = ("model", "task", "data", "optimizer", "training")
 SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "seed", "expect")
+
+MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
+"""Files of a run's folder without which its parameters mean nothing."""
 
 EVALUATION_BATCH = 64
 """Examples of an evaluation batch where training counts its batches in tokens."""
@@ -179,7 +125,7 @@ class Experiment:
         for path in later(self.config):
             section, _, field = path.partition(".")
             sections.get(section, {}).pop(field, None)
-        files = [self.folder / name for name in ("tokenizer.json", "target_tokenizer.json", "classes.json")]
+        files = [self.folder / name for name in MADE_OF_DATA]
         return {"config.json": checksum(sections)} | {
             path.name: checksum(read_json(path, Any)) for path in files if path.exists()
         }
@@ -266,7 +212,7 @@ class Experiment:
             return {}
         weights, vocabularies = _weights(Path(self.transfer.source).expanduser(), self.model)
         trees = [abstract.params, *abstract.model_state.values()]
-        given = transferred(self.transfer, weights, trees, vocabularies, token_ids(self.task))
+        given = transferred(self.transfer, weights, trees, vocabularies, self.task.token_ids())
         for line in parts_taken(self.transfer.source, given) if jax.process_index() == 0 else ():
             print(line, flush=True)
         return given
@@ -382,4 +328,4 @@ def _weights(source: Path, model: Any) -> tuple[dict[str, Any], dict[str, dict[s
         return weights if any("/" in name for name in weights) else from_timm(weights, model), {}
     run, variables, _ = trained(source)
     arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
-    return arrays, token_ids(run.task)
+    return arrays, run.task.token_ids()

@@ -30,7 +30,7 @@ type Data = Mapping[str, Mapping[str, Any]]
 MANIFEST = dict[str, dict[str, dict[str, Any]] | list[dict[str, Any]] | int | None]
 
 LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
-"""Parts of a config that do not change what is learnt: a run may go on with others."""
+"""Parts of a config that do not change what is learnt: a run may resume with others."""
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ class Predictor:
     evaluator: Evaluator
     variables: Mapping[str, Any]
     step: int
-    _others: dict[tuple, Evaluator] = dataclasses.field(default_factory=dict)
+    _others: dict[tuple, Evaluator] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -48,24 +48,23 @@ class Predictor:
         of the run's config, such as `beam_size=4` or `temperature=0.5`. Raises UserError for an input or an option that
         the run cannot take.
         """
-        task = self.task.answering(**options)
-        return self.answers([task.example(item) for item in inputs], **options)
+        return self.answers([self.task.example(item) for item in inputs], **options)
 
     def answers(self, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """The same for examples as the run's data have them; their own answers are not looked at."""
         if not examples:
             return []
         evaluator = self._with(options)
-        plan = few_shapes(evaluator.inference.task.questions(examples), evaluator.batch_size)
-        found = dict(evaluator.answers(self.variables, examples, plan))
+        split = evaluator.split(examples)
+        found = dict(evaluator.answers(self.variables, split, few_shapes(split.questions, evaluator.batch_size)))
         return [found[index] for index in range(len(examples))]
 
     def _with(self, options: Mapping[str, Any]) -> Evaluator:
         """The evaluator whose task has these options, remembered with what it compiled."""
         if not options:
             return self.evaluator
-        key = tuple(sorted(options.items()))
+        task, key = self.task.answering(**options), tuple(sorted(options.items()))
         if key not in self._others:
-            inference = dataclasses.replace(self.evaluator.inference, task=self.task.answering(**options))
+            inference = dataclasses.replace(self.evaluator.inference, task=task)
             self._others[key] = dataclasses.replace(self.evaluator, inference=inference)
         return self._others[key]

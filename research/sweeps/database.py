@@ -60,7 +60,7 @@ def check_file(path: Path) -> None:
     if path.exists():
         query = "SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            if found := connection.execute(query).fetchone():  # what is no database is told when it is opened
+            if found := connection.execute(query).fetchone():  # what is not a database is told when it is opened
                 raise UserError(f"{path} has a view or trigger {found[0]!r}, as no sweep makes: use another --workdir")
 
 

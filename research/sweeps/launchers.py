@@ -45,7 +45,6 @@ class Process:
         child = [sys.executable, "-m", "research.sweeps.child", os.getpid(), ",".join(map(str, allowed)), log]
         self._process = subprocess.Popen(
             [*map(str, child), *command],
-            cwd=Path(__file__).parents[2],
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches this process alone, which stops its children

@@ -24,7 +24,7 @@ CURVES = 8
 """Points whose learning curves are drawn, the best."""
 
 
-@matplotlib.rc_context({"text.parse_math": False})  # names and values are no formulas
+@matplotlib.rc_context({"text.parse_math": False})  # names and values are not formulas
 def draw(study: Study) -> None:
     """`parallel.png`, `slices.png`, `curves.png`, and `importance.png` where results differ."""
     plan, trials = study.plan, study.trials()

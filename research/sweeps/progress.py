@@ -61,6 +61,6 @@ def summarize(study: Study) -> None:
         ", ".join(f"{count} {name}" for name, count in counts.items() if count) + f"; see {study.folder / 'sweep.md'}"
     )
     if counts["running"] or counts["waiting"]:
-        print("the rest is with other processes, or was left by one that died: the same command goes on")
+        print("the rest is with other processes, or was left by one that died: the same command resumes")
     elif not groups:
         raise UserError(f"no trial of {study.folder} has come to its end: see the reasons in sweep.md")

@@ -1,7 +1,7 @@
 """Trials on a Ray cluster: an actor for each, on any node that has the resources, starts it there and watches it.
 
 The nodes share the file system that the sweep's folder and this repository lie on. The trial of a node that is lost
-counts as preempted: it goes on elsewhere.
+counts as preempted: it resumes elsewhere.
 """
 
 import contextlib

@@ -39,7 +39,7 @@ class Worker:
 
     def __call__(self) -> int:
         """Its exit code. Raises RuntimeError for one that says that something is wrong."""
-        self.process = subprocess.Popen(self.command, cwd=Path(__file__).parents[2], start_new_session=True)
+        self.process = subprocess.Popen(self.command, start_new_session=True)
         code = self.process.wait()
         if code not in (0, RESTART):
             raise RuntimeError(f"{killed_by(code) or f'exit code {code}'} of {self.command}")
@@ -89,7 +89,7 @@ def submit(
     )
     with executor.batch():
         submitted = [executor.submit(Worker(options)) for _ in range(jobs)]
-    print(f"{jobs} jobs are queued ({', '.join(job.job_id for job in submitted)}); they go on without this command")
+    print(f"{jobs} jobs are queued ({', '.join(job.job_id for job in submitted)}); they continue without this command")
     while not all(job.done() for job in submitted):
         watch()
         time.sleep(POLL_SECONDS)

@@ -11,7 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from research.config import build, check, choose, literal, load, load_sweep, suggestion
 from research.errors import UserError
 from research.parallel.mesh import MeshShape
-from research.runs.experiment import MODELS, SECTIONS, SOURCES, TASKS
+from research.runs.experiment import SECTIONS
+from research.runs.tables import MODELS, SOURCES, TASKS
 from research.search_space import Choice, Dimension, Given, Point, Range, Space, choice
 from research.training.checkpoints import CheckpointPolicy
 from research.training.optimizers import OPTIMIZERS

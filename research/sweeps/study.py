@@ -2,7 +2,7 @@
 
 Every trial is in the study from the start, waiting, so that the number of trials is exact however many processes take
 from it. A trial belongs to the process that holds its lock, `trials/0007.lock`, which the system takes back when the
-process ends, however it ends: whoever comes next goes on with what a dead process had begun.
+process ends, however it ends: whoever comes next resumes what a dead process had begun.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ class Trial:
         self._end(TrialState.FAIL)
 
     def release(self) -> None:
-        """The trial is left as it is, for this process or another to go on with."""
+        """The trial is left as it is, for this process or another to resume."""
         self._study.drop(self._lock)
 
     def _end(self, state: TrialState, value: float | None = None) -> None:

@@ -164,11 +164,10 @@ class _Group:
         stacked, numbers = self.together.stacked(variables), [member.numbers for member in members]
         results: list[dict[str, float]] = [{} for _ in members]
         for split in (split for split in self.first.source.splits if split != "train"):
-            examples = self.first.examples(split)
-            rows = self.first.task.rows(examples, train=False, seed=0)
-            measured = self.together.metrics(numbers, stacked, self.first.evaluator, rows)
+            part = self.first.evaluator.split(self.first.examples(split))
+            measured = self.together.metrics(numbers, stacked, self.first.evaluator, part.rows)
             for own, metrics, mine, experiment in zip(results, measured, variables, experiments, strict=True):
-                metrics |= experiment.evaluator.scores(mine, examples)
+                metrics |= experiment.evaluator.scores(mine, part)
                 own |= {f"{split}/{name}": value for name, value in metrics.items()}
         return results
 

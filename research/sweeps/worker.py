@@ -55,7 +55,7 @@ def work(study: Study, launcher: Launcher, say: Callable[[Trial], None], program
         finished = sum(trial.state.is_finished() for trial in study.trials())
         total = len(study.trials())
         raise Interrupted(
-            f"stopped by {received[0]}: {finished} of {total} trials are finished: the same command goes on"
+            f"stopped by {received[0]}: {finished} of {total} trials are finished: the same command resumes"
         )
 
 
@@ -128,7 +128,7 @@ class _Follower:
         return code, False
 
     def _report(self) -> bool:
-        """Reports what was validated since the last call; True where the pruner gave the trial up and it goes on since.
+        """Reports what was validated since the last call; True where the pruner gave the trial up and it has continued.
 
         One that is given up at its last validation is about to be complete.
         """

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from research.errors import UserError
+from research.models.contract import Heads
 from research.ranges import Fraction, Temperature
 from research.tasks.classification import Classification, difference
 from research.tasks.losses import cross_entropy
@@ -70,4 +71,4 @@ def teacher_loss(
 
 def _all_heads(model: nn.Module, images: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
     """The logits of every head apart, of a model that may have just one."""
-    return model.all_heads(images, train=train) if hasattr(model, "all_heads") else (model(images, train=train),)
+    return model.all_heads(images, train=train) if isinstance(model, Heads) else (model(images, train=train),)

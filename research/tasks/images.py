@@ -1,5 +1,6 @@
 """What tasks on images share: pixels as the model takes them, a person's image as an example, and what is shown."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from research.data.image_files import decode_image, read_image_file
 from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
-from research.files import read_json, read_or_set_aside, write_json
+from research.files import Unreadable, fits, read_json, read_or_set_aside, write_json
 from research.ranges import Number, Positive
 from research.tasks.task import Example, Task, View
 
@@ -34,10 +35,12 @@ class ImageTask(Task):
     image_shape: tuple[int | None, int | None, int] | None = None
 
     def prepare(self, source: Any, folder: Path) -> Self:
+        if self.image_shape is not None:
+            raise UserError("task.image_shape is found in the data: leave it out")
         path = folder / "image.json"
-        shape = read_or_set_aside(path, list[int | None])
+        shape = _checked(read_or_set_aside(path, list[int | None])) or self._shape_before(folder)
         if shape is None:
-            shape = self._shape_before(folder) or self._shape_of(source)
+            shape = list(source.image_shape if self.takes_any_size else source.examples("train")[0]["image"].shape)
             if jax.process_index() == 0:
                 write_json(path, shape)
         return dataclasses.replace(self, image_shape=tuple(shape))
@@ -47,17 +50,19 @@ class ImageTask(Task):
         """Whether images of any size become what the model takes; otherwise all have that of the training images."""
         return getattr(self, "photo", None) is not None
 
-    def _shape_of(self, source: Any) -> list[int | None]:
-        shape = source.image_shape
-        return list(shape if self.takes_any_size else source.examples("train")[0]["image"].shape)
-
     def _shape_before(self, folder: Path) -> list[int | None] | None:
-        """The shape that runs noted in `batch.json` before there was a file for it; where images are cropped, it lacks
-        the size that they had before."""
-        path = folder / "batch.json"
-        if self.takes_any_size or not path.exists():
-            return None
-        return read_json(path, dict[str, list[Any]]).get("image", ["", None])[1][1:]
+        """The shape for a run from before there was `image.json`, None for a new run.
+
+        It is that of the run's batches or, where images are cropped for them, the size that its config gives the data.
+        """
+        with contextlib.suppress(Unreadable, LookupError, TypeError):
+            if not (folder / "batch.json").exists():
+                return None
+            if not self.takes_any_size:
+                return _checked(read_json(folder / "batch.json", dict[str, list])["image"][1][1:])
+            data = read_json(folder / "config.json", dict[str, Any])["data"]
+            return _checked([data.get("size"), data.get("size"), 3])
+        return None
 
     def example(self, item: Any) -> Example:
         height, width, channels = self.image_shape
@@ -122,3 +127,10 @@ class ImageTask(Task):
         lines = ["".join(shades[int(pixel.mean()) * len(shades) // 256] * 2 for pixel in line) for line in image]
         header = f"image {image.shape}, pixels {image.min()}-{image.max()}"
         return "\n".join([header, *lines] if image.shape[1] <= 64 else [header])
+
+
+def _checked(shape: Any) -> list[int | None] | None:
+    """Height, width and channels as they can be; None for anything else."""
+    if not fits(shape, list[int | None]) or len(shape) != 3 or shape[2] is None:
+        return None
+    return shape if all(side is None or 0 < side < 2**20 for side in shape) else None

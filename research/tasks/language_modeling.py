@@ -23,7 +23,7 @@ from research.layers.masks import causal_mask
 from research.ranges import ANSWERING, Count, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.vocabulary import given_text, read_and_written, show_tokens, vocabulary_of_run
+from research.tasks.vocabulary import given_text, read_and_written, show_tokens, token_ids, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,9 @@ class LanguageModeling(Task):
                     "so that the context has room for an answer"
                 )
         return Prompts.from_lists(prompts, self.length)
+
+    def token_ids(self) -> Mapping[str, Mapping[str, int]]:
+        return token_ids(self)
 
     def example(self, item: Any) -> Example:
         return {"text": given_text(item)}

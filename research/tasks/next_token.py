@@ -15,7 +15,7 @@ from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.vocabulary import given_text, read_and_written, show_tokens, vocabulary_of_run
+from research.tasks.vocabulary import given_text, read_and_written, show_tokens, token_ids, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,9 @@ class NextToken(Task):
             if not prompt or len(prompt) != len(prompts[0]) or self.vocabulary.unk in prompt:
                 raise UserError(f"{text!r} is not written like {texts[0]!r} with the words of the training data")
         return np.array(prompts, np.int32)
+
+    def token_ids(self) -> Mapping[str, Mapping[str, int]]:
+        return token_ids(self)
 
     def example(self, item: Any) -> Example:
         return {"source": given_text(item)}

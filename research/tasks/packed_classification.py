@@ -57,9 +57,6 @@ class PackedClassification(LabelledTask):
     def takes_any_size(self) -> bool:
         return True
 
-    def _shape_before(self, folder: Path) -> list[int | None] | None:
-        return [None, None, CHANNELS] if (folder / "batch.json").exists() else None
-
     def example(self, item: Any) -> Example:
         return super().example(item) if isinstance(item, str | Path) else {"image": np.asarray(item)}
 

@@ -96,6 +96,10 @@ class Task:
         """The model's fields that the data decide, such as `vocab_size`."""
         return {}
 
+    def token_ids(self) -> Mapping[str, Mapping[str, int]]:
+        """The id of each token, of the vocabularies of "source" and "target"; {} where there are none."""
+        return {}
+
     def example(self, item: Any) -> Example:
         """A person's input, such as a text, a file or an array, as an example without its answer; or a UserError."""
         raise UserError(f"{type(self).__name__} answers no inputs: give a run of another task")
@@ -161,7 +165,12 @@ class Task:
         return None
 
     def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
-        """At most `count` examples of a split that are worth showing with their answers: here the first."""
+        """At most `count` examples of a split that are worth showing with their answers: here the first.
+
+        None are, where the task predicts nothing.
+        """
+        if type(self).predict is Task.predict:
+            return []
         return [examples[index] for index in range(min(count, len(examples)))]
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,14 @@ from research.metrics.text import TextScorer, remove_bpe
 from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.vocabulary import fields_of_pairs, given_text, show_tokens, vocabularies_of_pairs, vocabulary_of
+from research.tasks.vocabulary import (
+    fields_of_pairs,
+    given_text,
+    show_tokens,
+    token_ids,
+    vocabularies_of_pairs,
+    vocabulary_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +75,9 @@ class Translation(Task):
 
     def model_fields(self) -> dict[str, Any]:
         return fields_of_pairs(self.vocabulary, self._target)
+
+    def token_ids(self) -> Mapping[str, Mapping[str, int]]:
+        return token_ids(self)
 
     def example(self, item: Any) -> Example:
         return {"source": given_text(item)}

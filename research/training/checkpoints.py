@@ -33,7 +33,7 @@ class CheckpointPolicy:
     every_minutes: how often to save besides, for resuming alone: such a checkpoint goes when the next one is there.
     best: a validation metric such as "validation/loss" whose best checkpoint is kept too, and which the final
     evaluation reads. mode: whether the best is the lowest or the highest.
-    average: the final evaluation reads the mean of so many of the latest checkpoints instead (Vaswani et al. 2017,
+    average: the final evaluation reads the mean of this number of the latest checkpoints instead (Vaswani et al. 2017,
     section 6.1).
     """
 
@@ -65,7 +65,7 @@ class Damaged(UserError):
 class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits for a save in flight.
 
-    Each holds notes beside its arrays: what the loop needs to go on, validation metrics, whether it is kept for more
+    Each holds notes beside its arrays: what the loop needs to resume, validation metrics, whether it is kept for more
     than resuming, and a fingerprint of the arrays, all under a checksum. Nothing outside the folder is read.
     """
 

@@ -16,7 +16,7 @@ from research.data.plans import Bucket, ByLength, InOrder, Plan, make_buckets
 from research.data.rows import Rows
 from research.errors import UserError
 from research.parallel.mesh import place_batch
-from research.tasks.task import Example
+from research.tasks.task import Example, Task
 from research.training.inference import Inference
 
 NUM_BUCKETS = 4
@@ -34,6 +34,24 @@ def check_finite(metrics: Mapping[str, float]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Examples with the rows that a task makes of them, made once however often they are measured."""
+
+    task: Task
+    examples: Sequence[Example]
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """The examples with their answers."""
+        return self.task.rows(self.examples, train=False, seed=0)
+
+    @functools.cached_property
+    def questions(self) -> Rows:
+        """The examples without their answers."""
+        return self.task.questions(self.examples)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
     """Runs a task over examples: every example counts once, whatever the batch size or mesh."""
 
@@ -41,20 +59,21 @@ class Evaluator:
     mesh: Mesh
     batch_size: int
 
-    def measure(
-        self, variables: Mapping[str, Any], examples: Sequence[Example], *, scores: bool = True
-    ) -> dict[str, float]:
-        """All metrics of a split: the task's sums and, with `scores`, those of its answers where it has any."""
-        metrics = self.metrics(variables, self.inference.task.rows(examples, train=False, seed=0))
-        return metrics | (self.scores(variables, examples) if scores else {})
+    def split(self, examples: Sequence[Example]) -> Split:
+        """Examples as the task's."""
+        return Split(self.inference.task, examples)
 
-    def scores(self, variables: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, float]:
+    def measure(self, variables: Mapping[str, Any], split: Split, *, scores: bool = True) -> dict[str, float]:
+        """All metrics of a split: the task's sums and, with `scores`, those of its answers where it has any."""
+        return self.metrics(variables, split.rows) | (self.scores(variables, split) if scores else {})
+
+    def scores(self, variables: Mapping[str, Any], split: Split) -> dict[str, float]:
         """The scores of a split's answers, which stream to their scorer: neither they nor the examples are kept."""
         scorer = self.inference.task.scorer()
         if scorer is None:
             return {}
-        for index, answer in self.answers(variables, examples):
-            scorer.add(examples[index], answer)
+        for index, answer in self.answers(variables, split):
+            scorer.add(split.examples[index], answer)
         return scorer.result()
 
     def metrics(self, variables: Mapping[str, Any], rows: Rows) -> dict[str, float]:
@@ -68,11 +87,10 @@ class Evaluator:
         return means(totals)
 
     def answers(
-        self, variables: Mapping[str, Any], examples: Sequence[Example], plan: Plan | None = None
+        self, variables: Mapping[str, Any], split: Split, plan: Plan | None = None
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """The index of each example and the task's answer to it, as they come; `plan` is of the questions' rows."""
-        task = self.inference.task
-        questions = task.questions(examples)
+        task, examples, questions = self.inference.task, split.examples, split.questions
         owners = questions.owners()
         owners = np.arange(len(questions)) if owners is None else owners
         missing = np.bincount(owners, minlength=len(examples))

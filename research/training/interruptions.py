@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 RESTART = os.EX_TEMPFAIL
-"""Exit code of a command that was stopped and that the same command line goes on with (75, as schedulers know it)."""
+"""Exit code of a command that was stopped and that the same command line resumes (75, as schedulers know it)."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,7 +55,7 @@ class Interruptions:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         if self._received or not self._deferred:
-            raise Interrupted(f"stopped by {self.name}: the same command goes on from what was saved")
+            raise Interrupted(f"stopped by {self.name}: the same command resumes from what was saved")
         self._received = True
         # print() may be what the signal has interrupted
         os.write(2, f"{self.name}: the run stops once this step is saved, a second one ends it at once\n".encode())

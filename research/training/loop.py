@@ -74,7 +74,7 @@ def _train(
             progress.save(state, step + 1)
             checkpoints.wait()
             where = f"at step {step + 1} of {total}, which is saved"
-            raise Interrupted(f"stopped by {interruptions.name} {where}: the same command goes on")
+            raise Interrupted(f"stopped by {interruptions.name} {where}: the same command resumes")
     return state
 
 

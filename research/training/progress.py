@@ -1,6 +1,7 @@
 """The bookkeeping of a run: sums since the last log line, the best result so far, what is due after a step, clocks."""
 
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -13,7 +14,7 @@ import numpy as np
 from research.errors import UserError
 from research.tasks.task import Metrics
 from research.training.checkpoints import Checkpoints
-from research.training.evaluation import means
+from research.training.evaluation import Split, means
 from research.training.fingerprint import not_finite
 from research.training.loggers import Loggers
 from research.training.run import Run
@@ -29,7 +30,7 @@ class Diverged(UserError):
 
 
 class Progress:
-    """What a run knows of itself between its steps; `notes` are those of the checkpoint it goes on from."""
+    """What a run knows of itself between its steps; `notes` are those of the checkpoint it resumes from."""
 
     def __init__(self, run: Run, checkpoints: Checkpoints, loggers: Loggers, notes: Mapping[str, Any]):
         self.timing = Timing()
@@ -41,35 +42,39 @@ class Progress:
         options, clock, total = run.options, run.clock, len(run.batches)
         self._evaluate_every = clock.steps(options.evaluate_every) if options.evaluate_every else total
         self._save_every = clock.steps(checkpoints.policy.every) if checkpoints.policy.every else total
-        self._score_every = clock.steps(options.score_every) if options.score_every else self._score_by_best()
+        scorer, best = run.step.task.scorer(), (checkpoints.policy.best or "").removeprefix("validation/")
+        self._best_is_score = scorer is not None and best in scorer.names
+        # Unless they are asked for, scores are those of the end, which are measured from its checkpoint.
+        self._score_every = self._evaluate_every if self._best_is_score else total + 1
+        if options.score_every:
+            self._score_every = clock.steps(options.score_every)
 
     def boundary(self, step: int) -> bool:
-        """Whether something is due after so many steps: `log` and `finish` have to be called then."""
+        """Whether something is due after `step` steps: `log` and `finish` have to be called then."""
         every = (self._run.options.log_every, self._evaluate_every, self._score_every, self._save_every)
         return step == len(self._run.batches) or any(step % interval == 0 for interval in every)
 
     def evaluates(self, step: int) -> bool:
-        """Whether the validation split is to be measured after so many steps."""
+        """Whether the validation split is to be measured after `step` steps."""
         every = (self._evaluate_every, self._score_every)
         due = step == len(self._run.batches) or any(step % interval == 0 for interval in every)
         return self._run.validation is not None and due
 
     def scores(self, step: int) -> bool:
         """Whether its answers are to be scored too."""
-        return step % self._score_every == 0
+        last = step == len(self._run.batches)
+        return step % self._score_every == 0 or (last and self._best_is_score)
 
-    def _score_by_best(self) -> int:
-        """Steps between the scores where no option says so."""
-        scorer = self._run.step.task.scorer()
-        best = (self._checkpoints.policy.best or "").removeprefix("validation/")
-        wanted = scorer is not None and best in scorer.names
-        return self._evaluate_every if wanted else len(self._run.batches) + 1  # the end is scored from its checkpoint
+    @functools.cached_property
+    def validation(self) -> Split:
+        """The validation split."""
+        return self._run.evaluator.split(self._run.validation)
 
     def measured(self, state: TrainState, step: int) -> dict[str, float]:
-        """What is due of the validation split's metrics after so many steps."""
+        """What is due of the validation split's metrics after `step` steps."""
         if not self.evaluates(step):
             return {}
-        return self._run.evaluator.measure(state.variables(), self._run.validation, scores=self.scores(step))
+        return self._run.evaluator.measure(state.variables(), self.validation, scores=self.scores(step))
 
     def read(self, step: int, metrics: Metrics) -> None:
         """Adds the metrics of a step, counted from 0. Raises Diverged where they end the run."""
@@ -96,7 +101,7 @@ class Progress:
             print(f"warning: step {step} (training examples {examples}) is skipped: {wrong}", file=sys.stderr)
 
     def _diverged(self, step: int, wrong: str) -> str:
-        with contextlib.suppress(UserError):  # one that fails is no good one
+        with contextlib.suppress(UserError):  # one that fails is not a good one
             self._checkpoints.wait()
         saved = max(self._checkpoints.steps(), default=None)
         good = "no checkpoint was saved before it" if saved is None else f"the last good checkpoint is step {saved}"
@@ -106,7 +111,7 @@ class Progress:
         )
 
     def log(self, step: int) -> None:
-        """Writes the means since the last line if that is due after so many steps."""
+        """Writes the means since the last line if that is due after `step` steps."""
         if step % self._run.options.log_every and step != len(self._run.batches):
             return
         line = {f"train/{name}": value for name, value in means(self._sums).items()}
@@ -122,7 +127,7 @@ class Progress:
         self._loggers.write(step, line)
 
     def finish(self, state: Callable[[], TrainState], step: int, validation: Mapping[str, float]) -> None:
-        """Saves what `state` gives if that is due after so many steps. validation: metrics measured there, if any.
+        """Saves what `state` gives if that is due after `step` steps. validation: metrics measured there, if any.
 
         Raises Diverged where the state, or the metric that decides which is the best, is not finite.
         """
@@ -131,7 +136,8 @@ class Progress:
             self._loggers.write(step, measured)
             self._compare(measured, step)
         last = step == len(self._run.batches)
-        kept = bool(step % self._save_every == 0 or last or (measured and self._checkpoints.policy.best))
+        compared = self._checkpoints.policy.best in measured
+        kept = bool(step % self._save_every == 0 or last or compared)
         if kept or (step % self._run.options.log_every == 0 and self._checkpoints.due()):
             self.save(state(), step, measured, kept=kept)
 
@@ -154,7 +160,7 @@ class Progress:
 
     def _compare(self, measured: Mapping[str, float], step: int) -> None:
         name = self._checkpoints.policy.best
-        if name is None:
+        if name is None or (self._best_is_score and not self.scores(step)):
             return
         if name not in measured:
             raise UserError(f"checkpoint.best {name!r} is not measured: use one of {', '.join(measured)}")

@@ -30,11 +30,11 @@ class TrainingOptions:
     are scored too, such as by BLEU, which takes longer; only at the end unless given, or unless `checkpoint.best` is a
     score, which is then measured at each evaluation.
     log_every: steps whose metrics are averaged into one line of `metrics.jsonl`.
-    patience: stop after so many evaluations in a row without a new best of `checkpoint.best`.
+    patience: stop after this number of evaluations in a row without a new best of `checkpoint.best`.
     accumulate: micro-batches of one update. ema: decay of an average of the parameters that evaluation then uses.
     precision: dtypes of parameters and computation. workers: processes that read data (0: a thread).
     on_divergence: what follows an update whose loss or gradient is not finite: the run stops, or the update is skipped.
-    spike: gradients whose norm exceeds so many times its moving average count as such too.
+    spike: gradients whose norm exceeds this many times its moving average count as such too.
     """
 
     duration: Interval

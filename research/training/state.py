@@ -1,4 +1,4 @@
-"""The training state: one pytree that holds all a run needs to go on."""
+"""The training state: one pytree that holds all that a run needs to resume."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def create_state(model, inputs: tuple, optimizer, *, seed: int, ema: bool) -> Tr
     """A fresh state; a pure function of the seed, to be jitted with the shardings the state shall be born with."""
     variables = dict(model.init({"params": jax.random.key(seed)}, *inputs))
     params = variables.pop("params")
-    # Collections that a call fills on request (attention weights, caches) are no state.
+    # Collections that a call fills on request (attention weights, caches) are not state.
     model_state = {name: value for name, value in variables.items() if name == "batch_stats"}
     return TrainState(
         step=jnp.int32(0),

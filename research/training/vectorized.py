@@ -130,13 +130,13 @@ class Together:
         return self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *self.rows(trees)))
 
     def metrics(
-        self, numbers: Sequence[Numbers], variables: Any, evaluator: Evaluator, split: Rows
+        self, numbers: Sequence[Numbers], variables: Any, evaluator: Evaluator, rows: Rows
     ) -> list[dict[str, float]]:
         """The task's metrics on a split for each member; variables: theirs, stacked."""
         totals: dict[str, np.ndarray] = {}
-        rows = self.stacked(numbers)
-        for batch in evaluator.batches(split):
-            for name, pair in jax.device_get(self.evaluate(rows, variables, batch)).items():
+        stacked = self.stacked(numbers)
+        for batch in evaluator.batches(rows):
+            for name, pair in jax.device_get(self.evaluate(stacked, variables, batch)).items():
                 totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
         return [means({name: pair[:, row] for name, pair in totals.items()}) for row in range(len(numbers))]
 
@@ -190,9 +190,8 @@ class _Loop:
         self.first, self.total = members[0].run, len(members[0].run.batches)
         self.progress: dict[int, Progress] = {}
         self.done: set[int] = set()
-        task = self.first.step.task
         validation = self.first.validation
-        self.validation = None if validation is None else task.rows(validation, train=False, seed=0)
+        self.validation = None if validation is None else self.first.evaluator.split(validation)
 
     def begin(self, restored: Sequence[Any], start: int, stack: contextlib.ExitStack) -> TrainState:
         """The stacked state at step `start`; the members' loggers stay open as long as the stack."""
@@ -261,9 +260,8 @@ class _Loop:
         fetched = functools.cache(lambda: jax.device_get(state))  # once, and only where something is saved
         values = self._measured(state) if evaluates else [{}] * len(self.rows)
         if evaluates and self._progress(self.rows[0]).scores(step):
-            evaluator, examples = self.first.evaluator, self.first.validation
             for row, _ in self._alive():
-                values[row] |= evaluator.scores(_row(fetched(), row).variables(), examples)
+                values[row] |= self.first.evaluator.scores(_row(fetched(), row).variables(), self.validation)
         for row, member in self._alive():
             progress = self._progress(member)
             progress.pause("evaluation", began)
@@ -285,7 +283,7 @@ class _Loop:
 
     def _measured(self, state: TrainState) -> list[dict[str, float]]:
         numbers = [member.numbers for member in self.rows]
-        return self.together.metrics(numbers, state.variables(), self.first.evaluator, self.validation)
+        return self.together.metrics(numbers, state.variables(), self.first.evaluator, self.validation.rows)
 
     def _stop(self, state: TrainState, step: int) -> None:
         host = jax.device_get(state)
@@ -296,7 +294,7 @@ class _Loop:
             except Diverged as error:
                 self._end(member, str(error))
         where = f"at step {step} of {self.total}, which is saved"
-        raise Interrupted(f"stopped by {self.interruptions.name} {where}: the same command goes on")
+        raise Interrupted(f"stopped by {self.interruptions.name} {where}: the same command resumes")
 
     def _end(self, member: Member, reason: str) -> None:
         member.left = True

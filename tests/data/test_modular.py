@@ -31,7 +31,7 @@ def test_the_seed_draws_the_training_share():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"modulus": 91}, "data.modulus 91 is no prime"),
+        ({"modulus": 91}, "data.modulus 91 is not a prime"),
         ({"train_fraction": 1.0}, "data.train_fraction is 1.0: use more than 0 and less than 1"),
         ({"operation": "*"}, r"data.operation must be Literal\['\+', '-', '/'\], got '\*'"),
     ],

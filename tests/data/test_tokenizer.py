@@ -298,7 +298,7 @@ def test_a_file_of_the_first_edition_loads(tmp_path: Path):
 
 
 def test_a_lone_surrogate_is_no_unknown_character():
-    with pytest.raises(UserError, match="holds a lone surrogate, which is no character: convert it to UTF-8"):
+    with pytest.raises(UserError, match="holds a lone surrogate, which is not a character: convert it to UTF-8"):
         Tokenizer("word").train(TEXTS).encode("caf\udce9")
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from experiments import architectures
-from experiments.architectures import Row, compute, measure
+from research.ledger import architectures
+from research.ledger.architectures import Row, compute, measure
 
 
 def test_every_model_is_the_published_one_as_stored():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark import Comparison, growth_table, models_table
 from research.config import load
+from research.ledger.latency import Comparison, growth_table, models_table
 
 CONFIG = "configs/vision/compare.py"
 

@@ -172,7 +172,7 @@ def test_pretraining_without_labels_then_a_probe_and_fine_tuning(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--labels=0"], "--labels 0.0 is no share"),
+        (["--labels=0"], "--labels 0.0 is not a fraction"),
         (["--labels=0.001"], "leaves 1 images of one class: use a larger share"),
     ],
 )

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from research.config import choose, load
-from research.runs.experiment import SOURCES, build_experiment
+from research.runs.experiment import build_experiment
+from research.runs.tables import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARISON = "configs/vision/compare.py"  # for experiments.benchmark, not for training

@@ -8,8 +8,8 @@ import signal
 import pytest
 from starlette.testclient import TestClient
 
-from experiments import dashboard
 from research.errors import UserError
+from research.reports import dashboard
 from research.reports import page as pages
 from research.reports.page import run_page, sweep_page
 from research.reports.records import FILES, read_run

@@ -12,8 +12,9 @@ import time
 import pytest
 import uvicorn
 
-from experiments import dashboard
+from experiments.dashboard import main
 from research.errors import UserError
+from research.reports import dashboard
 from research.reports import page as pages
 
 CONFIG = {"training": {"duration": {"steps": 40}}, "checkpoint": {"best": "validation/accuracy", "mode": "max"}}
@@ -140,13 +141,13 @@ def test_other_machines_need_permission(tmp_path, monkeypatch, host):
     monkeypatch.setattr(uvicorn, "run", lambda *_, **options: started.append(options["host"]))
     arguments = {"runs": str(tmp_path), "port": 8000}
     with pytest.raises(UserError, match=f"--host {host} lets other machines read the runs: add --public"):
-        dashboard.main(argparse.Namespace(**arguments, host=host, public=False))
+        main(argparse.Namespace(**arguments, host=host, public=False))
     assert started == []
-    dashboard.main(argparse.Namespace(**arguments, host=host, public=True))
-    dashboard.main(argparse.Namespace(**arguments, host="127.0.0.1", public=False))
+    main(argparse.Namespace(**arguments, host=host, public=True))
+    main(argparse.Namespace(**arguments, host="127.0.0.1", public=False))
     assert started == [host, "127.0.0.1"]
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
-        dashboard.main(argparse.Namespace(runs=str(tmp_path / "none"), port=8000, host="127.0.0.1", public=False))
+        main(argparse.Namespace(runs=str(tmp_path / "none"), port=8000, host="127.0.0.1", public=False))

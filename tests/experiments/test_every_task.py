@@ -2,15 +2,19 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import evaluate, inspect, pictures, predict, report
 from experiments.train import train
-from research.runs.experiment import TASKS
+from research.errors import UserError
+from research.runs.predictor import Predictor
+from research.runs.tables import TASKS
 
 FEW = {"training.duration": "{'steps': 2}"}
 RUNS = {
@@ -79,3 +83,40 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     capsys.readouterr()
     inspect.main(argparse.Namespace(config=spec, overrides=changed, split="train", count=1, step=0, format="text"))
     assert "the training batch of step 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if RUNS[name][1] == "IMAGE"])
+def test_runs_from_before_the_shape_of_images_was_kept(folders, name, tmp_path):
+    """Their answers are the same, and nothing is written into their folder."""
+    folder, item = folders(name)
+    older = tmp_path / "older"
+    shutil.copytree(folder, older)
+    (older / "image.json").unlink()
+    before = sorted(path.name for path in older.iterdir())
+    answers = [Predictor.open(each).answer([item]) for each in (folder, older)]
+    assert answers[0] == answers[1] and sorted(path.name for path in older.iterdir()) == before
+
+
+@pytest.mark.parametrize("stored", ["[8, 8]", "[4, 4, 1]", "[null, null, null]", '["a", 8, 1]', "[0, 8, 1]"])
+def test_a_shape_of_images_that_was_changed_changes_no_answer(folders, stored, tmp_path):
+    folder, item = folders("classification")
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    (changed / "image.json").write_text(stored)
+    try:
+        answers = Predictor.open(changed).answer([item])
+    except UserError as error:
+        assert "image.json is not what the checkpoint" in str(error)
+    else:
+        assert answers == Predictor.open(folder).answer([item])
+
+
+def test_later_answers_compile_nothing_and_read_no_files(folders, monkeypatch):
+    predictor, compiled = Predictor.open(folders("translation")[0]), []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    first = predictor.answer(["5 days"])
+    assert any("compile" in event for event in compiled)
+    compiled.clear()
+    monkeypatch.setattr("builtins.open", None)
+    assert predictor.answer(["5 days"]) == first and predictor.answer(["15 days"])
+    assert not [event for event in compiled if "compile" in event]

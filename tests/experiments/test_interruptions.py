@@ -37,7 +37,7 @@ def test_a_signal_saves_and_ends_with_the_code_to_restart(number, run, tmp_path)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == RESTART == 75, stderr
     *_, last = stderr.splitlines()
-    assert last.startswith(f"stopped by {number.name} at step ") and last.endswith("the same command goes on")
+    assert last.startswith(f"stopped by {number.name} at step ") and last.endswith("the same command resumes")
     step = int(last.split("step ")[1].split()[0])
     assert max(int(folder.name) for folder in (stopped / "checkpoints").iterdir()) == step < 40
     assert run("train", f"--config={DIGITS}", f"--workdir={stopped}", *LONG).code == 0

@@ -1,15 +1,16 @@
 """The ledger of reproduced results: claims, what is stored of their runs, and the tables made of both."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from experiments import reproduce
 from research.config import load
 from research.errors import UserError
 from research.ledger import claims as ledger
+from research.ledger import reproduction as reproduce
 from research.ledger.claims import comparable, find_claim, fingerprint, read_claims, read_result, state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,7 @@ def tiny(tmp_path, monkeypatch, run):
         done = run("train", f"--config={spec}", f"--workdir={folder}", *values)
         assert done.code == 0, done.stderr
 
-    monkeypatch.setattr(reproduce, "train", train)
+    monkeypatch.setattr(reproduce, "reproduce", functools.partial(reproduce.reproduce, train=train))
     return tmp_path
 
 
@@ -136,7 +137,7 @@ def test_a_result_that_contradicts_itself_is_refused(measured, field, value):
 
 
 def test_claims_that_are_unknown_or_not_built_are_refused(tiny):
-    with pytest.raises(UserError, match="'tiny_' is no claim: did you mean tiny"):
+    with pytest.raises(UserError, match="'tiny_' is not a claim: did you mean tiny"):
         find_claim("tiny_")
     with pytest.raises(UserError, match=r"unbuilt cannot be reproduced yet \(a model\)"):
         find_claim("unbuilt")

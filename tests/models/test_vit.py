@@ -130,7 +130,7 @@ def test_a_table_without_class_token_serves_a_model_with_one():
     table = jax.random.normal(jax.random.key(0), (196, 8))
     resampled = resample_positions(table, (14, 14), 1)
     np.testing.assert_array_equal(resampled, np.concatenate([np.zeros((1, 8)), table]))
-    with pytest.raises(UserError, match="a position table of 195 tokens is no square of patches"):
+    with pytest.raises(UserError, match="a position table of 195 tokens is not a square of patches"):
         resample_positions(table[1:], (14, 14), 1)
 
 

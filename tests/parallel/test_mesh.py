@@ -11,7 +11,7 @@ import pytest
 
 from research.errors import UserError
 from research.parallel.mesh import MeshShape, batch_share, check_batch_size
-from research.runs.experiment import MODELS
+from research.runs.tables import MODELS
 from tests.parallel.mesh_parity import CASES, FEW_MESHES, MESHES, SEQUENCES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -98,7 +98,7 @@ def test_jobs_of_several_processes_are_recognised(environment, expected):
     ("values", "sentence"),
     [
         (("host:1", "2", None), "JAX_NUM_PROCESSES is set but JAX_PROCESS_ID is not: set all three or none"),
-        (("host:1", "2", "2"), "JAX_PROCESS_ID 2 and JAX_NUM_PROCESSES 2 are no place in a job"),
+        (("host:1", "2", "2"), "JAX_PROCESS_ID 2 and JAX_NUM_PROCESSES 2 are not a place in a job"),
     ],
 )
 def test_a_contradictory_environment_is_refused(values, sentence, monkeypatch):

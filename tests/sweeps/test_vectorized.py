@@ -155,9 +155,9 @@ def test_what_decides_the_computation_is_refused(tmp_path):
 def test_each_trial_answers_as_its_own_task_says(tmp_path, monkeypatch):
     penalties = []
 
-    def answers(evaluator, variables, examples):
+    def answers(evaluator, variables, split):
         penalties.append(evaluator.inference.task.length_penalty)
-        return enumerate([{"text": "a"}] * len(examples))
+        return enumerate([{"text": "a"}] * len(split.examples))
 
     monkeypatch.setattr(Evaluator, "answers", answers)
     sweep(tmp_path, {"task.length_penalty": [0.0, 2.0]}, "configs/translation/phrasebook.py:tiny")

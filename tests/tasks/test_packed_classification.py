@@ -8,7 +8,7 @@ from research.errors import UserError
 from research.models.vit import ViT
 from research.parallel.mesh import MeshShape, make_mesh
 from research.tasks.packed_classification import PackedClassification
-from research.training.evaluation import Evaluator
+from research.training.evaluation import Evaluator, Split
 from research.training.inference import Inference, Precision
 from tests.layers.random_params import random_params
 
@@ -73,7 +73,7 @@ def test_an_evaluation_is_the_mean_over_images_for_any_batch(batch_size):
 def test_answers_are_in_the_order_of_the_questions_for_any_size():
     questions = [{"image": example["image"]} for example in EXAMPLES]
     grey = [{"image": np.full((9, 4, 1), 200, np.uint8)}, {"image": np.full((9, 4, 3), 200, np.uint8)}]
-    answers = dict(evaluator(4).answers(variables(), questions + grey))
+    answers = dict(evaluator(4).answers(variables(), Split(TASK, questions + grey)))
     assert len(answers) == 12 and answers[10] == pytest.approx(answers[11])
     for number in (0, 1, 2, 3, 7, 9):
         scores = plain_logits(EXAMPLES[number]["image"])
@@ -84,7 +84,7 @@ def test_answers_are_in_the_order_of_the_questions_for_any_size():
 
 def test_an_image_with_transparency_is_refused():
     with pytest.raises(UserError, match=r"image 1 is uint8 \[4, 4, 4\]: give uint8"):
-        list(evaluator(1).answers({}, [{"image": np.zeros((4, 4, 4), np.uint8)}]))
+        list(evaluator(1).answers({}, Split(TASK, [{"image": np.zeros((4, 4, 4), np.uint8)}])))
 
 
 def test_training_draws_crops_of_every_epoch():

@@ -83,9 +83,9 @@ class Count:
 def test_an_answer_is_made_of_all_rows_of_its_example(batch_size):
     evaluator = Evaluator(Inference(Linear(), Upper(), FLOAT32), make_mesh(MeshShape()), batch_size)
     examples = [{"text": text} for text in TEXTS]
-    answers = dict(evaluator.answers({"params": {}}, examples))
+    answers = dict(evaluator.answers({"params": {}}, evaluator.split(examples)))
     assert answers == {index: {"text": text.upper(), "question": text} for index, text in enumerate(TEXTS)}
-    assert evaluator.scores({"params": {}}, examples) == {"right": 1.0, "seen": 5}
+    assert evaluator.scores({"params": {}}, evaluator.split(examples)) == {"right": 1.0, "seen": 5}
 
 
 def test_metrics_may_be_arrays():
@@ -169,6 +169,30 @@ def test_a_score_decides_which_checkpoint_is_the_best(tmp_path):
         with Checkpoints(tmp_path / "parts/checkpoints", policy) as checkpoints:
             again, _ = fit(dataclasses.replace(run, batches=batches), checkpoints)
     jax.tree.map(np.testing.assert_array_equal, state.params, again.params)
+
+
+def test_a_best_score_is_compared_where_it_is_measured_and_at_the_end(tmp_path):
+    policy = CheckpointPolicy(best="validation/distance", mode="min")
+    run = make_run(tmp_path, steps=20, task=Scored(), score_every=Duration(steps=8))
+    with Checkpoints(tmp_path / "checkpoints", policy) as checkpoints:
+        fit(run, checkpoints)
+        checkpoints.wait()
+        best = checkpoints.evaluation_steps()
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "validation/loss" in row]
+    assert [row["step"] for row in rows] == [5, 8, 10, 15, 16, 20]
+    distances = {row["step"]: row["validation/distance"] for row in rows if "validation/distance" in row}
+    assert list(distances) == [8, 16, 20] and best == [min(distances, key=distances.get)]
+
+
+def test_rows_of_the_validation_split_are_made_once(tmp_path, monkeypatch):
+    made = []
+    rows = Scored.rows
+    monkeypatch.setattr(Scored, "rows", lambda *arguments, **options: made.append(1) or rows(*arguments, **options))
+    run = make_run(tmp_path, steps=20, task=Scored(), score_every=Duration(steps=5))
+    before = len(made)
+    with Checkpoints(tmp_path / "checkpoints", CheckpointPolicy()) as checkpoints:
+        fit(run, checkpoints)
+    assert len(made) - before == 2  # with answers and without, for four evaluations
 
 
 @pytest.mark.parametrize("every", [None, 10])

@@ -93,7 +93,7 @@ def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path):
     with Checkpoints(run.folder / "checkpoints", BEST, write=False) as checkpoints:
         assert checkpoints.evaluation_steps() == [4, 8, 12][-1:]
     with pytest.raises(UserError, match="loss of the trained model is nan, which is not a result: train it in another"):
-        check_finite(run.evaluator.measure(state.variables(), [{}] * 7))
+        check_finite(run.evaluator.measure(state.variables(), run.evaluator.split([{}] * 7)))
 
 
 def test_folders_that_already_hold_nan_still_open(tmp_path, capsys, monkeypatch):

@@ -61,7 +61,7 @@ class PhotoAugmentation:
 
     def __post_init__(self):
         if self.scale[0] > self.scale[1]:
-            raise UserError(f"scale {self.scale} is no range of shares of the area: use (least, most) within 0 to 1")
+            raise UserError(f"scale {self.scale} is not a range of fractions of the area: use (least, most), 0 to 1")
 
     def __call__(self, example: Example, random: np.random.Generator) -> Example:
         """The example with an image, uint8 [size, size, 3]; what is marked in it moves along.

@@ -1,0 +1,60 @@
+"""The names of data sources, tasks and models in configs: the one place that a new one is added to."""
+
+from research.data.digits import Digits
+from research.data.image_folder import ImageFolder
+from research.data.modular import Modular
+from research.data.phrasebook import Phrasebook
+from research.data.scan import Scan
+from research.data.text_file import ParallelText, TextFile
+from research.data.tfds_source import Tfds
+from research.models.decoder import Decoder
+from research.models.efficientformer import EfficientFormer
+from research.models.gpt import GPT
+from research.models.mae import MAE
+from research.models.mobilenet import MobileNet
+from research.models.resnet import ResNet
+from research.models.rnn import RNNSeq2Seq
+from research.models.seq2seq import Seq2Seq
+from research.models.swin import Swin
+from research.models.vit import ViT
+from research.tasks.classification import Classification
+from research.tasks.distillation import Distillation
+from research.tasks.language_modeling import LanguageModeling
+from research.tasks.masked_images import MaskedImages
+from research.tasks.next_token import NextToken
+from research.tasks.packed_classification import PackedClassification
+from research.tasks.pretext import Pretext
+from research.tasks.translation import Translation
+
+SOURCES = {
+    "digits": Digits,
+    "image_folder": ImageFolder,
+    "modular": Modular,
+    "parallel_text": ParallelText,
+    "phrasebook": Phrasebook,
+    "scan": Scan,
+    "text_file": TextFile,
+    "tfds": Tfds,
+}
+TASKS = {
+    "classification": Classification,
+    "distillation": Distillation,
+    "language_modeling": LanguageModeling,
+    "masked_images": MaskedImages,
+    "next_token": NextToken,
+    "packed_classification": PackedClassification,
+    "pretext": Pretext,
+    "translation": Translation,
+}
+MODELS = {
+    "decoder": Decoder,
+    "efficientformer": EfficientFormer,
+    "gpt": GPT,
+    "mae": MAE,
+    "mobilenet": MobileNet,
+    "resnet": ResNet,
+    "rnn": RNNSeq2Seq,
+    "seq2seq": Seq2Seq,
+    "swin": Swin,
+    "vit": ViT,
+}
