@@ -1,7 +1,9 @@
+import argparse
 import json
 
 import pytest
 
+from experiments.architectures import main
 from research.ledger import architectures
 from research.ledger.architectures import Row, compute, measure
 
@@ -26,12 +28,12 @@ def test_a_row_that_is_off_is_found_and_fails_the_command(changes, ok, monkeypat
     assert measure(row)["ok"] is ok
     monkeypatch.setattr(architectures, "ROWS", (row,))
     monkeypatch.setattr(architectures, "LAYERS", {})
-    arguments = architectures.argparse.Namespace(write=False)
+    arguments = argparse.Namespace(write=False)
     if ok:
-        architectures.main(arguments)
+        main(arguments)
     else:
         with pytest.raises(SystemExit):
-            architectures.main(arguments)
+            main(arguments)
 
 
 def test_the_growth_of_a_layer_is_read_off_its_operations():

@@ -207,7 +207,7 @@ def test_other_arrays_are_refused(image):
         ({"policy": "augmix"}, "photo.policy must be Literal['none', 'randaugment', "),
         ({"interpolation": "cubic"}, "Literal['bilinear', 'bicubic'], got 'cubic'"),
         ({"scale": (0.0, 1.0)}, "photo.scale[0] is 0.0: use more than 0"),
-        ({"scale": (0.9, 0.5)}, "no range of shares"),
+        ({"scale": (0.9, 0.5)}, "not a range of fractions"),
         ({"scale": (0.5,)}, "photo.scale must have 2 values, got 1"),
         ({"magnitude": 11}, "photo.magnitude is 11: use 0 or more and at most 10"),
         ({"magnitude_std": -1.0}, "photo.magnitude_std is -1.0: use 0 or more"),
