@@ -1,11 +1,12 @@
 """What every test relies on: the CPU, a compilation cache, shapes checked at run time, and commands to launch."""
 
 import functools
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,13 +40,36 @@ class Result(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., Result]:
+def forked(tmp_path_factory) -> Iterator[Callable[..., Result]]:
+    """`forked(module, arguments, environment)`: a command as a process of its own that has imported everything."""
+    command = [sys.executable, "-m", "tests.zygote"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    outputs = [tmp_path_factory.mktemp("outputs") / name for name in ("out", "err")]
+
+    def launch(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Result:
+        request = {"module": module, "arguments": list(arguments), "environment": dict(environment)}
+        request |= {"folder": str(ROOT), "out": str(outputs[0]), "err": str(outputs[1])}
+        zygote.stdin.write(json.dumps(request) + "\n")
+        zygote.stdin.flush()
+        code = int(zygote.stdout.readline())
+        return Result(code, *(path.read_text(encoding="utf-8", errors="backslashreplace") for path in outputs))
+
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as zygote:
+        yield launch
+        zygote.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def run(forked) -> Callable[..., Result]:
     """`run("train", "--config=...", XLA_FLAGS="...")`: `python -m experiments.train` at the root of the repository.
 
-    Keywords are environment variables. A command that takes more than ten minutes fails the test.
+    Keywords are environment variables; those that Python or JAX read when they start need a start of their own. A
+    command that takes more than ten minutes fails the test.
     """
 
     def launch(experiment: str, *arguments: str, **environment: str) -> Result:
+        if all(name == "XLA_FLAGS" for name in environment):
+            return forked(f"experiments.{experiment}", [*map(str, arguments)], os.environ | environment)
         command = [sys.executable, "-m", f"experiments.{experiment}", *map(str, arguments)]
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600
