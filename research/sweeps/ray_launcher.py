@@ -52,7 +52,8 @@ class RayLauncher:
 
     def start(self, command: Sequence[str], log: Path, slot: int) -> "RemoteTrial":
         """Starts the command as soon as a node has room for it."""
-        return RemoteTrial(_Host.options(**self._resources).remote(list(command), str(log)), log)  # pyrefly: ignore[missing-attribute]
+        host = _Host.options(**self._resources)  # pyrefly: ignore[missing-attribute]
+        return RemoteTrial(host.remote(list(command), str(log)), log)
 
 
 class RemoteTrial:

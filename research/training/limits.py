@@ -87,9 +87,8 @@ def _too_large(run: Run, state: int, device: int) -> str:
         if isinstance(value := getattr(model, field.name), int) and not isinstance(value, bool)
     }
     causes = [name for name, value in numbers.items() if value > 1 and value in array.shape]
-    names = (
-        ", ".join(f"model.{name}" for name in causes or sorted(numbers, key=lambda name: numbers[name])[-1:]) or "model"
-    )
+    largest = sorted(numbers, key=lambda name: numbers[name])[-1:]
+    names = ", ".join(f"model.{name}" for name in causes or largest) or "model"
     names = names.replace("model.vocab_size", "task.tokenizer.vocab_size")
     return (
         f"the parameters, their gradients and the optimizer's state need {_text(state)} of a device's {_text(device)} "

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(struct.PyTreeNode):
     """step: int32 scalar, updates made so far. params: float32. opt_state: Optax's. model_state: the model's other
     collections (BatchNorm statistics), {} where it has none. ema: moving average of params, or None.
     accepted: int32 scalar, updates that did not diverge. norm: float32 scalar, the moving average of their gradients'
