@@ -158,7 +158,7 @@ class TrainedTokenizer:
 
     def id_to_token(self, token: int) -> str:
         """The text of one id, for display; BPE shows bytes in GPT-2's printable alphabet (a space is "Ġ")."""
-        return self._tokenizer.id_to_token(int(token)) or ""
+        return self._tokenizer.id_to_token(int(token))  # pyrefly: ignore[bad-return]
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
