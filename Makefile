@@ -4,7 +4,7 @@ help:
 	@echo "make setup   create the environment in .venv (Python >= 3.12 needed)"
 	@echo "make demo    train, evaluate and show a small translation model in runs/demo (about 2 minutes)"
 	@echo "make test    run the test suite (about 21 minutes, less when it is run again)"
-	@echo "make lint    check style, format and banned interfaces"
+	@echo "make lint    check style, format, types and banned interfaces"
 
 setup:
 	@sh .ci/setup.sh
@@ -18,4 +18,5 @@ test: setup
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/pyrefly check
 	.venv/bin/python -m pytest tests/test_architecture.py

@@ -14,6 +14,7 @@ import numpy as np
 from research.config import load
 from research.runs.command import add_config, run_command
 from research.runs.experiment import build_experiment
+from research.tasks.task import Example
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -40,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
             print(experiment.task.show(batch, row))
 
 
-def _short(example: dict[str, Any]) -> str:
+def _short(example: Example) -> str:
     values = {
         name: f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else value
         for name, value in example.items()

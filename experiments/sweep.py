@@ -81,7 +81,7 @@ def _shared(options: list[str]) -> list[str]:
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
     if arguments.compare:
-        print(compare(*map(Path, arguments.compare), arguments.objective))
+        print(compare(*map(Path, arguments.compare), metric=arguments.objective))
         return
     if not (arguments.config and arguments.workdir):
         raise UserError("a sweep needs --config=FILE.py and --workdir=FOLDER (or --compare A B): give both")

@@ -92,7 +92,7 @@ def argument(arg: str, /, **defaults: Any) -> ConfigDict:
     return ConfigDict(first | values)
 
 
-def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
+def build[T](cls: type[T], section: Section | None, where: str, **given: Any) -> T:
     """An instance of the dataclass (or Linen module) `cls` whose fields are the keys of `section`, strictly checked.
 
     `where` is the section's dotted path, for the errors. Integers serve as floats, lists as tuples, nested sections as
@@ -113,13 +113,13 @@ def build[T](cls: type[T], section: Section, where: str, **given: Any) -> T:
     return cls(**values)
 
 
-def choose(table: Mapping[str, type], section: Section, where: str, **given: Any) -> Any:
+def choose(table: Mapping[str, type], section: Section | None, where: str, **given: Any) -> Any:
     """`build`s the class of `table` that the section's `name` picks from the section's other keys."""
     cls, section = pick(table, section, where)
     return build(cls, section, where, **given)
 
 
-def check(table: Mapping[str, type], section: Section, where: str) -> None:
+def check(table: Mapping[str, type], section: Section | None, where: str) -> None:
     """Refuses what `choose` would refuse, except for fields that are missing and what the class itself checks.
 
     For sections whose class needs values that only the program knows. Raises `UserError`.
@@ -161,7 +161,7 @@ def diff(a: Section, b: Section) -> list[tuple[str, Any, Any]]:
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def pick(table: Mapping[str, type], section: Section, where: str) -> tuple[type, Any]:
+def pick(table: Mapping[str, type], section: Section | None, where: str) -> tuple[type, Any]:
     """The class that the section's `name` picks, and the section's other keys.
 
     A name is one of the table, or "package.module:Class" (`research.plugins`). Raises `UserError`.
@@ -175,7 +175,7 @@ def pick(table: Mapping[str, type], section: Section, where: str) -> tuple[type,
     return table[name], section
 
 
-def _read(cls: type, section: Section, where: str) -> tuple[dict[str, Any], dict[str, dataclasses.Field], Any]:
+def _read(cls: type, section: Section | None, where: str) -> tuple[dict[str, Any], dict[str, dataclasses.Field], Any]:
     """The section's values converted to the types of the fields of `cls`, those fields, and their types."""
     section = _plain(section)
     if not isinstance(section, dict):
@@ -237,6 +237,7 @@ def _blamed_on(path: Path) -> Iterator[None]:
 def _import_file(path: Path) -> types.ModuleType:
     name = "config_file_" + re.sub(r"\W", "_", str(path.resolve()))
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the path ends with ".py"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses defined in the file look their module up
     spec.loader.exec_module(module)

@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NoReturn, TypeGuard, Union
 
 from research.errors import UserError
 
@@ -92,7 +92,7 @@ def read_or_set_aside(path: Path, hint: Any) -> Any | None:
         return None
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits[T](value: Any, hint: type[T]) -> TypeGuard[T]:
     """Whether a JSON value is of a type made of dict, list, unions, Any and plain types, all of it looked at.
 
     An int serves as a float, a bool only as a bool.
@@ -122,5 +122,5 @@ def _finite(text: str) -> float:
     return float(text) if math.isfinite(float(text)) else _refuse(text)
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")

@@ -12,7 +12,7 @@ import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import formatannotation
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NoReturn, Union
 
 from beartype.door import is_bearable
 
@@ -56,6 +56,13 @@ def override(text: str, present: Any) -> Any:
     return value
 
 
+class _Words(ast.NodeTransformer):
+    """JSON's words among Python's quotes."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(WORDS[node.id]) if node.id in WORDS else node
+
+
 def _parsed(text: str) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text, parse_constant=_refuse)
@@ -63,15 +70,12 @@ def _parsed(text: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unknown escapes in what may be no literal at all
             tree = ast.parse(text.strip(), mode="eval")
-        for node in ast.walk(tree):  # JSON's words among Python's quotes
-            if isinstance(node, ast.Name) and node.id in WORDS:
-                node.__class__, node.value, node.kind = ast.Constant, WORDS[node.id], None
-        value = ast.literal_eval(tree)
+        value = ast.literal_eval(_Words().visit(tree))
         return value if isinstance(value, str | int | float | list | tuple | dict) else text
     return text
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 

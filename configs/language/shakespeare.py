@@ -19,8 +19,8 @@ from research.search_space import Space, choice
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: size (cpu, gpu), tiny."""
-    arg = argument(arg, size=("cpu", "gpu"), tiny=False)
-    gpu = arg.size == "gpu"
+    options = argument(arg, size=("cpu", "gpu"), tiny=False)
+    gpu = options.size == "gpu"
     config = ConfigDict({"seed": 0})
     config.data = {"name": "text_file", "path": "input.txt", "validation_fraction": 0.1}
     length = 256 if gpu else 64
@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint = {"every": {"steps": 250}, "best": "validation/loss"}
     target = 1.4697 if gpu else 1.88
     config.expect = {"metric": "validation/loss", "value": target, "tolerance": 0.03}
-    if arg.tiny:
+    if options.tiny:
         config.task.length = config.model.max_length = 16
         config.model.update(num_layers=1, width=16, num_heads=2)
         config.training.update(batch_size=8, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)

@@ -50,10 +50,10 @@ ROWS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: row (of ROWS), folder (of the Multi30k files), tiny."""
-    arg = argument(arg, row=tuple(ROWS), folder="multi30k_bpe", tiny=False)
-    if arg.tiny:
-        return load(f"{BASE}:folder={arg.folder},tiny")
-    return load(f"{BASE}:folder={arg.folder}", ROWS[arg.row])
+    options = argument(arg, row=tuple(ROWS), folder="multi30k_bpe", tiny=False)
+    if options.tiny:
+        return load(f"{BASE}:folder={options.folder},tiny")
+    return load(f"{BASE}:folder={options.folder}", ROWS[options.row])
 
 
 def sweep() -> Space:

@@ -22,7 +22,7 @@ from research.config import argument
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: tiny."""
-    arg = argument(arg, tiny=False)
+    options = argument(arg, tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {"name": "modular", "operation": "/", "modulus": 97, "train_fraction": 0.5}
     config.task = {"name": "next_token", "tokenizer": {"kind": "whitespace"}}
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.checkpoint = {"best": "validation/accuracy", "mode": "max"}
     config.expect = {"metric": "validation/accuracy", "value": 0.99, "tolerance": 0.0}
-    if arg.tiny:
+    if options.tiny:
         config.data.modulus = 7
         config.model.update(num_layers=1, width=16, num_heads=2)
         config.training.update(batch_size=8, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)

@@ -23,21 +23,21 @@ NAMES = {"bpe": ("train", "valid", "test.2016"), "raw": ("train", "val", "test_2
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: data (bpe, raw), folder (of the files), model (transformer, rnn), tiny."""
-    arg = argument(arg, data=("bpe", "raw"), folder="multi30k_bpe", model=("transformer", "rnn"), tiny=False)
+    options = argument(arg, data=("bpe", "raw"), folder="multi30k_bpe", model=("transformer", "rnn"), tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {"name": "parallel_text"}
-    for split, name in zip(("train", "validation", "test"), NAMES[arg.data], strict=True):
-        config.data[f"{split}_source"] = f"{arg.folder}/{name}.en.gz"
-        config.data[f"{split}_target"] = f"{arg.folder}/{name}.de.gz"
+    for split, name in zip(("train", "validation", "test"), NAMES[options.data], strict=True):
+        config.data[f"{split}_source"] = f"{options.folder}/{name}.en.gz"
+        config.data[f"{split}_target"] = f"{options.folder}/{name}.de.gz"
     config.task = {
         "name": "translation",
-        "tokenizer": {"kind": "whitespace"} if arg.data == "bpe" else {"kind": "bpe", "vocab_size": 10_000},
+        "tokenizer": {"kind": "whitespace"} if options.data == "bpe" else {"kind": "bpe", "vocab_size": 10_000},
         "max_length": 64,
         "label_smoothing": 0.1,
         "beam_size": 5,
         "length_penalty": 1.0,
-        "scores": ["multi_bleu"] if arg.data == "bpe" else ["bleu", "chrf"],
-        "join_bpe": arg.data == "bpe",
+        "scores": ["multi_bleu"] if options.data == "bpe" else ["bleu", "chrf"],
+        "join_bpe": options.data == "bpe",
     }
     config.model = {
         "name": "seq2seq",
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "mlp_width": 256,
         "dropout": 0.3,
     }
-    if arg.model == "rnn":
+    if options.model == "rnn":
         # As long a step on a CPU as the Transformer's.
         config.model = ConfigDict({"name": "rnn", "num_layers": 1, "width": 256, "dropout": 0.3})
     config.optimizer = {"name": "adam", "learning_rate": 5e-3, "b2": 0.98}
@@ -61,13 +61,13 @@ def get_config(arg: str = "") -> ConfigDict:
         "log_every": 20,
     }
     config.checkpoint = {"best": "validation/loss", "keep": 10, "average": 10}
-    if arg.data == "bpe" and arg.model == "transformer":
+    if options.data == "bpe" and options.model == "transformer":
         config.expect = {"metric": "test/multi_bleu", "value": 41.02, "tolerance": 0.7}
-    if arg.tiny:
+    if options.tiny:
         config.task.max_length = 16
         config.task.beam_size = 2
         config.model.update(num_layers=1, width=16)
-        if arg.model == "transformer":
+        if options.model == "transformer":
             config.model.update(num_heads=2, mlp_width=32)
         config.training.update(batch_tokens=128, buckets=2, log_every=2)
         config.training.duration = {"steps": 6}

@@ -16,9 +16,9 @@ from research.config import argument
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: language (any CLDR code), tiny."""
-    arg = argument(arg, language="fr", tiny=False)
+    options = argument(arg, language="fr", tiny=False)
     config = ConfigDict({"seed": 0})
-    config.data = {"name": "phrasebook", "language": arg.language}
+    config.data = {"name": "phrasebook", "language": options.language}
     config.task = {"name": "translation", "tokenizer": {"kind": "word"}, "max_length": 32, "label_smoothing": 0.1}
     config.model = {
         "name": "seq2seq",
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.checkpoint = {"every": {"steps": 250}}
     config.expect = {"metric": "test/exact_match", "value": 0.985, "tolerance": 0.015}
-    if arg.tiny:
+    if options.tiny:
         config.data.size = 400
         config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, buckets=2, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)

@@ -23,9 +23,9 @@ SPLITS = ("simple", "length", "length26", "addprim_jump", "addprim_turn_left")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: split, model (transformer, rnn), tiny."""
-    arg = argument(arg, split=SPLITS, model=("transformer", "rnn"), tiny=False)
+    options = argument(arg, split=SPLITS, model=("transformer", "rnn"), tiny=False)
     config = ConfigDict({"seed": 0})
-    config.data = {"name": "scan", "split": arg.split}
+    config.data = {"name": "scan", "split": options.split}
     # The longest action sequence has 48 actions; the end marker makes 49.
     config.task = {"name": "translation", "tokenizer": {"kind": "whitespace"}, "max_length": 49, "label_smoothing": 0.0}
     config.model = {
@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "mlp_width": 256,
         "dropout": 0.1,
     }
-    if arg.model == "rnn":
+    if options.model == "rnn":
         config.model = ConfigDict({"name": "rnn", "num_layers": 1, "width": 128, "dropout": 0.1})
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "b2": 0.98, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"steps": 200}}
@@ -47,19 +47,19 @@ def get_config(arg: str = "") -> ConfigDict:
         "log_every": 100,
     }
     config.checkpoint = {"every": {"steps": 500}}
-    if arg.split == "simple":
+    if options.split == "simple":
         config.expect = {"metric": "test/exact_match", "value": 0.998, "tolerance": 0.003}
-    if arg.split == "length26":
+    if options.split == "length26":
         config.model.update(num_layers=3, dropout=0.5, positions="shaw")
         config.optimizer = {"name": "adam", "learning_rate": 1e-3, "clip_norm": 5.0}
         config.schedule = {"name": "constant"}
         config.training.update(batch_size=256, duration={"steps": 50_000}, evaluate_every={"steps": 1000})
         config.checkpoint.every = {"steps": 1000}
         config.expect = {"metric": "test/exact_match", "value": 1.0, "tolerance": 0.01}
-    if arg.tiny:
+    if options.tiny:
         config.data.size = 100
         config.model.update(num_layers=1, width=16)
-        if arg.model == "transformer":
+        if options.model == "transformer":
             config.model.update(num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, buckets=2, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)
         config.checkpoint.every = {"steps": 3}

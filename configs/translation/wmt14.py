@@ -25,18 +25,18 @@ from research.models.seq2seq import SIZES
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: size (base, big), direction (en-de, de-en, en-fr, fr-en), data_dir, tiny."""
     directions = ("en-de", "de-en", "en-fr", "fr-en")
-    arg = argument(arg, size=("base", "big"), direction=directions, data_dir="", tiny=False)
-    source, target = arg.direction.split("-")
+    options = argument(arg, size=("base", "big"), direction=directions, data_dir="", tiny=False)
+    source, target = options.direction.split("-")
     foreign = source if target == "en" else target
-    big = arg.size == "big"
+    big = options.size == "big"
     config = ConfigDict({"seed": 0})
     config.data = {
         "name": "tfds",
         "dataset": f"wmt14_translate/{foreign}-en",
         "keys": {"source": source, "target": target},
     }
-    if arg.data_dir:
-        config.data.data_dir = arg.data_dir
+    if options.data_dir:
+        config.data.data_dir = options.data_dir
     config.task = {
         "name": "translation",
         "tokenizer": {"kind": "bpe", "vocab_size": 37_000},
@@ -47,9 +47,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "scores": ["bleu", "chrf", "compound_split_bleu"],
         "target_language": target,
     }
-    config.model = {"name": "seq2seq", **SIZES[arg.size]}
+    config.model = {"name": "seq2seq", **SIZES[options.size]}
     config.optimizer = {"name": "adam", "learning_rate": 1.0, "b2": 0.98, "eps": 1e-9}
-    config.schedule = {"name": "noam", "width": SIZES[arg.size]["width"], "warmup": {"steps": 4000}}
+    config.schedule = {"name": "noam", "width": SIZES[options.size]["width"], "warmup": {"steps": 4000}}
     config.training = {
         "batch_tokens": 25_000,
         "buckets": 8,
@@ -60,9 +60,9 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     average = 20 if big else 5
     config.checkpoint = {"every": {"steps": 1500 if big else 1000}, "keep": average, "average": average}
-    if (arg.size, arg.direction) == ("base", "en-de"):
+    if (options.size, options.direction) == ("base", "en-de"):
         config.expect = {"metric": "test/compound_split_bleu", "value": 27.3, "tolerance": 0.5}
-    if arg.tiny:
+    if options.tiny:
         config.task.tokenizer.vocab_size = 300
         config.task.max_length = 32
         config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)

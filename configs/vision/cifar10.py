@@ -19,12 +19,12 @@ from research.config import argument
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: folder (of the zips), size (full, cpu), model (vit, resnet), tiny."""
-    arg = argument(arg, folder="cifar10", size=("full", "cpu"), model=("vit", "resnet"), tiny=False)
+    options = argument(arg, folder="cifar10", size=("full", "cpu"), model=("vit", "resnet"), tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {
         "name": "image_folder",
-        "path": f"{arg.folder}/cifar10_train.zip",
-        "test_path": f"{arg.folder}/cifar10_test.zip",
+        "path": f"{options.folder}/cifar10_train.zip",
+        "test_path": f"{options.folder}/cifar10_test.zip",
         "validation_fraction": 0.02,
     }
     config.task = {
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "cosine", "warmup": {"epochs": 10}}
     config.training = {"batch_size": 128, "duration": {"epochs": 100}, "evaluate_every": {"epochs": 5}, "repeats": 3}
     config.checkpoint = {"every": {"epochs": 5}}
-    if arg.size == "cpu":
+    if options.size == "cpu":
         config.task.mixup = config.task.cutmix = 0.0
         config.task.photo.update(policy="none", erasing=0.0)
         config.training.repeats = 1
@@ -56,11 +56,11 @@ def get_config(arg: str = "") -> ConfigDict:
         config.training.update(log_every=20)
         config.training.duration = {"steps": 4000}
         config.training.evaluate_every = config.checkpoint.every = {"steps": 500}
-    if arg.model == "resnet":
-        wide = {"depths": (2, 2, 2), "width": 64} if arg.size == "full" else {"depths": (1, 1, 1), "width": 16}
+    if options.model == "resnet":
+        wide = {"depths": (2, 2, 2), "width": 64} if options.size == "full" else {"depths": (1, 1, 1), "width": 16}
         config.model = ConfigDict({"name": "resnet", "bottleneck": False, "small_images": True, **wide})
-    if arg.tiny:
-        if arg.model == "vit":
+    if options.tiny:
+        if options.model == "vit":
             config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, log_every=2)
         config.training.duration = {"steps": 6}

@@ -20,7 +20,7 @@ from research.models import efficientformer, resnet, swin, vit
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: tiny (two very small models on small images)."""
-    arg = argument(arg, tiny=False)
+    options = argument(arg, tiny=False)
     config = ConfigDict({"size": 224, "num_classes": 1000, "batch_sizes": [1, 8], "rounds": 20})
     config.reference = "MobileNetV2-140"
     config.sides = [16, 24, 32, 48, 64]  # of square grids of tokens
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "ViT-B/16": {"name": "vit", **vit.fields("B/16"), "accuracy": 81.1},
         "Swin-T": {"name": "swin", **swin.fields("T"), "accuracy": 81.3},
     }
-    if arg.tiny:
+    if options.tiny:
         config.models = {
             "ViT": {"name": "vit", "patch_size": 8, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_width": 32},
             "ResNet": {"name": "resnet", "depths": (1, 1), "bottleneck": False, "width": 8},

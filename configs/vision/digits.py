@@ -14,7 +14,7 @@ from research.search_space import Space, choice, log_uniform, uniform
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: tiny."""
-    arg = argument(arg, tiny=False)
+    options = argument(arg, tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {"name": "digits"}
     config.task = {
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.checkpoint = {"every": {"epochs": 40}}
     config.expect = {"metric": "test/accuracy", "value": 0.985, "tolerance": 0.01}
-    if arg.tiny:
+    if options.tiny:
         config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, log_every=2)
         config.training.duration = {"steps": 6}

@@ -23,19 +23,19 @@ BASE = Path(__file__).with_name("digits.py")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: model (student, teacher), teacher (a run's folder), kind (hard, soft), tiny."""
-    arg = argument(arg, model=("student", "teacher"), teacher="", kind=("hard", "soft"), tiny=False)
-    config = load(f"{BASE}:tiny" if arg.tiny else str(BASE))
-    if arg.model == "teacher":
+    options = argument(arg, model=("student", "teacher"), teacher="", kind=("hard", "soft"), tiny=False)
+    config = load(f"{BASE}:tiny" if options.tiny else str(BASE))
+    if options.model == "teacher":
         config.model = ConfigDict({"name": "resnet", "depths": (1, 1, 1), "width": 16})
         config.model.update(bottleneck=False, small_images=True)
     else:
         config.model.pool = "cls"
-        if not arg.tiny:
+        if not options.tiny:
             config.model.update(width=32, num_layers=2, num_heads=2, mlp_width=64)
-        if arg.teacher:
+        if options.teacher:
             config.model.distillation = True
-            config.task.update(name="distillation", teacher=arg.teacher, kind=arg.kind)
-    if not arg.tiny:
+            config.task.update(name="distillation", teacher=options.teacher, kind=options.kind)
+    if not options.tiny:
         config.training.duration = {"epochs": 100}
         del config.expect
     return config

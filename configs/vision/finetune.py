@@ -20,12 +20,12 @@ BASE = Path(__file__).with_name("digits.py")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: source (a run's folder or weight file), labels (training scans), tiny."""
-    arg = argument(arg, source="", labels=126, tiny=False)
-    config = load(f"{BASE}:tiny" if arg.tiny else str(BASE))
-    config.data.train_size = arg.labels
-    if arg.source:
-        config.transfer = {"source": arg.source, "new": [r"^head/"]}
-    if not arg.tiny:
+    options = argument(arg, source="", labels=126, tiny=False)
+    config = load(f"{BASE}:tiny" if options.tiny else str(BASE))
+    config.data.train_size = options.labels
+    if options.source:
+        config.transfer = {"source": options.source, "new": [r"^head/"]}
+    if not options.tiny:
         config.training.batch_size = 42
         config.training.duration = {"steps": 600}
         config.training.evaluate_every = config.checkpoint.every = {"steps": 200}

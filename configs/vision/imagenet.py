@@ -24,9 +24,10 @@ SWIN = {"name": "swin", "width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6,
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: size (deit_s, vit_s, swin_t), folder (with train and val), tiny."""
-    arg = argument(arg, size=("deit_s", "vit_s", "swin_t"), folder="imagenet", tiny=False)
+    options = argument(arg, size=("deit_s", "vit_s", "swin_t"), folder="imagenet", tiny=False)
     config = ConfigDict({"seed": 0})
-    config.data = {"name": "image_folder", "path": f"{arg.folder}/train", "validation_path": f"{arg.folder}/val"}
+    config.data = {"name": "image_folder", "path": f"{options.folder}/train"}
+    config.data.validation_path = f"{options.folder}/val"
     config.task = {"name": "classification", "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0}
     config.task.photo = {"size": 224, "policy": "randaugment", "erasing": 0.25, "interpolation": "bicubic"}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05}
@@ -34,24 +35,24 @@ def get_config(arg: str = "") -> ConfigDict:
     config.training = {"batch_size": 1024, "duration": {"epochs": 300}, "evaluate_every": {"epochs": 10}, "workers": 16}
     config.training.precision = "params=float32,compute=bfloat16"
     config.checkpoint = {"every": {"epochs": 10}}
-    if arg.size == "swin_t":
+    if options.size == "swin_t":
         config.model = {**SWIN, "stochastic_depth": 0.2}
         config.optimizer.clip_norm = 5.0
-    elif arg.size == "deit_s":
+    elif options.size == "deit_s":
         config.model = {**DEIT, "stochastic_depth": 0.1}
         config.training.repeats = 3
         config.schedule.warmup = {"epochs": 5}
     else:
         config.model = {**DEIT, "pool": "mean", "positions": "sincos2d"}
         config.task.update(label_smoothing=0.0, mixup=0.2, cutmix=0.0)
-        config.task.photo = {"size": 224, "scale": (0.05, 1.0), "policy": "randaugment"}
-        config.task.photo.update(magnitude=10, magnitude_std=0.0)
+        policy = {"policy": "randaugment", "magnitude": 10, "magnitude_std": 0.0}
+        config.task.photo = {"size": 224, "scale": (0.05, 1.0), **policy}
         config.optimizer.update(weight_decay=0.1, clip_norm=1.0)  # theirs is 1e-4, not times the learning rate
         config.schedule = {"name": "cosine", "warmup": {"steps": 10000}}
         config.training.duration = {"epochs": 90}
-    if arg.tiny:
-        config.task.photo.size = 32
-        if arg.size == "swin_t":
+    if options.tiny:
+        config.task.photo["size"] = 32
+        if options.size == "swin_t":
             config.model.update(width=16, depths=(1, 1), num_heads=(2, 2), window=4)
         else:
             config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)

@@ -20,11 +20,11 @@ BASE = Path(__file__).with_name("digits.py")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: tiny."""
-    arg = argument(arg, tiny=False)
-    config = load(f"{BASE}:tiny" if arg.tiny else str(BASE))
+    options = argument(arg, tiny=False)
+    config = load(f"{BASE}:tiny" if options.tiny else str(BASE))
     augmentation = {"rotate": 10.0, "shift": 0.1, "zoom": 0.15, "shear": 10.0}
     config.task = {"name": "pretext", "change": "jigsaw", "augmentation": augmentation}
-    if not arg.tiny:
+    if not options.tiny:
         config.training.duration = {"epochs": 200}
         config.training.evaluate_every = config.checkpoint.every = {"epochs": 40}
         del config.expect

@@ -20,13 +20,13 @@ from research.config import argument
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: data (digits, imagenet), folder (ImageNet's train and val folders, imagenet only), tiny."""
-    arg = argument(arg, data=("digits", "imagenet"), folder="imagenet", tiny=False)
+    options = argument(arg, data=("digits", "imagenet"), folder="imagenet", tiny=False)
     config = ConfigDict({"seed": 0})
     config.optimizer = {"name": "adamw", "weight_decay": 0.05, "b2": 0.95}
     config.schedule = {"name": "cosine"}
-    if arg.data == "imagenet":
-        config.data = {"name": "image_folder", "path": f"{arg.folder}/train", "validation_path": f"{arg.folder}/val"}
-        config.data.size = 224
+    if options.data == "imagenet":
+        config.data = {"name": "image_folder", "path": f"{options.folder}/train", "size": 224}
+        config.data.validation_path = f"{options.folder}/val"
         config.task = {"name": "masked_images", "patch_size": 16, "augmentation": {"flip": True}}
         config.model = {"name": "mae"}
         config.optimizer.learning_rate = 2.4e-3
@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.training = {"batch_size": 4096, "duration": {"epochs": 800}, "evaluate_every": {"epochs": 20}}
         config.training.precision = "params=float32,compute=bfloat16"
         config.checkpoint = {"every": {"epochs": 20}}
-        return _tiny(config) if arg.tiny else config
+        return _tiny(config) if options.tiny else config
     config.data = {"name": "digits"}
     config.task = {
         "name": "masked_images",
@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.training = {"batch_size": 128, "duration": {"epochs": 400}, "log_every": 20, "ema": 0.995}
     config.training.evaluate_every = {"epochs": 80}
     config.checkpoint = {"every": {"epochs": 80}}
-    return _tiny(config) if arg.tiny else config
+    return _tiny(config) if options.tiny else config
 
 
 def _tiny(config: ConfigDict) -> ConfigDict:

@@ -17,13 +17,13 @@ from research.config import argument
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: data (digits, folder), folder (of images, data=folder only), tiny."""
-    arg = argument(arg, data=("digits", "folder"), folder="images", tiny=False)
+    options = argument(arg, data=("digits", "folder"), folder="images", tiny=False)
     config = ConfigDict({"seed": 0})
     config.model = {"name": "vit", "pool": "mean", "positions": "sincos2d"}
     config.optimizer = {"name": "adamw", "weight_decay": 0.05, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"epochs": 5}}
-    if arg.data == "folder":
-        config.data = {"name": "image_folder", "path": arg.folder}
+    if options.data == "folder":
+        config.data = {"name": "image_folder", "path": options.folder}
         config.task = {"name": "packed_classification", "patch_size": 16, "max_tokens": 256, "row_tokens": 1024}
         config.task.update(images_per_row=20, crop=0.5, label_smoothing=0.1, augmentation={"flip": True})
         config.model.update(width=384, num_layers=12, num_heads=6, mlp_width=1536)
@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.training = {"batch_size": 32, "duration": {"epochs": 400}, "log_every": 20, "ema": 0.995}
         config.training.evaluate_every = {"epochs": 40}
         config.checkpoint = {"every": {"epochs": 40}}
-    if arg.tiny:
+    if options.tiny:
         config.model.update(num_layers=1, width=16, num_heads=2, mlp_width=32)
         config.training.update(batch_size=8, log_every=2)
         config.training.duration = {"steps": 6}

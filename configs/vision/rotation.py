@@ -21,11 +21,11 @@ BASE = Path(__file__).with_name("digits.py")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: tiny."""
-    arg = argument(arg, tiny=False)
-    config = load(f"{BASE}:tiny" if arg.tiny else str(BASE))
+    options = argument(arg, tiny=False)
+    config = load(f"{BASE}:tiny" if options.tiny else str(BASE))
     # Turning would blur what is to be recognised; shifts and zoom stay.
     config.task = {"name": "pretext", "change": "rotation", "augmentation": {"shift": 0.1, "zoom": 0.15, "shear": 10.0}}
-    if not arg.tiny:
+    if not options.tiny:
         config.training.batch_size = 64  # images: each is shown in four positions
         config.training.duration = {"epochs": 100}
         config.training.evaluate_every = config.checkpoint.every = {"epochs": 20}

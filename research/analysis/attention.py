@@ -34,7 +34,7 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
     return dict(sorted(weights.items(), key=lambda item: _natural(item[0])))
 
 
-def special_tokens(model: nn.Module) -> int:
+def special_tokens(model: object) -> int:
     """How many tokens stand before the patches, such as a class token; 0 for a model that does not say."""
     return model.special_tokens if isinstance(model, SpecialTokens) else 0
 

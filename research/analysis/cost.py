@@ -34,10 +34,10 @@ def _equation_flops(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracting, _), _ = params["dimension_numbers"]
-        left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
         return 2 * math.prod(out) * math.prod(left[axis] for axis in contracting)
     if name == "conv_general_dilated":
-        kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+        kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
         output_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(out) * math.prod(kernel) // output_channels // params["batch_group_count"]
     inner = [_flops(jaxpr) for jaxpr in _inner(params)]
@@ -45,6 +45,10 @@ def _equation_flops(equation: JaxprEqn) -> int:
         return max(inner)
     times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
     return times * sum(inner)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def kept_products(function: Callable, *arguments: Any) -> int:
@@ -58,9 +62,9 @@ def kept_products(function: Callable, *arguments: Any) -> int:
 def _products(jaxpr: Jaxpr, together: Callable[[list[int]], int]) -> int:
     sizes = [0]
     for equation in jaxpr.eqns:
-        name, out = equation.primitive.name, equation.outvars[0].aval if equation.outvars else None
+        name = equation.primitive.name
         if name in ("dot_general", "conv_general_dilated"):
-            sizes.append(out.size * out.dtype.itemsize)
+            sizes.append(total_bytes(equation.outvars[0].aval))
         inside = max if name in ("scan", "while", "cond", "checkpoint", "remat2") else together
         sizes += [_products(inner, inside) for inner in _inner(equation.params)]
     return together(sizes)
@@ -125,6 +129,7 @@ class Memory(NamedTuple):
 def memory(compiled: jax.stages.Compiled) -> Memory:
     """What the compiler plans; outputs that take the place of donated arguments are not counted twice."""
     plan = compiled.memory_analysis()
+    assert plan is not None  # CPUs, GPUs and TPUs all have one
     outputs = plan.output_size_in_bytes - plan.alias_size_in_bytes
     return Memory(plan.argument_size_in_bytes, outputs, plan.temp_size_in_bytes)
 

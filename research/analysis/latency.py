@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 
-def measure(functions: Mapping[str, Callable[[], object]], rounds: int = 20) -> dict[str, np.ndarray]:
+def measure[Name](functions: Mapping[Name, Callable[[], Any]], rounds: int = 20) -> dict[Name, np.ndarray]:
     """Seconds of each call, float64 [rounds], by name. Every function is called once before the clock starts, and once
     in each round; a call ends when its results are there."""
     for function in functions.values():
         jax.block_until_ready(function())
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             began = time.perf_counter()

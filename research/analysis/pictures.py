@@ -46,11 +46,11 @@ def attention_heat_maps(
         if head >= heads:
             axes.remove()
             continue
-        image = axes.imshow(weights[head], cmap="viridis", vmin=0, vmax=1)
+        axes.imshow(weights[head], cmap="viridis", vmin=0, vmax=1)
         axes.set_xticks(range(len(keys)), list(map(_visible, keys)), rotation=90, fontsize=8)
         axes.set_yticks(range(len(queries)), list(map(_visible, queries)), fontsize=8)
         axes.set_title(f"head {head + 1}", fontsize=9)
-    figure.colorbar(image, ax=figure.axes, shrink=0.6, label="attention weight")
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.6, label="attention weight")
     figure.suptitle(_plain(title), fontsize=10, wrap=True)
     _save(figure, path)
 

@@ -25,7 +25,7 @@ def grad_cam(
             return features if same else call(*arguments, **keywords)
 
         with nn.intercept_methods(replace):
-            logits = model.apply(variables, images)
+            logits: Any = model.apply(variables, images)
         return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
     weights = jax.grad(scores)(features).mean(axis=(1, 2), keepdims=True)

@@ -195,7 +195,8 @@ def _read_member(path: str, name: str, count: int) -> bytes:
         raise too_large(whole, member.file_size)
     try:
         if member.compress_type not in COMPRESSIONS:
-            kind = zipfile.compressor_names.get(member.compress_type, member.compress_type)
+            names = zipfile.compressor_names  # pyrefly: ignore[missing-attribute]
+            kind = names.get(member.compress_type, member.compress_type)
             raise NotImplementedError(f"its compression is {kind} and not deflate")
         with archive.open(member) as file:
             # No more than it says it has, which is checked by its checksum: it may unpack to any number of bytes.

@@ -4,8 +4,7 @@ import functools
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import distribution
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +25,7 @@ class Digits(Source):
 
     train_size: Count | None = None
 
-    splits: ClassVar[tuple[str, ...]] = tuple(RANGES)
+    splits = tuple(RANGES)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
     def examples(self, split: str) -> Sequence[Example]:
@@ -40,7 +39,8 @@ class Digits(Source):
 @functools.cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [1797, 8, 8, 1], scaled from 0..16 to 0..255, and labels [1797]."""
-    package = Path(find_spec("sklearn").origin).parent  # to import it would take longer than a short training
-    with gzip.open(package / "datasets/data/digits.csv.gz") as file:
+    # To import the package would take longer than a short training.
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    with gzip.open(str(path)) as file:
         rows = np.loadtxt(file, delimiter=",")
     return np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), rows[:, -1].astype(int)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
 
 from research.errors import UserError
 
@@ -167,7 +168,7 @@ def _refuse_pages(image: Image.Image, name: str) -> None:
 
     Which these are is said by a tag.
     """
-    if image.format != "TIFF" or getattr(image, "n_frames", 1) == 1:
+    if not isinstance(image, TiffImageFile) or image.n_frames == 1:
         return
     for page in range(1, image.n_frames):
         image.seek(page)
@@ -196,11 +197,11 @@ def _plain(image: Image.Image, data: bytes, name: str) -> tuple[Image.Image, Ima
         return _eight_bits(image, name)
     if image.has_transparency_data:
         key = image.info.get("transparency")
-        if image.format == "PNG" and isinstance(key, tuple | int):  # brought to 8 bits as Pillow does with the pixels
+        if image.format == "PNG":  # brought to 8 bits as Pillow does with the pixels
             bits = data[24]
-            if image.mode == "RGB" and bits == 16:
+            if image.mode == "RGB" and bits == 16 and isinstance(key, tuple):
                 image.info["transparency"] = tuple(value >> 8 for value in key)
-            elif image.mode == "L" and bits < 8:
+            elif image.mode == "L" and bits < 8 and isinstance(key, int):
                 image.info["transparency"] = key % 2**bits * (255 // (2**bits - 1))
         image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
         *bands, alpha = image.split()
@@ -239,29 +240,28 @@ def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """L or RGB as its colour profile means it; one that cannot be used is ignored, as viewers do."""
     if profile or picture.mode == "LAB":
-        transform = _transform(profile, picture.mode)
+        transform = _transform(profile or b"", picture.mode)
         if transform is not None:
-            return ImageCms.applyTransform(picture, transform)
+            return transform.apply(picture)
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
 @functools.lru_cache(maxsize=32)
-def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a colour profile to sRGB; None where that changes no colour by more than 2, or where it cannot be done."""
     try:
-        if mode == "LAB":  # of no device: it needs no profile
-            profile = ImageCms.createProfile("LAB")
-        source = ImageCms.ImageCmsProfile(profile if mode == "LAB" else io.BytesIO(profile))
+        # LAB is of no device: it needs no profile.
+        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB") if mode == "LAB" else io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != COLOUR_SPACES[mode]:
             return None
-        intent = ImageCms.getDefaultIntent(source)
+        intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
         if mode in ("L", "RGB"):
-            steps = np.arange(0, 256, 17 if mode == "RGB" else 1, np.uint8)
+            steps = np.arange(0, 256, 17 if mode == "RGB" else 1, dtype=np.uint8)
             shape = (len(steps), -1, 3) if mode == "RGB" else (1, -1)
             probe = Image.fromarray(np.stack(np.meshgrid(*[steps] * len(mode)), -1).reshape(shape))
             wanted, found = (np.asarray(each, int) for each in (probe.convert("RGB"),
-                                                               ImageCms.applyTransform(probe, transform)))  # fmt: skip
+                                                               transform.apply(probe)))  # fmt: skip
             if np.abs(wanted - found).max() <= 2:
                 return None
         return transform

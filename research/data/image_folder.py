@@ -62,7 +62,7 @@ class ImageFolder(Source):
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.path, self.validation_path, self.test_path) if path is not None)
 
-    def examples(self, split: str) -> Sequence[Example]:
+    def examples(self, split: str) -> "ImageFiles":
         """The split's images; a UserError names a path without classes or a file that cannot be decoded."""
         own_path = self._own_path(split)
         path = own_path or self.path
@@ -114,7 +114,7 @@ class ImageFolder(Source):
 
 
 @dataclass(frozen=True)
-class ImageFiles(Sequence):
+class ImageFiles(Sequence[Example]):
     """Images by index. Only names are kept, so it travels to worker threads and processes, which open files anew."""
 
     path: str
@@ -125,7 +125,7 @@ class ImageFiles(Sequence):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
         path, content = self._file(index)
         size = None if self.size is None else (self.size, self.size)
         return {"image": decode_image(content, path, size, self.channels), "label": self.entries[index][1]}

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import absl.flags
 import grain.python as grain
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -77,15 +76,17 @@ class Batches:
 
     def _shared(self, length: Length | None) -> Length | None:
         """The length, or the height and width, filled up to what devices can share."""
-        if isinstance(length, tuple):
-            return tuple(map(self._shared, length))
-        return length and -(-length // self.length_multiple) * self.length_multiple
+
+        def shared(side: int) -> int:
+            return -(-side // self.length_multiple) * self.length_multiple
+
+        return (shared(length[0]), shared(length[1])) if isinstance(length, tuple) else length and shared(length)
 
 
-def load(
-    batches: Batches, start: int, place: Callable[[Batch], dict[str, jax.Array]], *, workers: int = 0, ahead: int = 2
-) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches from step `start` on as device arrays.
+def load[Placed](
+    batches: Batches, start: int, place: Callable[[Batch], Placed], *, workers: int = 0, ahead: int = 2
+) -> Iterator[Placed]:
+    """Yields the batches from step `start` on, as `place` makes them.
 
     place: puts this process's rows on its devices (`research.parallel.mesh.place_batch`).
     workers: 0 reads in one thread beside the training loop (best for cheap examples), more in as many processes.
@@ -113,7 +114,8 @@ def _processes(batches: Batches, start: int, workers: int, ahead: int, folder: P
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
     absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes read their settings from flags
-    reader = grain.MapDataset.source(batches)[start:].to_iter_dataset(grain.ReadOptions(0, 0))
+    source = grain.MapDataset.source(batches)  # pyrefly: ignore[bad-argument-type]
+    reader = source[start:].to_iter_dataset(grain.ReadOptions(0, 0))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
     with contextlib.closing(iter(reader.mp_prefetch(options, begin))) as iterator:
         yield from iterator
@@ -121,7 +123,9 @@ def _processes(batches: Batches, start: int, workers: int, ahead: int, folder: P
 
 def _end_with_parent() -> None:
     """Without it a worker would wait forever for a training process that was killed."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(0)
 
 

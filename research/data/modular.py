@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
@@ -23,7 +23,7 @@ class Modular(Source):
     train_fraction: Part = 0.5
     seed: Seed = 0
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "validation")
+    splits = ("train", "validation")
 
     def __post_init__(self):
         if any(self.modulus % divisor == 0 for divisor in range(2, self.modulus)):

@@ -82,7 +82,7 @@ class PackedImages(Rows):
             for slot, member in enumerate(self.rows[int(index)]):
                 example = self.examples[member]
                 image, most = self._augmented(_checked(example["image"], member), member, int(epoch))
-                grid = patch_grid(*image.shape[:2], self.patch_size, most)
+                grid = patch_grid(*image.shape[:2], patch_size=self.patch_size, max_tokens=most)
                 here = row, slice(start, start + math.prod(grid))
                 batch["patches"][here] = to_patches(image, grid, self.patch_size)
                 batch["positions"][here] = np.indices(grid).reshape(2, -1).T

@@ -11,9 +11,9 @@ import difflib
 import functools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, Literal, get_args
 
 from babel import Locale
 from babel.core import get_global
@@ -32,7 +32,7 @@ FIRST_DAY = datetime.date(2000, 1, 1)
 NUM_DAYS = 40 * 365  # dates of one century: "5/4/21" says no more than that
 NUM_DATES, NUM_TERRITORIES, NUM_LANGUAGES, NUM_UNITS, NUM_CURRENCIES = 1500, 60, 40, 25, 12
 SINGLE_PART = 0.4  # share of phrases with one part; the others have two
-JOINTS = ("standard", "or", "unit", "dash")  # "A and B", "A or B", "A, B" as CLDR writes lists, and "A – B"
+Joint = Literal["standard", "or", "unit", "dash"]  # "A and B", "A or B", "A, B" as CLDR writes lists, and "A – B"
 
 Part = Callable[..., str]  # writes itself in the language of its argument `locale`
 Pair = tuple[str, str]  # the same in English and in the other language
@@ -51,7 +51,7 @@ class Phrasebook(Source):
     size: Annotated[int, Range(40, 1_000_000)] = 20_000
     seed: Seed = 0
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    splits = ("train", "validation", "test")
 
     def examples(self, split: str) -> Sequence[Example]:
         """{"source": English phrase, "target": translation}; a UserError if CLDR lacks the language or the words."""
@@ -77,7 +77,7 @@ def _phrases(language: str, size: int, seed: int) -> tuple[Pair, ...]:
             break
         count = 1 if rng.random() < SINGLE_PART else 2
         parts = [rng.choice(pools[kind][1]) for kind in rng.choices(kinds, weights, k=count)]
-        joint = rng.choice(JOINTS)
+        joint = rng.choice(get_args(Joint))
         english, translation = (
             _join([part[side] for part in parts], joint, where) for side, where in enumerate((ENGLISH, locale))
         )
@@ -103,7 +103,7 @@ def _locale(language: str) -> Locale:
     raise UserError(f"language {language!r} is not in CLDR: use {nearest}")
 
 
-def _join(parts: list[str], joint: str, locale: Locale) -> str:
+def _join(parts: list[str], joint: Joint, locale: Locale) -> str:
     return " \u2013 ".join(parts) if joint == "dash" else format_list(parts, style=joint, locale=locale)
 
 
@@ -148,9 +148,8 @@ def _durations() -> Iterator[Part]:
             for sign, directed in ((1, False), (1, True), (-1, True)):  # "3 days", "in 3 days", "3 days ago"
                 duration = datetime.timedelta(seconds=sign * count * seconds)
                 # An endless threshold keeps the unit: 45 days must not become 2 months.
-                yield functools.partial(
-                    format_timedelta, duration, granularity=unit, threshold=float("inf"), add_direction=directed
-                )
+                options: dict[str, Any] = {"granularity": unit, "threshold": float("inf"), "add_direction": directed}
+                yield functools.partial(format_timedelta, duration, **options)
 
 
 def _numbers(rng: random.Random) -> list[int]:
@@ -201,6 +200,6 @@ def _languages(locale: Locale) -> Iterator[Part]:
         yield functools.partial(lambda code, locale: locale.languages[code], language)
 
 
-def _most_common(counts: Counter, named: Sequence[str], limit: int) -> list[str]:
+def _most_common(counts: Counter, named: Container[str], limit: int) -> list[str]:
     """The `limit` most frequent codes (by how many CLDR locales or territories use them) that the language names."""
     return sorted((code for code in counts if code in named), key=lambda code: (-counts[code], code))[:limit]

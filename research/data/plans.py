@@ -119,7 +119,7 @@ def make_buckets(
     `batch_size` examples, or about `batch_tokens` tokens (or pixels), padding included.
     """
     ends = _best_ends(lengths, count) if lengths.ndim == 1 else size_groups(lengths, count)
-    buckets = [Bucket(end, batch_size or max(batch_tokens // int(np.prod(end)), 1)) for end in ends]
+    buckets = [Bucket(end, batch_size or max((batch_tokens or 0) // int(np.prod(end)), 1)) for end in ends]
     return tuple(sorted(buckets, key=lambda bucket: (bucket.slots, bucket.length)))
 
 

@@ -8,7 +8,7 @@ import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from research.data.source import Example, Source, check_split
 from research.ranges import Count, Seed
@@ -39,7 +39,7 @@ class Scan(Source):
     hold_out: bool = True
     size: Count | None = None
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    splits = ("train", "validation", "test")
 
     def examples(self, split: str) -> Sequence[Example]:
         """{"source": command, "target": actions} of "train", "validation" or "test", in an order drawn from `seed`."""
@@ -73,7 +73,7 @@ def scan_commands() -> dict[str, tuple[str, ...]]:
 
 def _verb_phrases() -> dict[str, tuple[str, ...]]:
     """Verbs and verbs with directions ("turn" needs a direction and adds no action of its own)."""
-    phrases = {}
+    phrases: dict[str, tuple[str, ...]] = {}
     for verb, action in ACTIONS.items():
         act = () if action is None else (action,)
         if act:

@@ -96,6 +96,7 @@ class SentencePairs(Rows):
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
         length = length or self.max_length
+        assert isinstance(length, int)  # a pair has one length, no height and width
         target = self.target.padded(indices, length + 1, self.pad)
         target_output = target[:, 1:]
         # The end marker is predicted, never fed: it would be one more position to compute for nothing.

@@ -74,7 +74,7 @@ class ParallelText(Source):
                 raise UserError(f"{split}_{missing} is missing: name the file parallel to {split}_{given}")
 
     def paths(self) -> tuple[str, ...]:
-        return tuple(path for split in self.splits for path in self._paths(split))
+        return tuple(path for split in self.splits for path in self._paths(split) if path)
 
     def _paths(self, split: str) -> tuple[str | None, str | None]:
         return getattr(self, f"{split}_source"), getattr(self, f"{split}_target")
@@ -87,7 +87,7 @@ class ParallelText(Source):
         """{"source": line, "target": line}; a UserError if a file is bad or the two differ in their number of lines."""
         check_split(split, self.splits)
         paths = self._paths(split)
-        sources, targets = (lines_of(read_text(path)) for path in paths)
+        sources, targets = (lines_of(read_text(path)) for path in paths if path)
         if len(sources) != len(targets):
             raise UserError(
                 f"{paths[0]} has {len(sources)} lines and {paths[1]} has {len(targets)}: give files of equal length"

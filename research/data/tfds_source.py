@@ -136,7 +136,7 @@ class Tfds(Source):
 
 
 @dataclass(frozen=True)
-class _Examples(Sequence):
+class _Examples(Sequence[Example]):
     """A TFDS data source under the keys of the project's examples."""
 
     source: Sequence[Example]
@@ -146,7 +146,7 @@ class _Examples(Sequence):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
@@ -171,7 +171,7 @@ def _own_features() -> Iterator[None]:
 
     connector = tfds.features.FeatureConnector
     original = connector.__dict__["cls_from_name"]
-    connector.cls_from_name = classmethod(cls_from_name)
+    connector.cls_from_name = classmethod(cls_from_name)  # pyrefly: ignore[bad-assignment]
     try:
         yield
     finally:

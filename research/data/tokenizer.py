@@ -62,9 +62,14 @@ class TrainedTokenizer:
         return self._tokenizer.get_vocab_size()
 
     @property
+    def start_token(self) -> int:
+        """The id that starts a text; -1, which no token has, where there are no special tokens."""
+        return -1 if self.bos is None else self.bos
+
+    @property
     def end_token(self) -> int:
-        """The id that ends a text; -1, which no token has, where there are no special tokens."""
-        return self.eos if self.specials else -1
+        """The id that ends a text; -1 likewise."""
+        return -1 if self.eos is None else self.eos
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:
@@ -103,7 +108,7 @@ class TrainedTokenizer:
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 sentence = "a text holds a lone surrogate, which is not a character: convert it to UTF-8"
                 raise UserError(sentence) from error
-        if self.specials and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
+        if self.unk is not None and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
             # A word "</s>" ends no text.
             return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]
         return encoded
@@ -153,7 +158,7 @@ class TrainedTokenizer:
 
     def id_to_token(self, token: int) -> str:
         """The text of one id, for display; BPE shows bytes in GPT-2's printable alphabet (a space is "Ġ")."""
-        return self._tokenizer.id_to_token(int(token))
+        return self._tokenizer.id_to_token(int(token))  # pyrefly: ignore[bad-return]
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
@@ -231,7 +236,7 @@ class Tokenizer:
             raise UserError("a wordpiece tokenizer needs special tokens: set tokenizer.specials to True")
         if self.kind == "character" and self.vocab_size is not None:
             raise UserError("a character tokenizer keeps every character: set vocab_size to None")
-        smallest = {"bpe": 256, "unigram": 257, "wordpiece": 2}.get(self.kind, 1) + len(self._special_tokens)
+        smallest = {"bpe": 256, "unigram": 257, "wordpiece": 2}.get(self.kind or "word", 1) + len(self._special_tokens)
         if self.kind in ("bpe", "unigram", "wordpiece") and self.vocab_size is None:
             raise UserError(f"a {self.kind} tokenizer needs a vocab_size of at least {smallest}, for example 8000")
         if self.vocab_size is not None and self.vocab_size < smallest:
@@ -251,7 +256,7 @@ class Tokenizer:
 
     def train(self, texts: Iterable[str]) -> TrainedTokenizer:
         """Builds the vocabulary of `texts`; the same texts in the same order give the same ids. Needs a `kind`."""
-        special, size = self._special_tokens, self.vocab_size
+        special, size = self._special_tokens, self.vocab_size or 0
         makers = {
             "character": lambda: train_characters(texts, special),
             "word": lambda: train_words("word", texts, size, special),
@@ -261,14 +266,15 @@ class Tokenizer:
             "wordpiece": lambda: train_pieces(texts, size, *self._normaliser),
         }
         with library("no vocabulary can be made of these texts", "check them, or use another task.tokenizer"):
-            return TrainedTokenizer(makers[self.kind]())
+            return TrainedTokenizer(makers[self.kind or "word"]())
 
     def read(self) -> TrainedTokenizer:
         """The vocabulary of the file `path`; "~/" is the home folder, and its content says which format it has.
 
         Raises a UserError as `TrainedTokenizer.load`.
         """
-        path = Path(os.path.expanduser(self.path) if self.path.startswith("~/") else self.path)
+        given = self.path or ""
+        path = Path(os.path.expanduser(given) if given.startswith("~/") else given)
         try:
             text = read_text(path)
         except (Unreadable, ValueError) as error:

@@ -40,8 +40,8 @@ def train_words(
 def _without_specials(text: str, special_tokens: list[str]) -> str:
     """Without words that read like special tokens: their ids are taken, so that they are unknown."""
     left = SPECIAL_WORDS.sub("", text)
-    if left != text and not special_tokens:
-        raise UserError(f"the text has the word {SPECIAL_WORDS.search(text)[0]!r}: set tokenizer.specials to True")
+    if left != text and not special_tokens and (word := SPECIAL_WORDS.search(text)):
+        raise UserError(f"the text has the word {word[0]!r}: set tokenizer.specials to True")
     return left
 
 

@@ -124,13 +124,12 @@ def special_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
     Raises ValueError, which names the first token that is missing, where there are some of them only.
     """
     pieces = isinstance(tokenizer.model, models.WordPiece)
-    ids = {role: tokenizer.token_to_id(token) for role, token in (BERT_ROLES if pieces else ROLES).items()}
-    missing = [role for role, token in ids.items() if token is None]
-    if not missing:
-        return ids
-    if pieces or len(missing) < len(ids):
-        raise ValueError((BERT_ROLES if pieces else ROLES)[missing[0]])
-    return {}
+    roles = BERT_ROLES if pieces else ROLES
+    ids = {role: found for role, token in roles.items() if (found := tokenizer.token_to_id(token)) is not None}
+    missing = [token for role, token in roles.items() if role not in ids]
+    if missing and (pieces or ids):
+        raise ValueError(missing[0])
+    return ids
 
 
 def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

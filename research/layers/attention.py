@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -157,6 +157,7 @@ class MultiHeadAttention(nn.Module):
             query = nn.LayerNorm(use_bias=False, name="query_norm")(query)
             key = key if key is None else nn.LayerNorm(use_bias=False, name="key_norm")(key)
         if self.position == "rotary":
+            assert key is not None  # cross-attention, which may have none, takes no positions
             positions = query_positions if positions is None else positions
             query, key = rotary(query, positions), rotary(key, positions)
         if cache_index is not None:
@@ -206,8 +207,8 @@ class MultiHeadAttention(nn.Module):
             return dot_product_attention(
                 query, key, value, mask=mask, bias=bias, dropout=dropout, dropout_rng=dropout_rng
             )
-        if self.position == "shaw":
-            relation = self._relations(query_positions, key.shape[1])
+        relation = self._relations(query_positions, key.shape[1]) if self.position == "shaw" else None
+        if relation is not None:
             relative = self._shaw_logits(query, relation)
             bias = relative if bias is None else relative + bias
         weights = attention_weights(query, key, mask=mask, bias=bias)
@@ -215,7 +216,7 @@ class MultiHeadAttention(nn.Module):
             self.sow("attention", "weights", weights)
         weights = _dropout(weights, dropout, dropout_rng)
         attended = weighted_values(weights, value)
-        return attended + self._shaw_values(weights, relation, value) if self.position == "shaw" else attended
+        return attended if relation is None else attended + self._shaw_values(weights, relation, value)
 
     def _relations(self, query_positions: Array, keys: int) -> Int[Array, "queries keys"]:
         distance = jnp.arange(keys)[None, :] - query_positions[:, None]
@@ -250,7 +251,7 @@ def _plus(x: Array, embedding: Array | None) -> Array:
     return x if embedding is None else x + embedding.astype(x.dtype)
 
 
-def _dropout(weights: Array, rate: float, rng: Array | None) -> Array:
+def _dropout(weights: Array, rate: float, rng: Any) -> Array:
     if not rate:
         return weights
     keep = jax.random.bernoulli(rng, 1 - rate, weights.shape)

@@ -137,7 +137,7 @@ def depthwise(
         shifted = padded[:, row : row + ends[0] : strides[0], column : column + ends[1] : strides[1]]
         return shifted.astype(jnp.float32) * kernel[row, column, 0]
 
-    return sum(itertools.starmap(tap, np.ndindex(kernel.shape[:2]))).astype(images.dtype)
+    return sum(itertools.starmap(tap, np.ndindex(kernel.shape[:2])), jnp.float32(0)).astype(images.dtype)
 
 
 def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +161,7 @@ def _fold(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def to_kernel_dtype(images: Array, kernel: Array, bias: Array | None, **_: Any) -> tuple[Array, Array, Array | None]:
+def to_kernel_dtype(*arrays: Any, **_: Any) -> list[Array | None]:
     """For `nn.Conv`: images take the dtype of the parameters, so that bytes can be given as they are."""
-    return images.astype(kernel.dtype), kernel, bias
+    images, kernel, bias = arrays
+    return [images.astype(kernel.dtype), kernel, bias]

@@ -54,7 +54,8 @@ class Claim:
 
     def spec(self, data: str) -> tuple[str, dict[str, str]]:
         """The config and its overrides, with the folder of the data."""
-        return self.config.format(data=data), {path: text.format(data=data) for path, text in self.overrides.items()}
+        overrides = {path: text.format(data=data) for path, text in self.overrides.items()}
+        return (self.config or "").format(data=data), overrides
 
     def settings(self) -> ConfigDict:
         """What the config says today, as `comparable`."""

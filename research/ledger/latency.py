@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from research.analysis import cost
 from research.analysis.comparison import cost_picture, growth_picture
@@ -66,7 +65,8 @@ def compare(config: Comparison) -> list[dict[str, Any]]:
     Milliseconds are medians of a forward pass, `relative_1` is the latency of one image over that of the model that the
     config calls `reference`, memory is what the compiler plans.
     """
-    rows, calls = {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    calls = {}
     for label, section in config.models.items():
         fields = {key: value for key, value in section.items() if key != "accuracy"}
         model = choose(MODELS, fields, f"models.{label}", num_classes=config.num_classes)
@@ -121,7 +121,7 @@ def grow(sides: Sequence[int], rounds: int) -> dict[str, dict[str, Any]]:
     return curves
 
 
-def _kinds() -> dict[str, tuple[Callable[[Any, Array], Array], Any]]:
+def _kinds() -> dict[str, tuple[Callable[..., Any], Any]]:
     """{name: (a function of variables and a grid of tokens, the variables)}."""
     layer = TransformerLayer(NUM_HEADS, 4 * WIDTH, activation="gelu", norm="pre")
     block = resnet.Block(WIDTH, stride=1, bottleneck=False, folded=True)

@@ -144,7 +144,7 @@ def latencies() -> str:
     if result is None:
         return "not measured yet"
     config, metrics = build(Comparison, result.config, ""), result.metrics[0]
-    rows = {label: {"model": label} for label in config.models}
+    rows: dict[str, dict[str, Any]] = {label: {"model": label} for label in config.models}
     for name, value in metrics.items():
         label, _, quantity = name.rpartition("/")
         if label in rows:

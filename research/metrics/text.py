@@ -81,7 +81,7 @@ class TextScorer:
         for name in names:
             if name not in SCORES:
                 raise UserError(f"score {name!r} is unknown: {suggestion(name, SCORES, 'scores')}")
-        self.names = tuple(names)
+        self.names: Sequence[str] = tuple(names)
         self._language, self._clean = target_language, remove_bpe if join_bpe else str
         self._hypotheses: list[str] = []
         self._references: list[str] = []
@@ -133,7 +133,7 @@ def _tokenised_bleu() -> BLEU:
     return BLEU(tokenize="none", smooth_method="none", force=True)  # else it warns of tokenised text
 
 
-def _bleu(name: str, metric: BLEU, hypotheses: list[str], references: list[str]) -> Result:
+def _bleu(name: str, metric: BLEU, hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
     result = metric.corpus_score(hypotheses, [references])
     values = {name: result.score}
     values |= {f"{name}_p{order}": precision for order, precision in enumerate(result.precisions, 1)}
@@ -143,6 +143,6 @@ def _bleu(name: str, metric: BLEU, hypotheses: list[str], references: list[str])
     return values, str(metric.get_signature())
 
 
-def _code(language: str | None) -> str | None:
-    """The language of a locale: "pt" of "pt_BR"."""
-    return language and re.split("[_-]", language)[0].lower()
+def _code(language: str | None) -> str:
+    """The language of a locale: "pt" of "pt_BR"; "" where there is none."""
+    return re.split("[_-]", language or "")[0].lower()

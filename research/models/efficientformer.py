@@ -206,7 +206,7 @@ class EfficientFormer(nn.Module):
                 f"use 0 to {self.depths[-1]}"
             )
 
-    def _check_grid(self, size: tuple[int, int], grid: tuple[int, int]) -> None:
+    def _check_grid(self, size: tuple[int, ...], grid: tuple[int, ...]) -> None:
         if grid != (self.resolution, self.resolution):
             side = self.resolution * 2 ** (len(self.depths) + 1)
             raise UserError(

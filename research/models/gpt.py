@@ -89,6 +89,7 @@ class GPT(nn.Module):
             positions = jnp.arange(length) + (0 if cache_index is None else cache_index)
         mask = causal_mask(length) if cache_index is None else None
         if segments is not None:
+            assert mask is not None, "segments are for calls without a cache"
             mask &= segment_mask(segments, segments)
 
         embedding = TokenEmbedding(self.vocab_size, self.width, name="embedding")

@@ -183,6 +183,7 @@ class LSTMDecoder(nn.Module):
         attention = AttentionMemory(name="cross_attention")
         key, value = attention(memory, cached=cache_index is not None, dtype=x.dtype)
         state = self._initial_state(value, len(x))
+        cached = {}
         if cache_index is not None:
             cached = {name: self.variable("cache", name, jnp.zeros_like, start) for name, start in state.items()}
             state = {
@@ -197,9 +198,8 @@ class LSTMDecoder(nn.Module):
             out_axes=(1, 2),
         )(self.num_layers, self.dropout, train, name="step")
         state, (x, weights) = steps(state, x, key, value, source_valid)
-        if cache_index is not None:
-            for name, end in state.items():
-                cached[name].value = end.astype(cached[name].value.dtype)
+        for name, variable in cached.items():
+            variable.value = state[name].astype(variable.value.dtype)
         if self.is_mutable_collection("attention") and not self.is_initializing():
             attention.sow("attention", "weights", weights)
         return x

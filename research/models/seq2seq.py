@@ -62,11 +62,11 @@ class Seq2Seq(nn.Module):
             self.source_positions = LearnedPositions(self.max_length, self.width)
             self.target_positions = LearnedPositions(self.max_length, self.width)
         self.input_dropout = nn.Dropout(self.dropout)
-        relative = self.positions == "relative_bias"
-        self.encoder = self._stack(self.num_layers, False, "bidirectional" if relative else "none")
-        self.decoder = self._stack(self.num_decoder_layers or self.num_layers, True, "causal" if relative else "none")
+        self.encoder = self._stack(self.num_layers, cross_attention=False)
+        self.decoder = self._stack(self.num_decoder_layers or self.num_layers, cross_attention=True)
 
-    def _stack(self, num_layers: int, cross_attention: bool, relative_bias: str) -> TransformerStack:
+    def _stack(self, num_layers: int, *, cross_attention: bool) -> TransformerStack:
+        direction = "causal" if cross_attention else "bidirectional"
         layer = functools.partial(
             TransformerLayer,
             num_heads=self.num_heads,
@@ -87,7 +87,7 @@ class Seq2Seq(nn.Module):
             remat=self.remat,
             scan=self.scan,
             final_norm=self.norm == "pre",
-            relative_bias=relative_bias,
+            relative_bias=direction if self.positions == "relative_bias" else "none",
         )
 
     def __call__(

@@ -205,7 +205,7 @@ def _partition(x: Array, rows: int, columns: int) -> Array:
     return x.swapaxes(2, 3).reshape(-1, rows * columns, channels)
 
 
-def _join(windows: Array, size: tuple[int, int], rows: int, columns: int) -> Array:
+def _join(windows: Array, size: tuple[int, ...], rows: int, columns: int) -> Array:
     """The inverse of `_partition`, for an image of this height and width."""
     height, width = size
     x = windows.reshape(-1, height // rows, width // columns, rows, columns, windows.shape[-1])
@@ -213,7 +213,7 @@ def _join(windows: Array, size: tuple[int, int], rows: int, columns: int) -> Arr
 
 
 def _shifted_mask(
-    size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]
+    size: tuple[int, ...], window: tuple[int, int], shift: tuple[int, ...]
 ) -> Bool[Array, "windows queries keys"]:
     """Which tokens of a window are neighbours, and did not come from opposite edges of the image (figure 4)."""
     row_wrapped, column_wrapped = (jnp.arange(length) >= length - by for length, by in zip(size, shift, strict=True))

@@ -148,7 +148,7 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], mesh: Mesh) -> Partitio
 
 def _check_replicated(shapes: Mapping[str, Any], specs: Mapping[str, PartitionSpec]) -> None:
     sizes = {path: math.prod(leaf.shape) * leaf.dtype.itemsize for path, leaf in shapes.items()}
-    whole = sorted((path for path in shapes if "fsdp" not in specs[path]), key=sizes.get, reverse=True)
+    whole = sorted((path for path in shapes if "fsdp" not in specs[path]), key=lambda path: sizes[path], reverse=True)
     share = sum(sizes[path] for path in whole) / sum(sizes.values())
     if share > MOST_REPLICATED:
         listed = ", ".join(f"{path} {tuple(shapes[path].shape)}" for path in whole[:3])

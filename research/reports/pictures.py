@@ -1,9 +1,10 @@
 """Draws a run into its folder: curves, schedule, masks, positions, and what its attention or its features look at."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from research.analysis.attention import attention_weights, rollout, special_tokens
@@ -58,7 +59,7 @@ def _draw_example(experiment: Experiment, example: Example) -> bool:
         _draw_text(experiment, predictor.variables, view)
         _draw_masks_and_positions(experiment, example)
         return True
-    return _draw_image(experiment, predictor.variables, view)
+    return _draw_image(experiment, predictor.variables, view, view.image)
 
 
 def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View) -> None:
@@ -74,28 +75,29 @@ def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View)
         write_json(folder / "attention.json", {"title": view.title, "layers": layers})
 
 
-def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View) -> bool:
+def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View, image: np.ndarray) -> bool:
     model, folder, (inputs,) = experiment.model, experiment.folder, view.inputs
-    if isinstance(model, FeatureMap) and view.target is not None:
-        relevance = np.asarray(grad_cam(model, variables, inputs, np.array([view.target])))[0]
-        image_heat_maps(view.image, {"relevance": relevance}, view.title, folder / "relevance.png")
+    if view.target is not None and isinstance(model, FeatureMap):
+        relevance = np.asarray(grad_cam(experiment.model, variables, inputs, jnp.array([view.target])))[0]
+        image_heat_maps(image, {"relevance": relevance}, view.title, folder / "relevance.png")
         return True
     if not isinstance(model, Patches):
         return False
-    _draw_patches(model, attention_weights(model, variables, inputs), view, experiment.folder)
+    weights = attention_weights(experiment.model, variables, inputs)
+    _draw_patches(model, weights, image, view.title, folder / "attention")
     return True
 
 
-def _draw_patches(model: nn.Module, weights: dict[str, np.ndarray], view: View, folder: Any) -> None:
-    grid = view.image.shape[0] // model.patch_size, view.image.shape[1] // model.patch_size
-    special, folder = special_tokens(model), folder / "attention"
+def _draw_patches(model: Patches, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path) -> None:
+    grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
+    special = special_tokens(model)
     folder.mkdir(exist_ok=True)
     for path, layer in weights.items():
         maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}
-        image_heat_maps(view.image, maps, f"{path}: {view.title}", folder / f"{path.replace('/', '_')}.png")
+        image_heat_maps(image, maps, f"{path}: {title}", folder / f"{path.replace('/', '_')}.png")
     square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
     maps = {"all layers": over_image(rollout(square)[0], grid, special)}
-    image_heat_maps(view.image, maps, f"attention rollout: {view.title}", folder / "rollout.png")
+    image_heat_maps(image, maps, f"attention rollout: {title}", folder / "rollout.png")
 
 
 def over_image(weights: np.ndarray, grid: tuple[int, int], special: int) -> np.ndarray:

@@ -72,7 +72,7 @@ def look(model: Any, variables: Mapping[str, Any], view: View) -> dict[str, Any]
     """The attention of a model that answers one example, as the explorer reads it."""
     layered = attention_weights(model, variables, *view.inputs)
     if view.image is not None:
-        return _look_at_image(model, layered, view)
+        return _look_at_image(model, layered, view.title, view.image)
     tokens = {name: list(ids)[:MAX_TOKENS] for name, ids in view.tokens.items()}
     layers = []
     for path in sorted(layered, key=lambda path: path.startswith("decoder")):
@@ -81,15 +81,15 @@ def look(model: Any, variables: Mapping[str, Any], view: View) -> dict[str, Any]
     return {"kind": "text", "title": view.title, "tokens": tokens, "layers": layers}
 
 
-def _look_at_image(model: Any, layered: Mapping[str, np.ndarray], view: View) -> dict[str, Any]:
+def _look_at_image(model: Any, layered: Mapping[str, np.ndarray], title: str, image: np.ndarray) -> dict[str, Any]:
     size = model.patch_size if isinstance(model, Patches) else None
-    grid = [side // size for side in view.image.shape[:2]] if size else [0, 0]
+    grid = [side // size for side in image.shape[:2]] if size else [0, 0]
     layers = [
         layer(path, weights[0], "patches", "patches")
         for path, weights in layered.items()
         if size and len(weights) == 1 and min(weights.shape[2:]) >= grid[0] * grid[1]  # no windows
     ]
-    look = {"kind": "image", "title": view.title, "image": png(view.image), "grid": grid, "layers": layers}
+    look = {"kind": "image", "title": title, "image": png(image), "grid": grid, "layers": layers}
     return look | {"special": special_tokens(model)}
 
 

@@ -127,7 +127,7 @@ def _image(sample: Mapping[str, Any]) -> str:
     kind = {"": "", "✓ ": "right", "✗ ": "wrong"}[mark]
     certainty = f" <small>{sample['probability']:.0%}</small>" if "probability" in sample else ""
     verdict = mark + escape(answer) + certainty
-    truth = f"<br><small>is {escape(reference)}</small>" if kind == "wrong" else ""
+    truth = f"<br><small>is {escape(str(reference))}</small>" if kind == "wrong" else ""
     picture = f'<img src="{escape(sample["image"])}" alt="{escape(reference or answer)}">'
     return f'<figure class="{kind}">{picture}<figcaption>{verdict}{truth}</figcaption></figure>'
 

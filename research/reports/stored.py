@@ -113,7 +113,8 @@ def shown(path: Path, root: Path, notes: list[str]) -> dict[str, Any]:
     if unfit:
         notes.append(f"{path.name}: {', '.join(unfit)} cannot be shown, for {'they are' if unfit[1:] else 'it is'} of "
                      "another type")  # fmt: skip
-    stored = {"split": "", "step": 0} | {name: stored[name] for name in kinds if name in stored and name not in unfit}
+    absent: dict[str, Any] = {"split": "", "step": 0}
+    stored = absent | {name: stored[name] for name in kinds if name in stored and name not in unfit}
     for name, good in (("samples", _is_sample), ("attention", _is_look)):
         items = stored.get(name, [])[:MOST_SAMPLES]
         stored[name] = [item for item in items if _holds(good, item)]

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -56,7 +57,7 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
 class _Pipe(io.FileIO):
     """An output that nobody has to read: `train | head -1` ends the reading, not the training."""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:

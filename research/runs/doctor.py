@@ -59,7 +59,7 @@ def diagnose(config: ConfigDict, folder: Path, *, memory: float | None, imagined
     _sharding(run, abstract)
     if run.mesh.size > 1:
         _title("Communication of a step, bytes of one device")
-        for kind, (number, size) in cost.collectives(compiled.as_text()).items():
+        for kind, (number, size) in cost.collectives(compiled.as_text() or "").items():
             print(f"{kind:20} x{number:<4} {_bytes(size)}")
     if not imagined:
         _time(run, seconds)

@@ -69,7 +69,7 @@ class Experiment:
     @property
     def seed(self) -> int:
         """The seed of initial weights, data order and dropout."""
-        return self.config.get("seed", 0)
+        return self.config.get("seed") or 0
 
     def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
         """A split's examples. Raises UserError where the data are not of the kind that the run began with."""
@@ -101,7 +101,7 @@ class Experiment:
         create = self.create_state(optimizer)
         abstract = self._abstract_state(create)
         check_patterns(optimizer_config, abstract.params)
-        teacher, taught = self._teacher() if self.task.teacher else (None, None)
+        teacher, taught = self._teacher(self.task.teacher) if self.task.teacher else (None, None)
         return Run(
             folder=self.folder,
             options=self.options,
@@ -131,8 +131,8 @@ class Experiment:
         }
 
     def _plan(self, rows: Rows) -> Plan:
-        options, lengths = self.options, rows.lengths()
-        if lengths is None:
+        options, lengths, tokens = self.options, rows.lengths(), rows.tokens()
+        if lengths is None or tokens is None:
             if options.batch_size is None:
                 raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
             return Shuffled(len(rows), options.batch_size, self.seed, options.repeats)
@@ -140,7 +140,7 @@ class Experiment:
             raise UserError(f"training.repeats {options.repeats} is for images alone: leave it out")
         sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
         buckets = make_buckets(lengths, options.buckets, **sizes)
-        return Bucketed(lengths, rows.tokens(), buckets, self.seed)
+        return Bucketed(lengths, tokens, buckets, self.seed)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -168,13 +168,13 @@ class Experiment:
             variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
         return variables, steps[-1]
 
-    def _teacher(self) -> tuple[Inference, dict[str, Any]]:
-        """The model that the task learns from, and its variables.
+    def _teacher(self, folder: str) -> tuple[Inference, dict[str, Any]]:
+        """The model of the run that the task learns from, and its variables.
 
         Raises UserError where the teacher does not fit, or is not the one that the run began with.
         """
-        teacher, variables, step = trained(Path(self.task.teacher).expanduser(), self.mesh)
-        self.task.check_teacher(teacher.task, self.task.teacher)
+        teacher, variables, step = trained(Path(folder).expanduser(), self.mesh)
+        self.task.check_teacher(teacher.task, folder)
         _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
         return teacher.evaluator.inference, variables
 
@@ -321,7 +321,7 @@ def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
         write_json(path, found)
 
 
-def _weights(source: Path, model: Any) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+def _weights(source: Path, model: Any) -> tuple[dict[str, Any], Mapping[str, Mapping[str, int]]]:
     """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths, and `token_ids`."""
     if not source.is_dir():
         weights = read_weights(source)

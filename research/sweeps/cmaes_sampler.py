@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 SIGMA = 1 / 6
 """The first step size, as a fraction of each range."""
 
-type Numeric = FloatDistribution | IntDistribution
+Numeric = FloatDistribution | IntDistribution
 
 
 class CmaEsSampler(optuna.samplers.BaseSampler):
@@ -26,15 +26,13 @@ class CmaEsSampler(optuna.samplers.BaseSampler):
         self._seed = seed
         self._others = optuna.samplers.RandomSampler(seed=seed)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Numeric]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         """The numbers that every complete trial has."""
         shared = optuna.search_space.intersection_search_space(_complete(study))
-        numeric = {name: one for name, one in shared.items() if isinstance(one, Numeric.__value__) and not one.single()}
+        numeric = {name: one for name, one in shared.items() if isinstance(one, Numeric) and not one.single()}
         return numeric if len(numeric) > 1 else {}
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Numeric]
-    ) -> dict[str, Any]:
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
         """The next point of the present generation."""
         if not search_space:
             return {}
@@ -42,11 +40,11 @@ class CmaEsSampler(optuna.samplers.BaseSampler):
         bounds = np.tile([0.0, 1.0], (size, 1))
         optimizer = cmaes.CMA(np.full(size, 0.5), SIGMA, bounds, seed=self._seed)
         sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-        trials = [one for one in _complete(study) if one.value is not None and math.isfinite(one.value)]
+        complete = [(one.params, one.value) for one in _complete(study)]
+        trials = [(params, sign * value) for params, value in complete if value is not None and math.isfinite(value)]
         for generation in itertools.batched(trials, optimizer.population_size):
             if len(generation) == optimizer.population_size:
-                points = [_place(one.params, search_space) for one in generation]
-                optimizer.tell([(point, sign * one.value) for point, one in zip(points, generation, strict=True)])
+                optimizer.tell([(_place(params, search_space), value) for params, value in generation])
         chosen = zip(search_space.items(), optimizer.ask(), strict=True)
         return {name: _value(float(place), numeric) for (name, numeric), place in chosen}
 

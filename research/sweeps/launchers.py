@@ -64,7 +64,7 @@ class Process:
             return self._process.wait()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class LocalLauncher:
     """Slots on this machine, with a share of its cores and accelerators each. 0: one for each accelerator, or 1.
 
@@ -75,8 +75,7 @@ class LocalLauncher:
 
     def __post_init__(self):
         _, devices = accelerators()
-        if not self.slots:
-            object.__setattr__(self, "slots", max(len(devices), 1))
+        self.slots = self.slots or max(len(devices), 1)
         if not 1 <= self.slots <= MOST_WORKERS:
             raise UserError(f"--workers={self.slots} is out of range: use 1 to {MOST_WORKERS:,}")
         if devices and self.slots > len(devices):

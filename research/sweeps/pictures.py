@@ -28,7 +28,7 @@ CURVES = 8
 def draw(study: Study) -> None:
     """`parallel.png`, `slices.png`, `curves.png`, and `importance.png` where results differ."""
     plan, trials = study.plan, study.trials()
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and np.isfinite(trial.value)]
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and np.isfinite(trial.value or 0)]
     paths = [path for path in plan.space if path != "seed"]
     if not done:
         return

@@ -58,19 +58,20 @@ class Plan:
 
     def points(self) -> list[Point]:
         """The points of all trials; empty ones are left to the sampler. Raises UserError for an unfit --trials."""
-        seeds = self.space["seed"].values if isinstance(self.space.get("seed"), Choice) else (None,)
+        seed = self.space.get("seed")
+        seeds = seed.values if isinstance(seed, Choice) else (None,)
         others = {path: dimension for path, dimension in self.space.items() if path != "seed" or seeds == (None,)}
         if self.sampler != "grid" and self.trials is None:
             raise UserError(f"--sampler={self.sampler} has no end of its own: give --trials=N")
         if self.sampler in ("tpe", "cmaes"):
             if len(seeds) > 1:
                 raise UserError(f"--sampler={self.sampler} tries no point twice: leave the seeds out, or use random")
-            return [{} for _ in range(self.trials)]
+            return [{} for _ in range(self.trials or 0)]
         if self.trials is not None and self.trials % len(seeds):
             raise UserError(f"--trials={self.trials} is not divisible by the {len(seeds)} seeds: use a multiple")
         count = None if self.trials is None else self.trials // len(seeds)
         if self.sampler == "random":
-            points = [draw(others, np.random.default_rng([SEED, index])) for index in range(count)]
+            points = [draw(others, np.random.default_rng([SEED, index])) for index in range(count or 0)]
         else:
             points = _part(grid(others, MOST_TRIALS // len(seeds)), count, len(seeds))
         return [point if seed is None else point | {"seed": seed} for point in points for seed in seeds]
@@ -99,9 +100,9 @@ def _part(points: list[Point], count: int | None, seeds: int) -> list[Point]:
 
 def objective_of(config: ConfigDict) -> str:
     """What the config keeps its best checkpoint by, else what it expects, on the validation split; else the loss."""
-    if best := config.get("checkpoint", {}).get("best"):
+    if best := (config.get("checkpoint") or {}).get("best"):
         return best
-    expected = config.get("expect", {}).get("metric", "validation/loss")
+    expected = (config.get("expect") or {}).get("metric", "validation/loss")
     return "validation/" + expected.rpartition("/")[2]
 
 
@@ -110,7 +111,7 @@ def direction_of(objective: str, config: ConfigDict) -> Literal["minimize", "max
 
     Raises UserError for a name that says nothing.
     """
-    checkpoint = config.get("checkpoint", {})
+    checkpoint = config.get("checkpoint") or {}
     if checkpoint.get("best") == objective:
         return "maximize" if checkpoint.get("mode", "min") == "max" else "minimize"
     name = objective.lower()

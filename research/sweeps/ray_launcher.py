@@ -5,8 +5,10 @@ counts as preempted: it resumes elsewhere.
 """
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from research.errors import UserError, one_line
 from research.sweeps.launchers import GRACE_SECONDS, MOST_WORKERS, Process, cores
@@ -34,7 +36,7 @@ class RayLauncher:
             with contextlib.redirect_stdout(None):
                 ray.init(
                     log_to_driver=False,
-                    logging_level="error",
+                    logging_level=logging.ERROR,
                     configure_logging=False,
                     runtime_env={"env_vars": {"PYTHONPATH": root}},
                 )
@@ -50,7 +52,8 @@ class RayLauncher:
 
     def start(self, command: Sequence[str], log: Path, slot: int) -> "RemoteTrial":
         """Starts the command as soon as a node has room for it."""
-        return RemoteTrial(_Host.options(**self._resources).remote(list(command), str(log)), log)
+        host = _Host.options(**self._resources)  # pyrefly: ignore[missing-attribute]
+        return RemoteTrial(host.remote(list(command), str(log)), log)
 
 
 class RemoteTrial:
@@ -65,7 +68,7 @@ class RemoteTrial:
         1 where it could not be started there: Ray's last words are then in its log.
         """
         try:
-            code = ray.get(self._host.poll.remote(), timeout=5)
+            code: Any = ray.get(self._host.poll.remote(), timeout=5)
         except ray.exceptions.GetTimeoutError:
             return None
         except ray.exceptions.RayActorError as error:
@@ -81,7 +84,7 @@ class RemoteTrial:
     def stop(self) -> int:
         """Asks it to save itself and end, and ends it if that takes too long."""
         try:
-            code = ray.get(self._host.stop.remote(), timeout=GRACE_SECONDS + 10)
+            code: Any = ray.get(self._host.stop.remote(), timeout=GRACE_SECONDS + 10)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
             code = RESTART
         ray.kill(self._host)

@@ -31,12 +31,12 @@ class Group:
     """The complete trials of one point, which differ in their seed alone."""
 
     point: dict[str, Any]
-    trials: Sequence[FrozenTrial]
+    trials: list[FrozenTrial]
 
     @property
     def mean(self) -> float:
         """Of the objective."""
-        return statistics.fmean(trial.value for trial in self.trials)
+        return statistics.fmean(trial.value for trial in self.trials if trial.value is not None)
 
     @property
     def deviation(self) -> float | None:

@@ -104,9 +104,9 @@ def suggest(trial: optuna.trial.Trial, space: Space) -> Point:
         if not _applies(dimension, point):
             continue
         if isinstance(inner, Choice):
-            point[path] = decode(inner, trial.suggest_categorical(path, distribution(inner).choices))
+            point[path] = decode(inner, trial.suggest_categorical(path, [encode(value) for value in inner.values]))
         elif inner.integer:
-            point[path] = trial.suggest_int(path, inner.low, inner.high, log=inner.log)
+            point[path] = trial.suggest_int(path, int(inner.low), int(inner.high), log=inner.log)
         else:
             point[path] = trial.suggest_float(path, inner.low, inner.high, log=inner.log)
     return point
@@ -117,8 +117,9 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     inner = plain(dimension)
     if isinstance(inner, Choice):
         return CategoricalDistribution([encode(value) for value in inner.values])
-    kind = IntDistribution if inner.integer else FloatDistribution
-    return kind(inner.low, inner.high, log=inner.log)
+    if inner.integer:
+        return IntDistribution(int(inner.low), int(inner.high), log=inner.log)
+    return FloatDistribution(inner.low, inner.high, log=inner.log)
 
 
 def encode(value: Any) -> Any:
@@ -185,7 +186,7 @@ def _draw(dimension: Choice | Range, generator: np.random.Generator) -> Any:
     if isinstance(dimension, Choice):
         return dimension.values[generator.integers(len(dimension.values))]
     if dimension.integer:
-        return int(generator.integers(dimension.low, dimension.high, endpoint=True))
+        return int(generator.integers(int(dimension.low), int(dimension.high), endpoint=True))
     if dimension.log:
         return float(np.exp(generator.uniform(np.log(dimension.low), np.log(dimension.high))))
     return float(generator.uniform(dimension.low, dimension.high))

@@ -92,7 +92,8 @@ class _Follower:
     def __init__(self, study: Study, trial: Trial, stop: threading.Event):
         self.objective, self.prunes = study.plan.objective, study.plan.pruner != "none"
         self.trial, self.stop = trial, stop
-        self.seen, self.given_up = None, math.inf
+        self.seen: int | None = None
+        self.given_up = math.inf
 
     def run(self, start: Callable[[], Handle]) -> None:
         trial = self.trial

@@ -121,7 +121,8 @@ class Classification(LabelledTask):
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Class probabilities, float32 [batch, classes]."""
-        return jax.nn.softmax(model.apply(variables, *self.model_inputs(batch)))
+        logits: Any = model.apply(variables, *self.model_inputs(batch))
+        return jax.nn.softmax(logits)
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return f"label {self.class_names[batch['label'][row]]!r}, {super().show(batch, row)}"
@@ -138,7 +139,7 @@ def label_metrics(logits: jax.Array, losses: jax.Array, labels: jax.Array, weigh
 
 def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     """How two lists of classes differ, such as "10 classes, not 9 (the first that differ: 'dog', not 'cow')"."""
-    first = next((pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1]), None)
+    first = next(pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1])
     return f"{len(ours)} classes, not {len(theirs)} (the first that differ: {first[0]!r}, not {first[1]!r})"
 
 

@@ -27,7 +27,8 @@ class Distillation(Classification):
     (`model.distillation`) learns from the teacher with that head alone, any other with the only one it has.
     """
 
-    teacher: str = dataclasses.field()  # no default, unlike the attribute of the base class
+    # No default, unlike the attribute of the base class.
+    teacher: str = dataclasses.field()  # pyrefly: ignore[bad-override]
     kind: Literal["hard", "soft"] = "hard"
     weight: Fraction = 0.5
     temperature: Temperature = 3.0
@@ -49,7 +50,7 @@ class Distillation(Classification):
         heads, updates = apply(*self.model_inputs(batch), method=_all_heads)
         distilled = teacher_loss(heads[-1], teacher(batch), self.temperature if self.kind == "soft" else None)
         losses = (1 - self.weight) * self.label_loss(heads[0], batch) + self.weight * distilled
-        return self.metrics(sum(heads) / len(heads), losses, batch), updates
+        return self.metrics(jnp.asarray(sum(heads) / len(heads)), losses, batch), updates
 
 
 def teacher_loss(

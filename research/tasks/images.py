@@ -15,7 +15,7 @@ from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 from research.files import Unreadable, fits, read_json, read_or_set_aside, write_json
 from research.ranges import Number, Positive
-from research.tasks.task import Example, Task, View
+from research.tasks.task import PREPARED, Example, Task, View
 
 Colours = Number | tuple[Number, Number, Number]
 """One number for all channels, or one for each."""
@@ -32,7 +32,7 @@ class ImageTask(Task):
     mean: Colours = 0.5
     deviation: Positive | tuple[Positive, Positive, Positive] = 0.5
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    image_shape: tuple[int | None, int | None, int] | None = None
+    image_shape: tuple[int | None, int | None, int] = PREPARED
 
     def prepare(self, source: Any, folder: Path) -> Self:
         if self.image_shape is not None:
@@ -67,7 +67,7 @@ class ImageTask(Task):
     def example(self, item: Any) -> Example:
         height, width, channels = self.image_shape
         if isinstance(item, str | Path):
-            size = None if height is None else (height, width)
+            size = (height, width) if height and width else None
             return {"image": decode_image(read_image_file(item), str(item), size, channels)}
         item = np.asarray(item)
         wanted = (height or item.shape[0], width or item.shape[1], channels) if item.ndim == 3 else ()
@@ -92,7 +92,7 @@ class ImageTask(Task):
             raise UserError(f"task.{name} has {len(value)} numbers for images of {channels} channels: give one number")
         return np.array(value, np.float32)
 
-    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+    def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         return (self.normalised(batch["image"]),)
 
     def shown(self, examples: Sequence[Example], count: int) -> list[Example]:

@@ -22,7 +22,7 @@ from research.errors import UserError
 from research.layers.masks import causal_mask
 from research.ranges import ANSWERING, Count, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
-from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import given_text, read_and_written, show_tokens, token_ids, vocabulary_of_run
 
 
@@ -39,7 +39,7 @@ class LanguageModeling(Task):
     top_k: Annotated[Count | None, ANSWERING] = None
     top_p: Annotated[Share | None, ANSWERING] = None
     sample_seed: Annotated[Seed, ANSWERING] = 0
-    vocabulary: TrainedTokenizer | None = None
+    vocabulary: TrainedTokenizer = PREPARED
 
     pad: ClassVar[int | None] = -1
 
@@ -69,7 +69,7 @@ class LanguageModeling(Task):
                     f"{len(texts)} texts need a mark between them: set task.tokenizer.specials to True, or give one"
                 )
             places = np.searchsorted(ends, bounds, side="right")
-            tokens, ends = np.insert(tokens, places, self.vocabulary.eos), np.insert(ends, places, bounds)
+            tokens, ends = np.insert(tokens, places, self.vocabulary.end_token), np.insert(ends, places, bounds)
         ends[-1:] = bounds[-1:]
         return tokens, np.diff(ends, prepend=0).astype(np.int32)
 

@@ -1,6 +1,7 @@
 """Losses and counts shared by tasks: per-position values, float32, reduced by the caller with its weights."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def _over_chunks(states, table, bias, labels, weights, smoothing, *, gradients):
         array = jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
         return jnp.moveaxis(array.reshape(batch, -1, count, *array.shape[2:]), 2, 0)
 
-    def chunk(carry, inputs):
+    def chunk(carry, inputs) -> tuple[Any, Any]:
         states, labels, weights = inputs
         sums, by_table, by_bias = carry
         logits = vocabulary_logits(states, table)
@@ -117,8 +118,9 @@ def _over_chunks(states, table, bias, labels, weights, smoothing, *, gradients):
     zero = jnp.float32(0)
     by_table = jnp.zeros(table.shape, jnp.float32) if gradients else None
     by_bias = jnp.zeros(bias.shape, jnp.float32) if gradients and bias is not None else None
+    start: Any = (zero, zero, zero), by_table, by_bias
     inputs = tuple(map(chunks, (states, labels, weights)))
-    (sums, by_table, by_bias), by_states = jax.lax.scan(chunk, ((zero, zero, zero), by_table, by_bias), inputs)
+    (sums, by_table, by_bias), by_states = jax.lax.scan(chunk, start, inputs)
     if not gradients:
         return sums, None
     by_states = jnp.moveaxis(by_states, 0, 2).reshape(batch, length + missing, -1)[:, :length]

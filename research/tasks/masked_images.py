@@ -68,7 +68,8 @@ class MaskedImages(ImageTask):
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """The error of each image, float32 [batch]."""
         images, order = self.model_inputs(batch)
-        return self._errors(model.apply(variables, images, order), images, order)
+        painted: Any = model.apply(variables, images, order)
+        return self._errors(painted, images, order)
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         return {"text": f"mean squared error of the hidden patches {float(rows[0]):.4f}"}

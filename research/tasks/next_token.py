@@ -14,7 +14,7 @@ from research.data.rows import Rows
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import given_text, read_and_written, show_tokens, token_ids, vocabulary_of_run
 
 
@@ -38,7 +38,7 @@ class NextToken(Task):
     """{"source": prompt, "target": one token}; all prompts have as many tokens."""
 
     tokenizer: Tokenizer
-    vocabulary: TrainedTokenizer | None = None
+    vocabulary: TrainedTokenizer = PREPARED
 
     def prepare(self, source: Any, folder: Path) -> "NextToken":
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("source", "target"), folder)
@@ -88,7 +88,8 @@ class NextToken(Task):
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """The most probable next token of each prompt, int32 [batch]."""
-        return model.apply(variables, *self.model_inputs(batch))[:, -1].argmax(axis=-1)
+        logits: Any = model.apply(variables, *self.model_inputs(batch))
+        return logits[:, -1].argmax(axis=-1)
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         return {"text": self.vocabulary.decode([int(rows[0])])}

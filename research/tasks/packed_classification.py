@@ -94,7 +94,8 @@ class PackedClassification(LabelledTask):
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Class probabilities, float32 [rows, images, classes]."""
-        return jax.nn.softmax(model.apply(variables, *self._packed(batch), method="packed"))
+        logits: Any = model.apply(variables, *self._packed(batch), method="packed")
+        return jax.nn.softmax(logits)
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         ((probabilities,),) = rows

@@ -66,7 +66,8 @@ class Pretext(ImageTask):
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Probabilities of what was done to the images as they are, float32 [batch, classes]."""
-        return jax.nn.softmax(model.apply(variables, *self.model_inputs(batch)))
+        logits: Any = model.apply(variables, *self.model_inputs(batch))
+        return jax.nn.softmax(logits)
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         (probabilities,) = rows

@@ -30,6 +30,10 @@ Teacher = Callable[[Mapping[str, jax.Array]], Any]
 """What another trained model predicts for a batch, as its own task does."""
 
 
+PREPARED: Any = None
+"""The default of a field that `prepare` fills in."""
+
+
 class Scorer(Protocol):
     """Scores of whole answers, such as BLEU: it is shown each example with its answer once, in any order."""
 
@@ -115,7 +119,7 @@ class Task:
         """
         return self.rows(examples, train=False, seed=0)
 
-    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+    def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         """The positional arguments of the model, for initialisation and for counting its cost."""
         raise TypeError(f"{type(self).__name__} has no model inputs")
 
@@ -158,7 +162,7 @@ class Task:
             if name not in known:
                 raise UserError(f"{name} is not an option of answers: use one of {', '.join(known) or 'none'}")
         values = {name: convert(value, hints[name], name, build) for name, value in options.items()}
-        return dataclasses.replace(self, **values)
+        return dataclasses.replace(self, **values)  # pyrefly: ignore[bad-specialization]
 
     def scorer(self) -> Scorer | None:
         """Measures what `loss` does not, on whole answers; None where there is nothing of that kind."""

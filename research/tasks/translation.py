@@ -23,14 +23,13 @@ from research.layers.masks import causal_mask, padding_mask
 from research.metrics.text import TextScorer, remove_bpe
 from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
 from research.tasks.losses import vocabulary_loss
-from research.tasks.task import Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import (
     fields_of_pairs,
     given_text,
     show_tokens,
     token_ids,
     vocabularies_of_pairs,
-    vocabulary_of,
 )
 
 
@@ -57,7 +56,7 @@ class Translation(Task):
     target_language: Annotated[str | None, AFTERWARDS] = None
     join_bpe: Annotated[bool, AFTERWARDS] = False
     target_tokenizer: Tokenizer | None = None
-    vocabulary: TrainedTokenizer | None = None
+    vocabulary: TrainedTokenizer = PREPARED
     target_vocabulary: TrainedTokenizer | None = None
 
     pad: ClassVar[int | None] = PAD
@@ -72,6 +71,10 @@ class Translation(Task):
     @property
     def _target(self) -> TrainedTokenizer:
         return self.target_vocabulary or self.vocabulary
+
+    def _vocabulary_of(self, name: str) -> TrainedTokenizer:
+        """That of an array of a batch."""
+        return self.vocabulary if name == "source" else self._target
 
     def model_fields(self) -> dict[str, Any]:
         return fields_of_pairs(self.vocabulary, self._target)
@@ -89,7 +92,7 @@ class Translation(Task):
         fitting = np.flatnonzero(np.maximum(pairs.source.lengths(), pairs.target.lengths() - 1) <= self.max_length)
         if not len(fitting):
             raise UserError(f"every training pair is longer than task.max_length {self.max_length}: use a larger one")
-        return pairs if len(fitting) == len(pairs) else self._pairs([examples[index] for index in fitting])
+        return pairs if len(fitting) == len(pairs) else self._pairs([examples[index] for index in fitting.tolist()])
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         for number, example in enumerate(examples, 1):
@@ -108,10 +111,10 @@ class Translation(Task):
         examples = list(examples)
         source = self.vocabulary.encode_batch([example["source"] for example in examples])
         target = self._target.encode_batch([example["target"] for example in examples])
-        markers = {"source_eos": self.vocabulary.eos, "bos": self._target.bos, "eos": self._target.eos}
-        return SentencePairs.from_lists(source, target, self.max_length, **markers)
+        markers = {"source_eos": self.vocabulary.end_token, "eos": self._target.end_token}
+        return SentencePairs.from_lists(source, target, self.max_length, bos=self._target.start_token, **markers)
 
-    def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
+    def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         return batch["source"], batch["target_input"], batch["source"] != PAD
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
@@ -147,17 +150,17 @@ class Translation(Task):
                 method="decode",
                 mutable=["cache"],
             )
-            never = [PAD, self._target.bos, *range(self._target.vocab_size, logits.shape[-1])]
+            never = [PAD, self._target.start_token, *range(self._target.vocab_size, logits.shape[-1])]
             return forbid(logits, never), updates["cache"]
 
         memory = model.apply(variables, source, valid, method="encode")
-        prompt = jnp.full((len(source), 1), self._target.bos, jnp.int32)
+        prompt = jnp.full((len(source), 1), self._target.start_token, jnp.int32)
         full = jnp.zeros((len(source), max_length), jnp.int32)
         cache = init_cache(model, full, memory, valid, method="decode")
         # The encoder's keys and values are projected once, into the cache.
         _, cache = step(prompt, cache, jnp.int32(0), memory)
         limit = valid.sum(axis=1) + self.extra_length + 1
-        shared = {"max_length": max_length, "limit": limit, "end_token": self._target.eos, "pad_token": PAD}
+        shared = {"max_length": max_length, "limit": limit, "end_token": self._target.end_token, "pad_token": PAD}
         if self.beam_size == 1:
             lengths, rng = jnp.ones(len(source), jnp.int32), jax.random.key(0)
             return generate(step, cache, prompt, lengths, choose=greedy, rng=rng, **shared)
@@ -183,7 +186,7 @@ class Translation(Task):
     def view(self, example: Example, answer: Mapping[str, Any]) -> View:
         batch = self._pairs([{"source": example["source"], "target": answer["text"]}]).first()
         tokens = {
-            side: [vocabulary_of(self, side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
+            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
             for side in ("source", "target_input", "target_output")
         }
         clean = remove_bpe if self.join_bpe else str
@@ -201,7 +204,7 @@ class Translation(Task):
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(
-            f"{name:>13}: {show_tokens(vocabulary_of(self, name), batch[name][row], PAD)}"
+            f"{name:>13}: {show_tokens(self._vocabulary_of(name), batch[name][row], PAD)}"
             for name in ("source", "target_input", "target_output")
         )
 

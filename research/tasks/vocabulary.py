@@ -89,18 +89,10 @@ def fields_of_pairs(source: TrainedTokenizer, target: TrainedTokenizer) -> dict[
     return {"vocab_size": max(source.vocab_size, target.vocab_size), "share_embeddings": False}
 
 
-def vocabulary_of(task: Any, name: str) -> TrainedTokenizer | None:
-    """The vocabulary of an array of a task's batch: the source's for "source", the target's for any other name.
-
-    Both are the same where the task has one only; None where it has none.
-    """
-    source = getattr(task, "vocabulary", None)
-    return source if name == "source" else getattr(task, "target_vocabulary", None) or source
-
-
 def token_ids(task: Any) -> dict[str, dict[str, int]]:
     """The id of each token in the vocabularies of a task's "source" and "target", {} for a task without any."""
-    found = {side: vocabulary_of(task, side) for side in ("source", "target")}
+    source = getattr(task, "vocabulary", None)
+    found = {"source": source, "target": getattr(task, "target_vocabulary", None) or source}
     return {side: vocabulary.ids for side, vocabulary in found.items() if vocabulary is not None}
 
 

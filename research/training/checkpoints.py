@@ -203,7 +203,8 @@ class Checkpoints:
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         stored = {"notes": dict(notes), "metrics": finite, "kept": kept, "contents": contents(state)}
         with self._explained():
-            saving = ocp.save_async(self._plain / str(step), state, custom_metadata=sealed(stored))
+            # pyrefly: ignore[bad-argument-type]
+            saving = ocp.save_async(f"{self._plain}/{step}", state, custom_metadata=sealed(stored))
         self._in_flight = saving, step, stored
         self._saved = time.monotonic()
 
@@ -268,10 +269,11 @@ class Checkpoints:
         with self._damage(step):
             if isinstance(wanted, dict):
                 rest = {part: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[part]) for part in stored}
-                loaded = ocp.load(self._plain / str(step), rest | wanted)
-                loaded = {part: loaded[part] for part in wanted}
+                # pyrefly: ignore[bad-argument-type]
+                whole: Any = ocp.load(f"{self._plain}/{step}", rest | wanted)
+                loaded = {part: whole[part] for part in wanted}
             else:
-                loaded = ocp.load(self._plain / str(step), wanted)
+                loaded = ocp.load(f"{self._plain}/{step}", wanted)
             if contents(loaded) != expected:
                 raise ValueError("its arrays are not what was saved")
             if wrong := not_finite(loaded):
@@ -281,7 +283,7 @@ class Checkpoints:
     def _metadata(self, step: int) -> Any:
         with self._damage(step):
             check_files(self._folder / str(step))
-            metadata = ocp.metadata(self._plain / str(step))
+            metadata = ocp.metadata(f"{self._plain}/{step}")
             stored = unsealed(metadata.custom_metadata)
             if not all(name in stored and fits(stored[name], hint) for name, hint in _STORED.items()):
                 raise ValueError("its notes are of another program")

@@ -53,10 +53,10 @@ class Clock:
             steps = duration.epochs * self.steps_per_epoch
         elif duration.examples is not None:
             steps = duration.examples / self.examples_per_step
-        elif self.tokens_per_step is None:
-            raise UserError("a duration in tokens has no meaning for this data: use steps, epochs or examples")
-        else:
+        elif duration.tokens is not None and self.tokens_per_step is not None:
             steps = duration.tokens / self.tokens_per_step
+        else:
+            raise UserError("a duration in tokens has no meaning for this data: use steps, epochs or examples")
         if steps > MOST_STEPS:
             (given,) = ((unit, value) for unit, value in dataclasses.asdict(duration).items() if value is not None)
             raise UserError(

@@ -69,7 +69,7 @@ def sealed(notes: Mapping[str, Any]) -> dict[str, Any]:
     return {"notes": dict(notes), "crc": checksum(notes)}
 
 
-def unsealed(stored: Mapping[str, Any] | None) -> dict[str, Any]:
+def unsealed(stored: Any) -> dict[str, Any]:
     """What `sealed` was given. Raises ValueError where a character of it has changed or all of it is gone."""
     if not stored or stored.get("crc") != checksum(stored.get("notes")):
         raise ValueError("its notes are not what was saved")

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -29,7 +30,7 @@ class Interruptions:
         self.name = "SIGTERM"
         self._deferred = self._received = False
         self._many = jax.process_count() > 1
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruptions":
         handled = [signal.SIGINT] if self._many else [signal.SIGINT, signal.SIGTERM]

@@ -63,7 +63,8 @@ def machine_memory() -> int:
 
 def _largest_batch(run: Run, sample_batch: Mapping[str, np.ndarray]) -> tuple[int, float]:
     """Rows of the largest batch, padding included, and how much longer than the sample's each of them is."""
-    plan, multiple = run.batches.plan, run.batches.multiple
+    plan: Any = run.batches.plan
+    multiple = run.batches.multiple
     if not isinstance(plan, Bucketed):
         return -(-plan.batch_size // multiple) * multiple, 1.0
     axes = np.size(plan.buckets[0].length)
@@ -86,7 +87,8 @@ def _too_large(run: Run, state: int, device: int) -> str:
         if isinstance(value := getattr(model, field.name), int) and not isinstance(value, bool)
     }
     causes = [name for name, value in numbers.items() if value > 1 and value in array.shape]
-    names = ", ".join(f"model.{name}" for name in causes or sorted(numbers, key=numbers.get)[-1:]) or "model"
+    largest = sorted(numbers, key=lambda name: numbers[name])[-1:]
+    names = ", ".join(f"model.{name}" for name in causes or largest) or "model"
     names = names.replace("model.vocab_size", "task.tokenizer.vocab_size")
     return (
         f"the parameters, their gradients and the optimizer's state need {_text(state)} of a device's {_text(device)} "
@@ -103,7 +105,7 @@ def _too_many(run: Run, rows: int, fitting: int, needed: float) -> str:
     if options.batch_size is not None:
         most = fitting // parts * parts
         return f"training.batch_size {options.batch_size} needs {memory}: use at most {most:,}"
-    most = max(options.batch_tokens * fitting // rows, 1)
+    most = max((options.batch_tokens or 0) * fitting // rows, 1)
     return f"training.batch_tokens {options.batch_tokens} needs {memory}: use at most {most:,}"
 
 

@@ -68,7 +68,7 @@ class Progress:
     @functools.cached_property
     def validation(self) -> Split:
         """The validation split."""
-        return self._run.evaluator.split(self._run.validation)
+        return self._run.evaluator.split(self._run.validation or ())
 
     def measured(self, state: TrainState, step: int) -> dict[str, float]:
         """What is due of the validation split's metrics after `step` steps."""
@@ -94,7 +94,7 @@ class Progress:
 
     def _skip(self, step: int, wrong: str | None) -> None:
         self._skipped = self._skipped + 1 if wrong else 0
-        if self._skipped == MAX_SKIPPED:
+        if wrong and self._skipped == MAX_SKIPPED:
             raise Diverged(f"{MAX_SKIPPED} updates in a row were skipped; {self._diverged(step, wrong)}")
         if wrong:
             examples = self._run.batches.examples(step)

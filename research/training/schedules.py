@@ -6,13 +6,14 @@ Warm-up rises linearly, from 1 / warmup at step 0 to 1 at the end of it.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from research.ranges import Fraction, Size
 from research.training.durations import Clock, Duration
 
-Factor = Callable[[jnp.ndarray], jnp.ndarray]
+Factor = Callable[[Any], jnp.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _decay(remaining: Callable, warmup: int, total_steps: int, final: float) -> 
     return factor
 
 
-def _rise(step, warmup: int):
+def _rise(step, warmup: int | jnp.ndarray):
     return jnp.minimum(1.0, (step + 1) / jnp.maximum(1, warmup))
 
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """step: int32 scalar, updates made so far. params: float32. opt_state: Optax's. model_state: the model's other
     collections (BatchNorm statistics), {} where it has none. ema: moving average of params, or None.
     accepted: int32 scalar, updates that did not diverge. norm: float32 scalar, the moving average of their gradients'
@@ -27,7 +26,7 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, **self.model_state}
 
 
-def create_state(model, inputs: tuple, optimizer, *, seed: int, ema: bool) -> TrainState:
+def create_state(model, inputs: tuple, optimizer, *, seed: int | jax.Array, ema: bool) -> TrainState:
     """A fresh state; a pure function of the seed, to be jitted with the shardings the state shall be born with."""
     variables = dict(model.init({"params": jax.random.key(seed)}, *inputs))
     params = variables.pop("params")

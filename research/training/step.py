@@ -46,7 +46,7 @@ class Step:
         return Inference(self.model, self.task, self.precision)
 
     def train(
-        self, state: TrainState, batch: Mapping[str, jax.Array], taught: Mapping[str, Any] | None = None
+        self, state: TrainState, batch: Mapping[str, jax.Array], taught: Any = None
     ) -> tuple[TrainState, Metrics]:
         """One update. Its randomness is a function of (seed, step). Adds `grad_norm` to the task's metrics.
 

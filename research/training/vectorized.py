@@ -42,6 +42,8 @@ class Number(float):
     traced value; to compare its size is a TypeError, since each run would need another answer.
     """
 
+    traced: jax.Array
+
     def __new__(cls, traced: jax.Array) -> "Number":
         self = super().__new__(cls, math.nan)
         self.traced = traced
@@ -190,8 +192,7 @@ class _Loop:
         self.first, self.total = members[0].run, len(members[0].run.batches)
         self.progress: dict[int, Progress] = {}
         self.done: set[int] = set()
-        validation = self.first.validation
-        self.validation = None if validation is None else self.first.evaluator.split(validation)
+        self.validation = self.first.evaluator.split(self.first.validation or ())
 
     def begin(self, restored: Sequence[Any], start: int, stack: contextlib.ExitStack) -> TrainState:
         """The stacked state at step `start`; the members' loggers stay open as long as the stack."""
@@ -208,7 +209,7 @@ class _Loop:
 
     def run(self, state: TrainState, start: int) -> None:
         """As the loop of a single run: a step is dispatched, then the metrics of the one before are read."""
-        batches = _Stacked([member.run.batches for member in self.rows])
+        batches: Any = _Stacked([member.run.batches for member in self.rows])
         loader = load(batches, start, lambda batch: batch)
         order = {id(member): index for index, member in enumerate(self.rows)}
         pending: tuple[int, Any] | None = None

@@ -26,7 +26,7 @@ class Mix:
         """The example with `mix` and, where there is cutmix, `box`."""
         if self.cutmix and not (self.mixup and random.random() < 0.5):
             size = example["image"].shape[:2]
-            top, left, bottom, right = cut_box(*size, random.beta(self.cutmix, self.cutmix), random)
+            top, left, bottom, right = cut_box(*size, share=random.beta(self.cutmix, self.cutmix), random=random)
             share = 1 - (bottom - top) * (right - left) / math.prod(size)
             return {**example, "mix": share, "box": (top, left, bottom, right)}
         if not self.mixup:

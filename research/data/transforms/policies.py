@@ -46,7 +46,7 @@ def posterize(image: Image.Image, bits: float) -> Image.Image:
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
     """Inverts all values from the threshold on."""
-    return ImageOps.solarize(image, threshold)
+    return ImageOps.solarize(image, math.ceil(threshold))
 
 
 def solarize_add(image: Image.Image, addition: float) -> Image.Image:
