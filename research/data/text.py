@@ -1,7 +1,8 @@
 """Text as arrays: ragged token tables, sentence pairs, windows of a token stream."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,30 +14,40 @@ from research.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Token sequences of different length in one flat array: int32 `tokens` and int64 `offsets` [count + 1]."""
+    """Token sequences of different length in one flat array: integer `tokens`, int64 `starts` and `ends` [count]."""
 
     tokens: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
 
     @classmethod
-    def from_lists(cls, sequences: Iterable[Sequence[int]]) -> "Ragged":
+    def of_lengths(cls, tokens: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Sequences of these lengths, one after the other."""
+        ends = np.cumsum(lengths, dtype=np.int64)
+        return cls(tokens, ends - lengths, ends)
+
+    @classmethod
+    def from_lists(cls, sequences: Sequence[Sequence[int]]) -> "Ragged":
         """Packs lists of token ids."""
-        arrays = [np.asarray(sequence, np.int32) for sequence in sequences]
-        offsets = np.cumsum([0, *map(len, arrays)])
-        return cls(np.concatenate([np.zeros(0, np.int32), *arrays]), offsets)
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        return cls.of_lengths(np.fromiter(itertools.chain(*sequences), np.int32, lengths.sum()), lengths)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.ends)
 
     def lengths(self) -> np.ndarray:
         """Tokens of each sequence, int64 [count]."""
-        return np.diff(self.offsets)
+        return self.ends - self.starts
+
+    def part(self, indices: np.ndarray) -> "Ragged":
+        """The sequences `indices`; the tokens are the same array."""
+        return Ragged(self.tokens, self.starts[indices], self.ends[indices])
 
     def padded(self, indices: np.ndarray, length: int, fill: int = PAD) -> np.ndarray:
         """The sequences `indices`, cut at `length` and filled up to it: int32 [len(indices), length]."""
         columns = np.arange(length)
-        starts = self.offsets[indices][:, None]
-        inside = columns < (self.offsets[indices + 1][:, None] - starts)
+        starts = self.starts[indices][:, None]
+        inside = columns < (self.ends[indices][:, None] - starts)
         if not len(self.tokens):
             return np.full((len(indices), length), fill, np.int32)
         return np.where(inside, self.tokens[np.where(inside, starts + columns, 0)], np.int32(fill))
@@ -71,11 +82,15 @@ class SentencePairs(Rows):
         source_eos: of the source's vocabulary. bos, eos: of the target's. pad: of both.
         """
         return cls(
-            Ragged.from_lists([*tokens, source_eos] for tokens in source),
-            Ragged.from_lists([bos, *tokens, eos] for tokens in target),
+            Ragged.from_lists([[*tokens, source_eos] for tokens in source]),
+            Ragged.from_lists([[bos, *tokens, eos] for tokens in target]),
             max_length,
             pad,
         )
+
+    def part(self, indices: np.ndarray) -> "SentencePairs":
+        """The pairs `indices`."""
+        return dataclasses.replace(self, source=self.source.part(indices), target=self.target.part(indices))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -143,10 +158,20 @@ class TokenWindows(Rows):
         positions = starts[:, None] + np.arange(self.length + 1)
         inside = positions < len(self.stream)
         positions = np.where(inside, positions, 0)
-        arrays = {"tokens": (self.stream, -1), "bytes": (self.bytes, 0)}
+        arrays = {"tokens": (self.stream, np.int32(-1)), "bytes": (self.bytes, np.int32(0))}
         return {
             name: np.where(inside, array[positions], fill).astype(np.int32) for name, (array, fill) in arrays.items()
         }
+
+
+def sixteen_bits(sizes: np.ndarray) -> np.ndarray:
+    """Sizes as uint16, with the same sum: what one has over 65,535 is counted with the next, the last's with the first.
+
+    sizes: int64 [n], with a sum of at most 65,535 n.
+    """
+    while (over := np.maximum(sizes - 65535, 0)).any():
+        sizes = sizes - over + np.roll(over, 1)
+    return sizes.astype(np.uint16)
 
 
 def _epoch_offsets(seed: int, epochs: np.ndarray, length: int) -> np.ndarray:

@@ -1,58 +1,93 @@
-"""Text from UTF-8 files, plain or gzip: one running text, or sentence pairs line by line."""
+"""Text from UTF-8 files: running text and documents, or sentence pairs line by line."""
 
-import hashlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from research.data.plain_text import lines_of, read_text
-from research.data.source import Example, Source, check_split
+from research.data.image_files import shown
+from research.data.lines import Pairs
+from research.data.source import Source, check_split
+from research.data.texts import Texts, files_of
 from research.errors import UserError
 from research.ranges import AFTERWARDS, Rate
 
 
 @dataclass(frozen=True)
 class TextFile(Source):
-    """One text, cut into contiguous ranges of characters: training, then validation, then test.
+    """Texts of a file, of all files below a folder, or of those that a pattern such as "books/*.txt.gz" matches.
 
-    The fractions are shares of the characters; a split whose fraction is 0 does not exist. The default is nanoGPT's
-    (the last 10 % is validation).
+    A plain file is one text; each line of a .jsonl and each row of a .parquet is one, the value of its key `field`.
+    Files may be compressed (.gz, .zst). Between two texts or more stands an end marker.
+
+    The fractions are shares of all characters: the texts one after the other are training, then validation, then test.
+    Plain text is cut at that character, a record belongs to the split that it begins in. A split whose fraction is 0
+    does not exist. The default is nanoGPT's (the last 10 % is validation). Or splits have files of their own, which
+    validation_path and test_path name; what is then left of `path` is training.
     """
 
     path: str
-    validation_fraction: Rate = 0.1
+    validation_fraction: Rate | None = None
     test_fraction: Rate = 0.0
+    validation_path: str | None = None
+    test_path: Annotated[str | None, AFTERWARDS] = None
+    field: str = "text"
 
     def __post_init__(self):
-        fractions = (self.validation_fraction, self.test_fraction)
-        if sum(fractions) >= 1:
+        if self.validation_path and self.validation_fraction:
+            raise UserError("validation_path and validation_fraction both name a validation split: leave one out")
+        if self.test_path and self.test_fraction:
+            raise UserError("test_path and test_fraction both name a test split: leave one out")
+        if sum(self._fractions) >= 1:
             raise UserError(
-                f"validation_fraction {fractions[0]} and test_fraction {fractions[1]} leave nothing to train on: "
-                "use fractions from 0 with a sum below 1"
+                f"validation_fraction {self._fractions[0]} and test_fraction {self._fractions[1]} leave nothing to "
+                "train on: use fractions from 0 with a sum below 1"
             )
 
+    @property
+    def _fractions(self) -> tuple[float, float]:
+        """Of `path` that are validation and test."""
+        default = 0.0 if self.validation_path else 0.1
+        return default if self.validation_fraction is None else self.validation_fraction, self.test_fraction
+
     def paths(self) -> tuple[str, ...]:
-        return (self.path,)
+        return tuple(path for path in (self.path, self.validation_path, self.test_path) if path is not None)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        held_out = {"validation": self.validation_fraction, "test": self.test_fraction}
-        return ("train", *(split for split, fraction in held_out.items() if fraction))
+        validation, test = self._fractions
+        held_out = {"validation": self.validation_path or validation, "test": self.test_path or test}
+        return ("train", *(split for split, there in held_out.items() if there))
 
-    def examples(self, split: str) -> Sequence[Example]:
-        """One example {"text": ...}; a UserError names a file that `read_text` refuses or that is too short."""
+    def examples(self, split: str) -> Texts:
+        """{"text": ...}, read as a stream; a UserError names a file that cannot be read or that is too short."""
         check_split(split, self.splits)
-        text = read_text(self.path)
-        validation = int(len(text) * (1 - self.validation_fraction - self.test_fraction))
-        test = len(text) if not self.test_fraction else int(len(text) * (1 - self.test_fraction))
-        ranges = {"train": slice(0, validation), "validation": slice(validation, test), "test": slice(test, None)}
-        if not text[ranges[split]]:
+        own = {"validation": self.validation_path, "test": self.test_path}.get(split)
+        texts = Texts(files_of(own or self.path)[0], self.field)
+        if not texts.characters:
+            raise UserError(f"{own or self.path} is empty: give a file with text")
+        if own:
+            return texts
+        total, (validation_fraction, test_fraction) = texts.characters, self._fractions
+        validation = int(total * (1 - validation_fraction - test_fraction))
+        test = total if not test_fraction else int(total * (1 - test_fraction))
+        start, end = {"train": (0, validation), "validation": (validation, test), "test": (test, total)}[split]
+        part = dataclasses.replace(texts, start=start, end=end)
+        if start == end or not len(part):
             raise UserError(f"{self.path} is too short for a {split} split: set {split}_fraction to 0 or add text")
-        return [{"text": text[ranges[split]]}]
+        return part
 
     def fingerprint(self, split: str) -> str:
         """A digest of the split's text, whatever the file's name, its compression and its byte-order mark."""
-        return hashlib.sha256(self.examples(split)[0]["text"].encode()).hexdigest()
+        return self.examples(split).fingerprint
+
+    def left_out(self, split: str) -> Sequence[str]:
+        own = {"validation": self.validation_path, "test": self.test_path}.get(split)
+        _, others = files_of(own or self.path)
+        if not others:
+            return ()
+        names = ", ".join(shown(name) for name in others[:3])
+        return [f"{len(others):,} files below {own or self.path} are left out, as their names are not of text: {names}"]
 
 
 @dataclass(frozen=True)
@@ -83,20 +118,12 @@ class ParallelText(Source):
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in ("train", "validation", "test") if self._paths(split)[0])
 
-    def examples(self, split: str) -> Sequence[Example]:
+    def examples(self, split: str) -> Pairs:
         """{"source": line, "target": line}; a UserError if a file is bad or the two differ in their number of lines."""
         check_split(split, self.splits)
-        paths = self._paths(split)
-        sources, targets = (lines_of(read_text(path)) for path in paths if path)
-        if len(sources) != len(targets):
-            raise UserError(
-                f"{paths[0]} has {len(sources)} lines and {paths[1]} has {len(targets)}: give files of equal length"
-            )
-        return [{"source": source, "target": target} for source, target in zip(sources, targets, strict=True)]
+        source, target = self._paths(split)
+        return Pairs(source or "", target or "")
 
     def fingerprint(self, split: str) -> str:
         """A digest of the split's lines, whatever the files' names, compression and line ends."""
-        digest = hashlib.sha256()
-        for pair in self.examples(split):
-            digest.update(f"{pair['source']}\n{pair['target']}\n".encode())  # no line holds a line feed
-        return digest.hexdigest()
+        return self.examples(split).fingerprint

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from research.data.image_files import image_format
 from research.data.source import Example, Source, check_split
+from research.data.token_store import Origin, origin_of
 from research.errors import UserError
 from research.ranges import AFTERWARDS
 
@@ -90,7 +91,10 @@ class Tfds(Source):
             ) from error
         except Exception as error:  # what damaged files make of it is not documented
             raise UserError(f"{self.dataset} in {builder.data_dir} is damaged ({_short(error)}): restore it") from error
-        return _Examples(source, dict(self.keys), self.dataset)
+        part = {"dataset": builder.info.full_name, "split": expression, "keys": dict(self.keys)}
+        files = [path for info in builder.info.splits.values() for path in info.filepaths]
+        origin = origin_of(files, part, functools.partial(self.fingerprint, split))
+        return _Examples(source, dict(self.keys), self.dataset, origin)
 
     def fingerprint(self, split: str) -> str:
         """A digest of the data set's name and version, of its features and of the split's files and their sizes."""
@@ -142,6 +146,7 @@ class _Examples(Sequence[Example]):
     source: Sequence[Example]
     keys: dict[str, str]
     name: str
+    origin: Origin | None
 
     def __len__(self) -> int:
         return len(self.source)

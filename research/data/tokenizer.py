@@ -6,6 +6,7 @@ ids, never text: the letters "</s>" in a file are encoded as letters; as a word 
 """
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -60,6 +61,16 @@ class TrainedTokenizer:
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
         return self._tokenizer.get_vocab_size()
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """The smallest type of integers that has room for each id."""
+        return np.dtype(np.uint16 if max(self.ids.values(), default=0) < 2**16 else np.int32)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary and its rules."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     @property
     def start_token(self) -> int:
@@ -212,6 +223,7 @@ class Tokenizer:
     of which little text fills less, an upper limit for "word" and "whitespace", not for "character". specials: whether
     ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without. "wordpiece" has
     [PAD], [UNK], [CLS], [SEP] and [MASK] as ids 0 to 4.
+    sample_megabytes: of text that the vocabulary is made of; of more text, evenly spaced parts.
     path: in place of a kind, a `tokenizer.json` of a run or of a BERT, or a `vocab.txt` of a BERT (one token a line).
     lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
     """
@@ -222,6 +234,7 @@ class Tokenizer:
     path: str | None = None
     lowercase: bool | None = None
     strip_accents: bool | None = None
+    sample_megabytes: Size = 100
 
     def __post_init__(self):
         if self.path is not None:

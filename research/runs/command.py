@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from research.config import suggestion
+from research.data.token_store import CACHE_VARIABLE
 from research.errors import UserError, one_line
 from research.plugins import allow
 from research.training.interruptions import RESTART, Interrupted
@@ -127,6 +128,22 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         help="the experiment, e.g. configs/vision/digits.py or configs/vision/digits.py:tiny; "
         "any of its values changes with --config.section.key=value",
     )
+    add_cache(parser)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Adds `--cache`, which the processes that this one starts inherit through the environment."""
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        type=_cached,
+        help="where the tokens of large texts are kept for later runs (beside the texts unless given)",
+    )
+
+
+def _cached(folder: str) -> str:
+    os.environ[CACHE_VARIABLE] = os.path.abspath(os.path.expanduser(folder))
+    return folder
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +156,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
         type=_allowed,
         help="a package of your own, or one you trust, whose classes the run's config names as package.module:Class",
     )
+    add_cache(parser)
 
 
 def _allowed(package: str) -> str:

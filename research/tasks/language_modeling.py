@@ -1,6 +1,7 @@
 """Language modelling: the next token of running text."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 
 from research.data.plain_text import cut
 from research.data.rows import Rows
-from research.data.text import Prompts, TokenWindows
+from research.data.text import Prompts, TokenWindows, sixteen_bits
+from research.data.texts import Chunk, beginnings, chunks_of_texts
+from research.data.token_store import arrays_of
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
@@ -51,27 +54,40 @@ class LanguageModeling(Task):
         return {"vocab_size": self.vocabulary.vocab_size}
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
-        tokens, sizes = self._encode([example["text"] for example in examples])
-        return TokenWindows(tokens, sizes, self.length, seed if train else None)
+        several = len(examples) > 1
+        if several and not self.vocabulary.specials:
+            raise UserError(
+                f"{len(examples)} texts need a mark between them: set task.tokenizer.specials to True, or give one"
+            )
+        arrays = arrays_of(
+            functools.partial(chunks_of_texts, examples),
+            functools.partial(self._encode, several=several),
+            {"tokens": self.vocabulary.dtype, "bytes": np.dtype(np.uint16)},
+            getattr(examples, "origin", None),
+            {"vocabulary": self.vocabulary.digest, "several": several},
+        )
+        return TokenWindows(arrays["tokens"], arrays["bytes"], self.length, seed if train else None)
 
-    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of all texts, and the bytes of UTF-8 of each, int32 [tokens]: together, all of the texts'.
+    def _encode(self, chunk: Chunk, several: bool) -> tuple[Mapping[str, np.ndarray], int]:
+        """Tokens of pieces of texts, and the bytes of UTF-8 of each: together, all of the pieces'.
 
         What lies before a token and belongs to none, such as spaces that a tokenizer drops, is counted with it, what
-        follows the last one with that. Two texts or more end with EOS.
+        follows the last one with that. One of several texts ends with EOS.
         """
         # No token spans a line break: line by line, a long text is encoded in parallel.
-        tokens, ends = self.vocabulary.encode_lines([line for text in texts for line in cut(text)])
-        bounds = np.cumsum([len(text.encode()) for text in texts])
-        if len(texts) > 1:
-            if not self.vocabulary.specials:
-                raise UserError(
-                    f"{len(texts)} texts need a mark between them: set task.tokenizer.specials to True, or give one"
-                )
-            places = np.searchsorted(ends, bounds, side="right")
-            tokens, ends = np.insert(tokens, places, self.vocabulary.end_token), np.insert(ends, places, bounds)
+        tokens, ends = self.vocabulary.encode_lines([line for text, _ in chunk for line in cut(text)])
+        bounds = np.cumsum([len(text.encode()) for text, _ in chunk])
+        if several:
+            after = bounds[[last for _, last in chunk]]
+            places = np.searchsorted(ends, after, side="right")
+            tokens, ends = np.insert(tokens, places, self.vocabulary.end_token), np.insert(ends, places, after)
+        if len(tokens) * 65535 < bounds[-1]:
+            raise UserError(
+                f"{bounds[-1]:,} bytes of the text hold {len(tokens)} tokens of this tokenizer: check the text, or use "
+                "another task.tokenizer"
+            )
         ends[-1:] = bounds[-1:]
-        return tokens, np.diff(ends, prepend=0).astype(np.int32)
+        return {"tokens": tokens, "bytes": sixteen_bits(np.diff(ends, prepend=0))}, int(bounds[-1])
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         prompts = [self.vocabulary.encode(example["text"]) for example in examples]
@@ -91,11 +107,7 @@ class LanguageModeling(Task):
 
     def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
         """Beginnings of lines of the text, or of the texts, evenly spaced, to be continued."""
-        texts = [examples[index]["text"] for index in range(min(count, len(examples)))]
-        if len(texts) == 1:
-            (text,) = texts
-            starts = [text.find("\n", len(text) * part // count) + 1 if part else 0 for part in range(count)]
-            texts = [text[start:] for start in starts]
+        texts = beginnings(examples, count, 64 * self.length)
         prompts = [prompt for text in texts if (prompt := self.beginning(text)) is not None]
         return [{"text": prompt} for prompt in dict.fromkeys(prompts)]
 

@@ -1,6 +1,7 @@
 """Translation, and any other mapping of one sequence to another."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,7 +13,8 @@ import numpy as np
 from sacrebleu.metrics import CHRF
 
 from research.data.rows import Rows
-from research.data.text import SentencePairs
+from research.data.text import Ragged, SentencePairs
+from research.data.token_store import arrays_of
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
@@ -31,6 +33,9 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabularies_of_pairs,
 )
+
+CHUNK = 8192
+"""Pairs that are encoded at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Translation(Task):
         fitting = np.flatnonzero(np.maximum(pairs.source.lengths(), pairs.target.lengths() - 1) <= self.max_length)
         if not len(fitting):
             raise UserError(f"every training pair is longer than task.max_length {self.max_length}: use a larger one")
-        return pairs if len(fitting) == len(pairs) else self._pairs([examples[index] for index in fitting.tolist()])
+        return pairs.part(fitting)
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         for number, example in enumerate(examples, 1):
@@ -108,11 +113,27 @@ class Translation(Task):
         return pairs
 
     def _pairs(self, examples: Sequence[Example]) -> SentencePairs:
-        examples = list(examples)
-        source = self.vocabulary.encode_batch([example["source"] for example in examples])
-        target = self._target.encode_batch([example["target"] for example in examples])
+        """Both sides of the examples; `max_length` counts either with its end marker."""
+        sides = {"source": self.vocabulary, "target": self._target}
+        arrays = arrays_of(
+            lambda: itertools.batched(examples, CHUNK),
+            self._encode,
+            {side: vocabulary.dtype for side, vocabulary in sides.items()}
+            | {f"{side}_lengths": np.dtype(np.int32) for side in sides},
+            getattr(examples, "origin", None),
+            {side: vocabulary.digest for side, vocabulary in sides.items()},
+        )
+        source, target = (Ragged.of_lengths(arrays[side], arrays[f"{side}_lengths"]) for side in sides)
+        return SentencePairs(source, target, self.max_length)
+
+    def _encode(self, examples: Sequence[Example]) -> tuple[Mapping[str, np.ndarray], int]:
+        sources, targets = ([example[side] for example in examples] for side in ("source", "target"))
         markers = {"source_eos": self.vocabulary.end_token, "eos": self._target.end_token}
-        return SentencePairs.from_lists(source, target, self.max_length, bos=self._target.start_token, **markers)
+        ids = self.vocabulary.encode_batch(sources), self._target.encode_batch(targets)
+        pairs = SentencePairs.from_lists(*ids, self.max_length, bos=self._target.start_token, **markers)
+        arrays = {"source": pairs.source.tokens, "target": pairs.target.tokens}
+        arrays |= {"source_lengths": pairs.source.lengths(), "target_lengths": pairs.target.lengths()}
+        return arrays, sum(len(text.encode()) + 1 for text in sources + targets)
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         return batch["source"], batch["target_input"], batch["source"] != PAD

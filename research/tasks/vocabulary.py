@@ -1,15 +1,18 @@
 """The vocabulary of a run: trained once on the training text, or read from a file, then kept in the run's folder."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from research.data.lines import BLOCK
+from research.data.texts import stream_of
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
-from research.tasks.task import View
+from research.tasks.task import Example, View
 
 
 def vocabulary_of_run(
@@ -31,11 +34,23 @@ def vocabulary_of_run(
     if tokenizer.path is not None:
         vocabulary = tokenizer.read()
     else:
-        vocabulary = tokenizer.train(example[field] for example in examples("train") for field in fields)
+        vocabulary = tokenizer.train(_sample(examples("train"), fields, tokenizer.sample_megabytes * 10**6))
     vocabulary = _fitting(vocabulary, fields, name)
     if jax.process_index() == 0:
         vocabulary.save(path)
     return vocabulary
+
+
+def _sample(examples: Sequence[Example], fields: Sequence[str], size: int) -> Iterator[str]:
+    """All texts of the examples or, of more than `size` bytes of them, evenly spaced parts."""
+    origin = getattr(examples, "origin", None)
+    every = max(1, -(-origin.bytes // size)) if origin else 1
+    if tuple(fields) == ("text",):
+        parts = ((text,) for text, _ in stream_of(examples))
+    else:
+        blocks = itertools.batched(examples, BLOCK)
+        parts = ([example[field] for example in block for field in fields] for block in blocks)
+    return itertools.chain.from_iterable(itertools.islice(parts, 0, None, every))
 
 
 def given_text(item: Any) -> str:
