@@ -1,9 +1,14 @@
-"""Evaluates a finished or half-finished run: `python -m experiments.evaluate --workdir=FOLDER`."""
+"""Evaluates a finished or half-finished run: `python -m experiments.evaluate --workdir=FOLDER`.
+
+With other options, another checkpoint or other data, such as a second test set (`--config.data.test_source=...`), the
+results are kept in the run's folder under the name that `--name` gives them.
+"""
 
 import argparse
 from pathlib import Path
 
 from research.errors import UserError
+from research.runs.answers import add_answers, record
 from research.runs.command import add_plugin, run_command
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
@@ -13,17 +18,27 @@ from research.training.checkpoints import Checkpoints
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    experiment = open_run(Path(arguments.workdir))
+    for path in arguments.overrides:
+        if not path.startswith("data."):
+            raise UserError(f"--config.{path} is a part of what was trained: only --config.data... can be others")
+    folder, overrides = Path(arguments.workdir), arguments.overrides
+    experiment = open_run(folder, arguments.checkpoint, arguments.options, overrides)
     splits = arguments.splits or [split for split in experiment.source.splits if split != "train"]
     for split in splits:
         if split not in experiment.source.splits:
             raise UserError(f"split {split!r} is unknown: use {', '.join(experiment.source.splits)}")
         experiment.examples(split)  # refuses data of other classes, of which more can be said than that they changed
-    check_data(experiment.folder, data_of(experiment.source, splits), learnt=())
+    data = data_of(experiment.source, splits)
+    if not overrides:
+        check_data(folder, data, learnt=())
     with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
         results = evaluate(experiment, checkpoints, splits, samples=arguments.samples)
     for name, value in sorted(results.items()):
         print(f"{name} {value:.4f}")
+    if arguments.name:
+        fingerprints = {split: data[split]["fingerprint"] for split in splits}
+        changes = {"checkpoint": arguments.checkpoint, "options": arguments.options, "data": fingerprints}
+        print(f"kept in {record(experiment, arguments.name, changes, results)}")
 
 
 if __name__ == "__main__":
@@ -31,5 +46,10 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--splits", nargs="+", help="splits to measure (all but train when not given)")
     parser.add_argument("--samples", type=int, default=5, help="answers to print")
+    parser.add_argument("--name", help="keep the results in the run's folder, as evaluations/NAME.json")
+    parser.add_argument(
+        "--config.data.PATH", metavar="VALUE", help="other data, such as --config.data.test_source=newstest2015.en"
+    )
+    add_answers(parser)
     add_plugin(parser)
     run_command(main, parser)

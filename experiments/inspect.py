@@ -4,7 +4,9 @@ First a split's raw examples, then a training batch as the model sees it: shapes
 """
 
 import argparse
+import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from research.config import load
+from research.runs.audit import audit
 from research.runs.command import add_config, run_command
-from research.runs.experiment import build_experiment
+from research.runs.experiment import Experiment, build_experiment
 from research.tasks.task import Example
 
 
@@ -22,6 +25,8 @@ def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.config, arguments.overrides)
     with tempfile.TemporaryDirectory() as folder:
         experiment = build_experiment(config, Path(folder))
+        if arguments.audit:
+            sys.exit(_audit(experiment, arguments.format))
         examples = experiment.examples(arguments.split)
         if arguments.format == "jsonl":
             for index in range(len(examples)):
@@ -39,6 +44,24 @@ def main(arguments: argparse.Namespace) -> None:
         print()
         for row in range(min(arguments.count, len(batch["weight"]))):
             print(experiment.task.show(batch, row))
+
+
+def _audit(experiment: Experiment, form: str) -> int:
+    """Prints what is odd about the data; 1 where anything is."""
+    found = audit(experiment)
+    if form == "jsonl":
+        for finding in found.findings:
+            print(json.dumps(dataclasses.asdict(finding), ensure_ascii=False))
+        return int(bool(found.findings))
+    names = getattr(experiment.source, "class_names", ())
+    for split, count in found.counts.items():
+        labels = found.labels[split]
+        shown = ", ".join(
+            f"{names[label] if label < len(names) else label}: {labels[label]:,}" for label in sorted(labels)
+        )
+        print(f"{split}: {count:,} examples" + (f" ({shown})" if shown else ""))
+    print(*(found.findings or ["nothing odd was found"]), sep="\n")
+    return int(bool(found.findings))
 
 
 def _short(example: Example) -> str:
@@ -67,4 +90,10 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=3, help="examples and batch rows to show")
     parser.add_argument("--step", type=int, default=0, help="the step whose batch is shown")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: all raw examples")
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="read all examples and list what is odd: what is empty, repeated, in two splits, unknown to the "
+        "vocabulary, too long, cannot be decoded, and classes without examples; exit code 1 where anything is",
+    )
     run_command(main, parser)

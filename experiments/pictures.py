@@ -11,13 +11,14 @@ import argparse
 from pathlib import Path
 
 from research.reports.pictures import draw
+from research.runs.answers import add_answers
 from research.runs.command import add_plugin, run_command
 from research.runs.experiment import open_run
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    experiment = open_run(Path(arguments.workdir))
+    experiment = open_run(Path(arguments.workdir), arguments.checkpoint, arguments.options)
     paths = experiment.source.paths()
     draw(experiment, arguments.item, data=arguments.data)
     print(f"pictures are in {arguments.workdir}")
@@ -30,5 +31,6 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("item", nargs="?", help="the sentence to translate, or the image file to look at")
     parser.add_argument("--data", action="store_true", help="read the files that the run's config names as its data")
+    add_answers(parser)
     add_plugin(parser)
     run_command(main, parser)

@@ -10,6 +10,7 @@ import sys
 
 from research.data.plain_text import decode_lines
 from research.errors import UserError
+from research.runs.answers import add_answers
 from research.runs.command import add_plugin, run_command
 from research.runs.predictor import Predictor
 
@@ -19,7 +20,8 @@ def main(arguments: argparse.Namespace) -> None:
     inputs = arguments.inputs or decode_lines(sys.stdin.buffer.read() if sys.stdin else b"", "standard input")
     if not inputs:
         raise UserError("there is nothing to answer: give inputs as arguments or as lines on standard input")
-    for answer in Predictor.open(arguments.workdir).answer(inputs):
+    predictor = Predictor.open(arguments.workdir, arguments.checkpoint)
+    for answer in predictor.answer(inputs, **arguments.options):
         if arguments.format == "jsonl":
             print(json.dumps(answer, ensure_ascii=False))
         else:
@@ -32,5 +34,6 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="how answers are printed")
     parser.add_argument("inputs", nargs="*", help="texts or image files")
+    add_answers(parser)
     add_plugin(parser)
     run_command(main, parser)

@@ -3,13 +3,16 @@
 import argparse
 import contextlib
 import io
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 
 from research.config import diff, load
 from research.data.plans import Bucketed
+from research.errors import UserError
 from research.files import read_or_set_aside, write_json
 from research.parallel.processes import start_processes
 from research.reports.live import live_report, record_samples
@@ -17,17 +20,30 @@ from research.reports.pictures import draw
 from research.runs.checks import check_before_training
 from research.runs.command import add_config, run_command
 from research.runs.evaluation import evaluate
-from research.runs.experiment import Experiment, build_experiment, later
-from research.runs.folder import check_data, claim, data_of, write_manifest
+from research.runs.experiment import Experiment, build_experiment
+from research.runs.folder import check_data, claim, data_of, leg_of, write_manifest
+from research.runs.overfit import overfit
+from research.runs.prove_resume import prove_resume
+from research.runs.sections import later, moved
 from research.training.checkpoints import Checkpoints
 from research.training.interruptions import Interruptions
 from research.training.loop import fit
 
 
-def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str, float]:
-    """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`."""
+def train(
+    config_spec: str, folder: Path, overrides: dict[str, str], source: str | None = None, *, whole: bool = False
+) -> dict[str, float]:
+    """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`.
+
+    source, whole: what it starts from, and whether with that run's whole state (`Transfer`).
+    """
     config = load(config_spec, overrides)
-    with claim(folder, config, later(config)), Interruptions(), live_report(folder):
+    if source is not None:
+        given = {"source": os.path.abspath(os.path.expanduser(source)), "whole": whole}
+        config.transfer = (dict(config.transfer) if "transfer" in config else {"new": []}) | given
+    elif whole:
+        raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
+    with claim(folder, config, later(config), moved(config)) as places, Interruptions(), live_report(folder):
         if (results := read_or_set_aside(folder / "results.json", dict[str, float])) is not None:
             print(f"this run is complete: {folder}")
             _report(results)
@@ -35,18 +51,23 @@ def train(config_spec: str, folder: Path, overrides: dict[str, str]) -> dict[str
         experiment = build_experiment(config, folder)
         check_before_training(experiment)
         if jax.process_index() == 0:
-            _keep_account(experiment, config_spec)
+            _keep_account(experiment, config_spec, bool(places))
         return _train(experiment)
 
 
-def _keep_account(experiment: Experiment, spec: str) -> None:
-    """Compares the data with those of earlier starts, says what of them is left out, and writes the manifest."""
+def _keep_account(experiment: Experiment, spec: str, elsewhere: bool) -> None:
+    """Compares the data with those of earlier starts, says what of them is left out, and writes the manifest.
+
+    elsewhere: the data lie elsewhere than before, and all of them have to be the same.
+    """
     data = data_of(experiment.source)
     for split in data.values():
         print(*split["left_out"], sep="\n", end="\n" * bool(split["left_out"]))
-    learnt = {"train"} | ({"validation"} if experiment.checkpoint.best else set())
+    learnt = {*data} if elsewhere else {"train"} | ({"validation"} if experiment.checkpoint.best else set())
     check_data(experiment.folder, data, learnt)
-    write_manifest(experiment.folder, experiment.seed, data, spec, diff(load(spec), experiment.config))
+    config = experiment.config
+    changes = diff(load(spec), config)
+    write_manifest(experiment.folder, experiment.seed, data, spec, changes, leg_of(experiment.folder, config))
 
 
 def _train(experiment: Experiment) -> dict[str, float]:
@@ -98,11 +119,42 @@ def main(arguments: argparse.Namespace) -> None:
     start_processes()
     quiet = contextlib.redirect_stdout(io.StringIO()) if jax.process_index() else contextlib.nullcontext()
     with quiet:  # process 0 speaks for all
-        train(arguments.config, Path(arguments.workdir), arguments.overrides)
+        if arguments.overfit is not None or arguments.prove_resume is not None:
+            _try_out(arguments)
+            return
+        if arguments.workdir is None:
+            raise UserError("a run needs a folder: give --workdir=FOLDER")
+        folder, source = Path(arguments.workdir), getattr(arguments, "from")
+        train(arguments.config, folder, arguments.overrides, source, whole=arguments.whole)
+
+
+def _try_out(arguments: argparse.Namespace) -> None:
+    """Checks before a run is paid for, in a scratch folder."""
+    for option, count in (("--overfit", arguments.overfit), ("--prove-resume", arguments.prove_resume)):
+        if count is not None and count < 1:
+            raise UserError(f"{option} is {count}: use 1 or more")
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.overfit:
+            experiment = build_experiment(load(arguments.config, arguments.overrides), Path(scratch))
+            print(*overfit(experiment, arguments.overfit), sep="\n", flush=True)
+        if arguments.prove_resume:
+            overrides = [f"--config.{path}={value}" for path, value in arguments.overrides.items()]
+            command = [f"--config={arguments.config}", *overrides]
+            print(prove_resume(command, Path(scratch), arguments.prove_resume))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__)
     add_config(parser)
-    parser.add_argument("--workdir", required=True, help="the run's folder; the same command resumes what is there")
+    parser.add_argument("--workdir", help="the run's folder; the same command resumes what is there")
+    parser.add_argument(
+        "--from", metavar="RUN", help="start with the weights of a run or of a .safetensors file, by name"
+    )
+    parser.add_argument("--whole", action="store_true", help="with --from: its optimizer's state and its step too")
+    parser.add_argument(
+        "--overfit", type=int, metavar="N", help="only check that the first N examples can be learnt by heart"
+    )
+    parser.add_argument(
+        "--prove-resume", type=int, metavar="K", help="only check that a run killed K times ends with the same bits"
+    )
     run_command(main, parser)

@@ -69,8 +69,13 @@ class Answering(Afterwards):
     """Marks one of them that a person may choose for each answer, such as the size of a beam."""
 
 
+class Moved:
+    """Marks the place of data: a run's folder takes another place of the same data later."""
+
+
 AFTERWARDS = Afterwards()
 ANSWERING = Answering()
+MOVED = Moved()
 
 LARGEST = 3.4e38
 """Of float32, to two digits."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 from beartype.door import is_bearable
 
 from research.errors import UserError
-from research.ranges import Afterwards, Expression, Range, marks
+from research.ranges import Expression, Range, marks
 
 LONGEST = 100_000
 """Characters of a value on the command line."""
@@ -111,15 +111,15 @@ def _bare(hint: Any) -> Any:
     return hint if kind is None or not marks(hint) else kind[tuple(map(_bare, args))]
 
 
-def afterwards(cls: type) -> set[str]:
-    """The fields of a dataclass that are marked AFTERWARDS, those of its nested dataclasses as dotted paths."""
+def marked(cls: type, kind: type) -> set[str]:
+    """The fields of a dataclass with a mark of this kind, those of its nested dataclasses as dotted paths."""
     found = set()
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        if any(isinstance(mark, Afterwards) for mark in marks(hint)):
+        if any(isinstance(mark, kind) for mark in marks(hint)):
             found.add(name)
         for arm in (hint, *typing.get_args(hint)):
             if isinstance(arm, type) and dataclasses.is_dataclass(arm):
-                found |= {f"{name}.{inner}" for inner in afterwards(arm)}
+                found |= {f"{name}.{inner}" for inner in marked(arm, kind)}
     return found
 
 

@@ -16,7 +16,7 @@ from research.runs.experiment import OPTIMIZERS, build_experiment
 from research.runs.tables import MODELS, SOURCES, TASKS
 from research.training.checkpoints import CheckpointPolicy
 from research.training.run import TrainingOptions
-from research.values import afterwards
+from research.values import marked
 from tests.all_fields import (
     ODD,
     base_config,
@@ -95,12 +95,16 @@ def test_the_ends_of_ranges_are_taken():
 
 def test_what_may_be_changed_afterwards():
     decoding = {"beam_size", "length_penalty", "extra_length", "scores", "target_language", "join_bpe"}
-    assert afterwards(TASKS["translation"]) == decoding
-    assert afterwards(TASKS["language_modeling"]) == {"temperature", "top_k", "top_p", "sample_seed"}
-    assert afterwards(SOURCES["parallel_text"]) == {"test_source", "test_target"}
-    assert afterwards(SOURCES["image_folder"]) == {"test_path"} and afterwards(SOURCES["tfds"]) == {"test"}
-    assert afterwards(TrainingOptions) == {"workers"} and afterwards(CheckpointPolicy) == {"every_minutes"}
-    assert afterwards(VIT) == afterwards(TASKS["classification"]) == set()
+    assert marked(TASKS["translation"], Afterwards) == decoding
+    assert marked(TASKS["language_modeling"], Afterwards) == {"temperature", "top_k", "top_p", "sample_seed"}
+    assert marked(SOURCES["parallel_text"], Afterwards) == {"test_source", "test_target"}
+    assert marked(SOURCES["image_folder"], Afterwards) == {"test_path"} and marked(SOURCES["tfds"], Afterwards) == {
+        "test"
+    }
+    assert marked(TrainingOptions, Afterwards) == {"workers"} and marked(CheckpointPolicy, Afterwards) == {
+        "every_minutes"
+    }
+    assert marked(VIT, Afterwards) == marked(TASKS["classification"], Afterwards) == set()
 
 
 def test_experiments_with_extreme_values_can_be_trained_or_say_why_not(tmp_path: Path):

@@ -15,7 +15,7 @@ from research.data import archives
 from research.data.image_files import SIGNATURE_BYTES, SUFFIXES, decode_image, image_format, image_size, shown
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
-from research.ranges import AFTERWARDS, Pixels, Rate
+from research.ranges import AFTERWARDS, MOVED, Pixels, Rate
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 NAMED = 5
@@ -34,8 +34,8 @@ class ImageFolder(Source):
     whatever their shape); None keeps them as they are. channels: 3 for colour, 1 for grey.
     """
 
-    path: str
-    validation_path: str | None = None
+    path: Annotated[str, MOVED]
+    validation_path: Annotated[str | None, MOVED] = None
     test_path: Annotated[str | None, AFTERWARDS] = None
     validation_fraction: Rate = 0.1
     size: Pixels | None = None

@@ -150,7 +150,7 @@ def opened(path: str) -> Iterator[Readable]:
             if mark.startswith(GZIP_MARK) or (mark and file.suffix == ".gz"):
                 yield _Limited(gzip.GzipFile(fileobj=raw), path, size)
             elif mark == ZSTANDARD_MARK or (mark and file.suffix == ".zst"):
-                yield _Limited(_zstandard(raw, path), path, size)
+                yield _Limited(_zstandard(raw), path, size)
             else:
                 yield raw
     except FileNotFoundError as error:
@@ -160,11 +160,9 @@ def opened(path: str) -> Iterator[Readable]:
         raise UserError(f"{path!r} cannot be read ({reason}): check the file and its path") from error
 
 
-def _zstandard(raw: Readable, path: str) -> Readable:
-    try:
-        import pyarrow  # the extra `parquet`
-    except ImportError as error:
-        raise UserError(f"{path} is Zstandard, which needs the package pyarrow: uv sync --extra parquet") from error
+def _zstandard(raw: Readable) -> Readable:
+    import pyarrow  # here, because only this should cost its start-up time
+
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd")
 
 

@@ -10,7 +10,7 @@ from research.data.lines import Pairs
 from research.data.source import Source, check_split
 from research.data.texts import Texts, files_of
 from research.errors import UserError
-from research.ranges import AFTERWARDS, Rate
+from research.ranges import AFTERWARDS, MOVED, Rate
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class TextFile(Source):
     validation_path and test_path name; what is then left of `path` is training.
     """
 
-    path: str
+    path: Annotated[str, MOVED]
     validation_fraction: Rate | None = None
     test_fraction: Rate = 0.0
-    validation_path: str | None = None
+    validation_path: Annotated[str | None, MOVED] = None
     test_path: Annotated[str | None, AFTERWARDS] = None
     field: str = "text"
 
@@ -94,10 +94,10 @@ class TextFile(Source):
 class ParallelText(Source):
     """Sentence pairs from two files in which line n of one translates line n of the other."""
 
-    train_source: str
-    train_target: str
-    validation_source: str | None = None
-    validation_target: str | None = None
+    train_source: Annotated[str, MOVED]
+    train_target: Annotated[str, MOVED]
+    validation_source: Annotated[str | None, MOVED] = None
+    validation_target: Annotated[str | None, MOVED] = None
     test_source: Annotated[str | None, AFTERWARDS] = None
     test_target: Annotated[str | None, AFTERWARDS] = None
 

@@ -232,11 +232,9 @@ def _objects(file: str) -> Iterator[Any]:
 
 
 def _rows(file: str, field: str) -> Iterator[Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"{file} is Parquet, which needs the package pyarrow: uv sync --extra parquet") from error
+    import pyarrow  # here, because only this should cost its start-up time
+    from pyarrow import parquet
+
     with opened(file) as stream:
         try:
             table = parquet.ParquetFile(stream)

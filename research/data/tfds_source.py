@@ -14,7 +14,7 @@ from research.data.image_files import image_format
 from research.data.source import Example, Source, check_split
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
-from research.ranges import AFTERWARDS
+from research.ranges import AFTERWARDS, MOVED
 
 IMAGES = {"image": "image", "label": "label"}
 NAME = re.compile(r"[a-zA-Z]\w*(/[\w+-][\w+.-]*)?(:[\d*]+\.[\d*]+\.[\d*]+)?", re.ASCII)
@@ -38,7 +38,7 @@ class Tfds(Source):
     """
 
     dataset: str
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, MOVED] = None
     train: str = "train"
     validation: str | None = "validation"
     test: Annotated[str | None, AFTERWARDS] = "test"

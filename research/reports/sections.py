@@ -207,6 +207,9 @@ def provenance(record: Record) -> str:
             rows.append([f"{name} split", f"{examples:,} examples"])
             left_out = split.get("left_out")
             rows += [["", sentence] for sentence in left_out] if left_out and fits(left_out, list[str]) else []
+    legs = record.manifest.get("legs")
+    if fits(legs, list[dict[str, Any]]) and len(legs) > 1:
+        rows += [[f"from step {text(leg.get('step'))}", _leg(leg)] for leg in legs]
     packages = start.get("packages")
     if packages and fits(packages, dict[str, str]):
         rows.append(["packages", ", ".join(map(" ".join, packages.items()))])
@@ -217,6 +220,10 @@ def provenance(record: Record) -> str:
     patch = f"<pre>{escape(changes[:50_000])}</pre>" if changes and isinstance(changes, str) else ""
     folded = f"<details><summary>Uncommitted changes</summary>{patch}</details>" if patch else ""
     return resumed + table([["", ""], *rows]) + folded
+
+
+def _leg(leg: Mapping[str, Any]) -> str:
+    return f"duration {text(leg.get('duration'))}, schedule {text(leg.get('schedule'))}"
 
 
 def table(rows: Sequence[Sequence[str]], keyed: int = 0) -> str:

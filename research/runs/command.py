@@ -98,13 +98,14 @@ def _stop(message: str, code: int) -> None:
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments with their overrides. Raises UserError for an option that the command does not have."""
+    parser.allow_abbrev = False  # --config would be taken for --config.data.PATH where there is no --config
     known, rest = parser.parse_known_args(arguments)
     for name, value in vars(known).items():
         if isinstance(value, str) and value.startswith("~/"):  # which a shell leaves as it is in --workdir=~/run
             setattr(known, name, os.path.expanduser(value))
     known.overrides, known.swept = {}, {}
     options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    dotted = {"--config": known.overrides} if "--config" in options else {}
+    dotted = {"--config": known.overrides} if {"--config", "--config.data.PATH"} & {*options} else {}
     dotted |= {"--sweep": known.swept} if "--sweep.PATH" in options else {}
     rest_iterator = iter(rest)
     for option in rest_iterator:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, pick, read_config, suggestion, to_json
+from research.config import build, choose, overridden, read_config, suggestion, to_json
 from research.data.loader import Batches
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
 from research.data.rows import Rows
@@ -26,6 +25,7 @@ from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make
 from research.parallel.sharding import by_path, with_shardings
 from research.pretrained.timm import from_timm
 from research.ranges import Seed
+from research.runs.sections import REQUIRED, SECTIONS, at_home, later
 from research.runs.tables import MODELS, SOURCES, TASKS
 from research.tasks.task import Task
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
@@ -39,10 +39,7 @@ from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Step
 from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
-from research.values import afterwards, convert
-
-REQUIRED = ("model", "task", "data", "optimizer", "training")
-SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "seed", "expect")
+from research.values import convert
 
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
@@ -65,6 +62,8 @@ class Experiment:
     options: TrainingOptions
     checkpoint: CheckpointPolicy
     transfer: Transfer | None
+    chosen: int | str | None = None
+    """The checkpoint to evaluate, as `Checkpoints.evaluation_steps` takes it."""
 
     @property
     def seed(self) -> int:
@@ -105,7 +104,7 @@ class Experiment:
         return Run(
             folder=self.folder,
             options=self.options,
-            step=self._step(optimizer, teacher),
+            step=self.step(optimizer, teacher),
             mesh=self.mesh,
             clock=clock,
             batches=batches,
@@ -157,7 +156,7 @@ class Experiment:
 
         Raises UserError before the first save.
         """
-        steps = checkpoints.evaluation_steps()
+        steps = checkpoints.evaluation_steps(self.chosen)
         if not steps:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
         checkpoints.check_belongs(steps[-1], self.belongings)
@@ -178,7 +177,7 @@ class Experiment:
         _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
         return teacher.evaluator.inference, variables
 
-    def _step(self, optimizer: Any, teacher: Inference | None) -> Step:
+    def step(self, optimizer: Any, teacher: Inference | None) -> Step:
         options = self.options
         precision = Precision.parse(options.precision)
         fields = {"accumulate": options.accumulate, "ema": options.ema, "spike": options.spike, "teacher": teacher}
@@ -202,9 +201,33 @@ class Experiment:
         return create
 
     def _new_state(self, create: Any, abstract: TrainState) -> TrainState:
-        """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over."""
+        """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over.
+
+        Or the whole state of another run, at its step.
+        """
+        if self.transfer and self.transfer.whole:
+            return self._whole_state(Path(self.transfer.source).expanduser(), abstract)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return jax.jit(create, out_shardings=shardings)(self.taken_over(abstract))
+
+    def _whole_state(self, source: Path, abstract: TrainState) -> TrainState:
+        """The newest state of a run. Raises UserError where it is not one of this model, vocabulary and optimizer."""
+        run = open_run(source)
+        if run.task.token_ids() != self.task.token_ids():
+            raise UserError(
+                f"{source} has another vocabulary: leave transfer.whole out, which takes rows by their tokens"
+            )
+        with Checkpoints(source / "checkpoints", run.checkpoint, write=False) as checkpoints:
+            if not (steps := checkpoints.steps()):
+                raise UserError(f"{source} holds no checkpoint yet: train it first")
+            checkpoints.check_belongs(steps[-1], run.belongings)
+            state, _ = checkpoints.restore(abstract, steps[-1])
+        if steps[-1] >= len(self.batches):
+            end = len(self.batches)
+            raise UserError(
+                f"{source} is at step {steps[-1]} and this run ends at {end}: use a longer training.duration"
+            )
+        return state
 
     def taken_over(self, abstract: TrainState) -> Mapping[str, jax.Array]:
         """What `transfer` takes over from another run or a weight file, by its path."""
@@ -263,32 +286,23 @@ def build_experiment(
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
-    source = choose(SOURCES, _at_home(config.data), "data")
+    source = choose(SOURCES, at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
     model = choose(MODELS, config.model, "model", **task.model_fields())
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
 
-def later(config: ConfigDict) -> set[str]:
-    """Dotted paths of what changes nothing that is learnt, such as the decoding settings of the config's task."""
-    found = set()
-    for section, table in {"task": TASKS, "data": SOURCES}.items():
-        if section in config:
-            found |= {f"{section}.{path}" for path in afterwards(pick(table, config[section], section)[0])}
-    return found
+def open_run(
+    folder: Path,
+    checkpoint: int | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """The experiment of a finished or half-finished run, on its mesh if that fits the devices here.
 
-
-def _at_home(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with "~/" in its paths followed: no shell does so in `--config.data.path=~/pictures`."""
-    values = dict(section.items())
-    return {
-        name: os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
-        for name, value in values.items()
-    }
-
-
-def open_run(folder: Path) -> Experiment:
-    """The experiment of a finished or half-finished run, on its mesh if that fits the devices here."""
+    checkpoint: as `Checkpoints.evaluation_steps` takes it. options: of its task's answers, in place of its own. data:
+    overrides of the config's section `data`, as `research.config.load` takes them.
+    """
     stored = folder / "config.json"
     if not stored.exists():
         raise UserError(f"{folder} holds no run: give the folder of one that was trained")
@@ -297,7 +311,12 @@ def open_run(folder: Path) -> Experiment:
         make_mesh(build(MeshShape, config.get("mesh", {}), "mesh"))
     except UserError:
         config.mesh = {}
-    return build_experiment(config, folder, stored=True)
+    experiment = build_experiment(config, folder, stored=True)
+    if data:
+        changed = overridden(config, data)
+        experiment = dataclasses.replace(experiment, source=choose(SOURCES, at_home(changed.data), "data"))
+    task = experiment.task.answering(**(options or {}))
+    return dataclasses.replace(experiment, task=task, chosen=checkpoint)
 
 
 def trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[str, Any], int]:

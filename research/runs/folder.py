@@ -1,6 +1,7 @@
 """A run's folder: whose it is, what it was made with, and opening it again."""
 
 import contextlib
+import json
 import os
 import platform
 import shlex
@@ -31,26 +32,30 @@ MANIFEST = dict[str, dict[str, dict[str, Any]] | list[dict[str, Any]] | int | No
 
 LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
 """Parts of a config that do not change what is learnt: a run may resume with others."""
+LENGTH = "training.duration"
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config: ConfigDict, later: Collection[str] = ()) -> Iterator[None]:
+def claim(
+    folder: Path, config: ConfigDict, later: Collection[str] = (), moved: Collection[str] = ()
+) -> Iterator[Collection[str]]:
     """Makes the folder this config's, or checks that it already is, and keeps other commands from writing to it.
 
-    What is `LAUNCH_ONLY` or `later` (dotted paths) may differ from the last start; the folder then keeps the new
-    values. Results that were measured with other `later` values are set aside, to be measured anew.
+    What is `LAUNCH_ONLY`, `later` or `moved` (dotted paths) may differ from the last start, and the duration may be
+    longer; the folder then keeps the new values. Results that were measured with other `later` values, or before the
+    new end, are set aside, to be measured anew. Gives the `moved` paths that differ: their data have to be the same.
 
     Raises UserError for another experiment's folder, or one that a living process writes to.
     """
     if jax.process_index() > 0:  # process 0 looks after the folder, the others wait until it has
         multihost_utils.sync_global_devices("claimed")
-        yield
+        yield ()
         return
     with _locked(folder):
-        _claim(folder, config, later)
+        changed = _claim(folder, config, {*later, LENGTH}, moved)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("claimed")
-        yield
+        yield {*changed} & {*moved}
 
 
 @contextlib.contextmanager
@@ -70,20 +75,35 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _claim(folder: Path, config: ConfigDict, later: Collection[str]) -> None:
+def _claim(folder: Path, config: ConfigDict, later: Collection[str], moved: Collection[str]) -> list[str]:
+    """The dotted paths that differ from the last start."""
     stored = folder / "config.json"
+    changes = []
     try:
         if not stored.exists() and any(not path.name.startswith(".lock") for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files and no run: give --workdir a new or empty folder")
         if stored.exists():
             changes = diff(read_config(stored), config)
-            _refuse([change for change in changes if not _may_change(change[0], later)], folder)
+            _refuse([change for change in changes if not _may_change(change[0], {*later, *moved})], folder)
+            _check_longer(changes, folder)
             measured = [path for path, _, _ in changes if _may_change(path, later) and not path.startswith(LAUNCH_ONLY)]
             if measured and (folder / "results.json").exists():
                 set_aside(folder / "results.json", f"{', '.join(measured)} changed since they were measured")
         write_text(stored, to_json(config) + "\n")
     except OSError as error:
         raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
+    return [path for path, _, _ in changes]
+
+
+def _check_longer(changes: Sequence[tuple[str, Any, Any]], folder: Path) -> None:
+    """Raises UserError where the duration changes and does not grow."""
+    for path, old, new in changes:
+        if not path.startswith(LENGTH):
+            continue
+        if ABSENT in (old, new):
+            raise UserError(f"{folder} counts its duration in another unit than {path}: give the longer one in that")
+        if not (isinstance(new, int | float) and isinstance(old, int | float) and new > old):
+            raise UserError(f"{path} is {new} and was {old} in {folder}: use more to train on, or another --workdir")
 
 
 def _may_change(path: str, later: Collection[str]) -> bool:
@@ -104,11 +124,17 @@ def _short(value: Any) -> str:
 
 
 def write_manifest(
-    folder: Path, seed: int | None = None, data: Data | None = None, spec: str = "", changes: Sequence = ()
+    folder: Path,
+    seed: int | None = None,
+    data: Data | None = None,
+    spec: str = "",
+    changes: Sequence = (),
+    leg: Mapping[str, Any] | None = None,
 ) -> None:
     """`manifest.json`: what is needed to repeat the run; each start adds its command, commit and machine.
 
     data: `data_of` the run's source. spec, changes: the config's file, and in what the run's config differs from it.
+    leg: `leg_of` the folder; a run that is trained on has more than one.
     """
     path = folder / "manifest.json"
     before = read_or_set_aside(path, MANIFEST) or {}
@@ -129,7 +155,22 @@ def write_manifest(
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
     }
-    write_json(path, {"seed": seed, "data": data or {}, "starts": [*before.get("starts", []), start]})
+    legs = before.get("legs", [])
+    legs = legs if isinstance(legs, list) else []
+    if leg and (not legs or any(legs[-1].get(name) != leg[name] for name in ("duration", "schedule"))):
+        legs = [*legs, dict(leg)]
+    starts = [*before.get("starts", []), start]
+    write_json(path, {"seed": seed, "data": data or {}, "legs": legs, "starts": starts})
+
+
+def leg_of(folder: Path, config: ConfigDict) -> dict[str, Any]:
+    """The part of a run that begins now: its duration, its schedule and the step it begins at."""
+    steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+    sections: dict[str, Any] = {
+        "duration": config.training.duration,
+        "schedule": config.get("schedule", {"name": "constant"}),
+    }
+    return {name: json.loads(to_json(section)) for name, section in sections.items()} | {"step": max(steps, default=0)}
 
 
 def data_of(source: Source, splits: Sequence[str] | None = None) -> Data:

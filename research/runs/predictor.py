@@ -24,9 +24,12 @@ class Predictor:
     _others: dict[tuple, Evaluator] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def open(cls, folder: Path | str) -> Self:
-        """That of a run's folder, at its best or latest checkpoint. Raises UserError where there is none."""
-        return cls.of(open_run(Path(folder)))
+    def open(cls, folder: Path | str, checkpoint: int | str | None = None) -> Self:
+        """That of a run's folder, at its best or latest checkpoint, or the one of a step, "best" or "last".
+
+        Raises UserError where there is none.
+        """
+        return cls.of(open_run(Path(folder), checkpoint))
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:

@@ -26,7 +26,14 @@ from research.layers.masks import causal_mask
 from research.ranges import ANSWERING, Count, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.vocabulary import given_text, read_and_written, show_tokens, token_ids, vocabulary_of_run
+from research.tasks.vocabulary import (
+    given_text,
+    read_and_written,
+    remarks_on,
+    show_tokens,
+    token_ids,
+    vocabulary_of_run,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,9 @@ class LanguageModeling(Task):
             )
         ends[-1:] = bounds[-1:]
         return {"tokens": tokens, "bytes": sixteen_bits(np.diff(ends, prepend=0))}, int(bounds[-1])
+
+    def remarks(self, example: Example) -> list[str]:
+        return remarks_on(example["text"], "the text", self.vocabulary, None)
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         prompts = [self.vocabulary.encode(example["text"]) for example in examples]

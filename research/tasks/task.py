@@ -108,6 +108,10 @@ class Task:
         """A person's input, such as a text, a file or an array, as an example without its answer; or a UserError."""
         raise UserError(f"{type(self).__name__} answers no inputs: give a run of another task")
 
+    def remarks(self, example: Example) -> list[str]:
+        """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
+        return []
+
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         """Examples with their answers as arrays for `loss`; `seed` decides what training draws at random."""
         raise TypeError(f"{type(self).__name__} has no rows")
@@ -151,16 +155,22 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} has no answers")
 
+    @classmethod
+    def options(cls) -> list[str]:
+        """The options of the task's answers: the fields that are marked `ANSWERING`."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return [name for name, hint in hints.items() if ANSWERING in marks(hint)]
+
     def answering(self, **options: Any) -> Self:
         """The task with other options of its answers, such as the size of a beam: those marked `ANSWERING`.
 
         Raises UserError for an option that it does not have, or for a value out of its range.
         """
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        known = [name for name, hint in hints.items() if ANSWERING in marks(hint)]
+        hints, known = typing.get_type_hints(type(self), include_extras=True), self.options()
         for name in options:
             if name not in known:
-                raise UserError(f"{name} is not an option of answers: use one of {', '.join(known) or 'none'}")
+                choices = f"use one of {', '.join(known)}" if known else "this run's have none"
+                raise UserError(f"{name} is not an option of answers: {choices}")
         values = {name: convert(value, hints[name], name, build) for name, value in options.items()}
         return dataclasses.replace(self, **values)  # pyrefly: ignore[bad-specialization]
 

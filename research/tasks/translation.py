@@ -29,6 +29,7 @@ from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher
 from research.tasks.vocabulary import (
     fields_of_pairs,
     given_text,
+    remarks_on,
     show_tokens,
     token_ids,
     vocabularies_of_pairs,
@@ -98,6 +99,11 @@ class Translation(Task):
         if not len(fitting):
             raise UserError(f"every training pair is longer than task.max_length {self.max_length}: use a larger one")
         return pairs.part(fitting)
+
+    def remarks(self, example: Example) -> list[str]:
+        sides = {"source": self.vocabulary, "target": self._target}
+        longest = self.max_length - 1  # and the end marker
+        return [remark for side, each in sides.items() for remark in remarks_on(example[side], side, each, longest)]
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         for number, example in enumerate(examples, 1):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from research.data.lines import BLOCK
+from research.data.plain_text import cut
 from research.data.texts import stream_of
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
@@ -69,6 +70,19 @@ def read_and_written(title: str, read: Sequence[int], written: Sequence[int], vo
     names = {"read": read, "written": written}
     tokens = {name: [vocabulary.id_to_token(int(token)) for token in ids] for name, ids in names.items()}
     return View(title, (np.array([read], np.int32),), tokens, lambda path: ("written", "read"))
+
+
+def remarks_on(text: str, name: str, vocabulary: TrainedTokenizer, longest: int | None) -> list[str]:
+    """What is odd about a text for a vocabulary and for a model that takes at most `longest` tokens."""
+    if not text.strip():
+        return [f"{name} is empty"]
+    remarks, length = [], 0
+    for lines in itertools.batched(cut(text), BLOCK):
+        for ids in vocabulary.encode_batch(lines):
+            length += len(ids)
+            if not remarks and vocabulary.unk is not None and vocabulary.unk in ids:
+                remarks.append(f"{name} has unknown tokens")
+    return [*remarks, *[f"{name} is longer than {longest} tokens"] * (longest is not None and length > longest)]
 
 
 def _fitting(vocabulary: TrainedTokenizer, fields: Sequence[str], name: str) -> TrainedTokenizer:

@@ -147,6 +147,10 @@ class Checkpoints:
         """The steps that can be restored, ascending."""
         return sorted(step for step in self._stored if (self._folder / str(step)).is_dir())
 
+    def contents(self, step: int) -> Contents:
+        """The shape and the sum of bits of each array of a step, as they were saved."""
+        return self._stored[step]["contents"]
+
     def check_belongs(self, step: int, belongings: Mapping[str, int]) -> None:
         """Raises UserError where the run's config or vocabulary is not what the arrays of `step` were trained with.
 
@@ -159,15 +163,27 @@ class Checkpoints:
                     "it from a copy"
                 )
 
-    def evaluation_steps(self) -> list[int]:
+    def evaluation_steps(self, which: int | str | None = None) -> list[int]:
         """The steps whose mean is evaluated: the latest `policy.average`, the best by `policy.best`, or the latest.
 
-        Raises Damaged where a checkpoint that could be one of them cannot be read.
+        which: that step, or "best" or "last", instead. Raises Damaged where a checkpoint that could be one of them
+        cannot be read, and UserError for one that is not there.
         """
+        if isinstance(which, int):
+            if which not in self.steps():
+                there = ", ".join(map(str, self.steps())) or "none"
+                raise UserError(f"{self._folder} has no checkpoint of step {which} that can be read: use {there}")
+            return [which]
         for step, reason in self._damaged.items():
             raise Damaged(f"{reason}: move {self._folder / str(step)} away to do without it")
         kept = [step for step in self.steps() if self._stored[step]["kept"]] or self.steps()[-1:]
-        return self._best(kept) or kept[-self.policy.average :]
+        best = self._best(kept)
+        if which == "best" and not best:
+            raise UserError(
+                f"{self._folder} has no best checkpoint, as the config's checkpoint.best is {self.policy.best}: use "
+                "--last, or --step"
+            )
+        return kept[-1:] if which == "last" else best or kept[-self.policy.average :]
 
     def _best(self, steps: Sequence[int]) -> list[int]:
         metrics = {step: self._stored[step]["metrics"] for step in steps}

@@ -21,9 +21,12 @@ def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
 
     Raises Interrupted after a signal, once the state is saved.
     """
-    state, notes, start = checkpoints.restore_newest(run.abstract_state) or (run.create_state(), {}, 0)
-    if start:
+    if found := checkpoints.restore_newest(run.abstract_state):
+        state, notes, start = found
         checkpoints.check_belongs(start, run.belongings)
+    else:
+        state, notes = run.create_state(), {}
+        start = int(state.step)  # more than 0 where another run's whole state was taken over
     main_process = jax.process_index() == 0
     folder, every = run.folder if main_process else None, run.options.log_every
     with Loggers(folder, start, len(run.batches), every=every) as loggers:

@@ -78,6 +78,10 @@ class Step:
         metrics |= {"grad_norm": (norm, one), "skipped": (diverged.astype(jnp.float32), one)}
         return state.replace(step=state.step + 1), metrics
 
+    def gradients(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+        """Those of the summed loss of a batch, for a task without a teacher, with the randomness of step 0."""
+        return self._accumulated(state, self.task.mixed(batch), jax.random.key(self.seed), None)[0]
+
     def _accumulated(
         self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array, teach: Teacher | None
     ) -> tuple[Any, Metrics, Any]:

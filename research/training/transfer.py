@@ -48,12 +48,14 @@ class Transfer:
     timm's. new: patterns of the parameters that start afresh. drop: patterns of what the source has and the model does
     not need, such as a decoder. Learned positions are resampled for other image sizes. Rows of tokens are found by
     their tokens where a run has another vocabulary. Layers may be scanned in the source or in the model alone: `drop`
-    then sees the single ones (`layer_0`, ...).
+    then sees the single ones (`layer_0`, ...). whole: of a run of the same model, vocabulary and optimizer, its newest
+    state as it is, with the optimizer's averages and the step, after which training continues.
     """
 
     source: str
     new: tuple[str, ...] = (r"^head/",)
     drop: tuple[str, ...] = ()
+    whole: bool = False
 
     def __post_init__(self):
         for name in ("new", "drop"):

@@ -5,15 +5,14 @@ import itertools
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from research.data import plain_text, texts
 from research.data.text_file import TextFile
 from research.data.texts import Texts, beginnings, chunks_of_texts, files_of
 from research.errors import UserError
-
-pyarrow = pytest.importorskip("pyarrow")
-from pyarrow import parquet  # noqa: E402
 
 DOCUMENTS = ["one\ntwo", "", "drei ünd\n\n", "日本\u2028語"]
 

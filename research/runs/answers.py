@@ -1,0 +1,103 @@
+"""What can be chosen when a trained run answers: the options of its task, its checkpoint, and other data."""
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from research.config import pick
+from research.errors import UserError
+from research.files import Unreadable, fits, read_json, write_json
+from research.runs.experiment import Experiment
+from research.runs.tables import TASKS
+from research.tasks.task import Task
+from research.values import described, literal
+
+
+def add_answers(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set`, `--step`, `--best` and `--last`; the help of a command with a `--workdir` lists that run's options.
+
+    They are `arguments.options`, a dict, and `arguments.checkpoint`, as `Checkpoints.evaluation_steps` takes it.
+    """
+    parser.add_argument(
+        "--set",
+        dest="options",
+        action=_Options,
+        default={},
+        metavar="NAME=VALUE",
+        help="another option of the answers than the run's own, such as beam_size=8; with --workdir, --help lists them",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", dest="checkpoint", type=int, metavar="N", help="answer with the checkpoint of step N")
+    for name, words in (("best", "the best by the config's checkpoint.best"), ("last", "the latest")):
+        text = f"answer with {words}"
+        which.add_argument(f"--{name}", dest="checkpoint", action="store_const", const=name, help=text)
+    if {"-h", "--help"} & {*sys.argv}:
+        parser.epilog = _listed(sys.argv)
+
+
+class _Options(argparse.Action):
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
+        name, separator, text = values.partition("=")
+        if not separator:
+            parser.error(f"--set {values}: write NAME=VALUE")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: literal(text)})
+
+
+def _listed(arguments: list[str]) -> str | None:
+    """The options of the run that the command line names; None where it names none that can be read."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--workdir")
+    folder = parser.parse_known_args(arguments)[0].workdir
+    if folder is None:
+        return None
+    try:
+        section = read_json(Path(folder) / "config.json").get("task", {})
+        cls, values = pick(TASKS, section, "task")
+    except UserError:
+        return None
+    options = options_of(cls)
+    fields = {field.name: field.default for field in dataclasses.fields(cls)}
+    known = [f"{name} ({described(hint)}, {values.get(name, fields[name])})" for name, hint in options.items()]
+    return f"options of {folder} for --set, with their types and values: {', '.join(known) or 'none'}"
+
+
+def options_of(cls: type[Task]) -> dict[str, Any]:
+    """The options of a task's answers, by their names, with their types."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in cls.options()}
+
+
+def record(experiment: Experiment, name: str, changes: Mapping[str, Any], results: Mapping[str, float]) -> Path:
+    """Keeps results that were measured otherwise than at the run's end: `evaluations/NAME.json` in its folder.
+
+    changes: what was chosen. Raises UserError for a name that is taken by results of another choice, or is no name.
+    """
+    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "._-" for letter in name):
+        raise UserError(f"--name {name!r} is not a name for a file: use letters, digits, '.', '_' and '-'")
+    path = experiment.folder / "evaluations" / f"{name}.json"
+    if path.exists():
+        before = read_json(path)
+        if before.get("changes") != changes:
+            raise UserError(f"{path} has results of another choice ({before.get('changes')}): use another --name")
+    path.parent.mkdir(exist_ok=True)
+    scorer = experiment.task.scorer()
+    signatures = scorer.signatures() if scorer else {}
+    write_json(path, {"changes": changes, "results": results, "signatures": signatures})
+    return path
+
+
+def recorded(folder: Path) -> dict[str, dict[str, float]]:
+    """The results that `record` has kept in a run's folder, by their names; those that cannot be read are left out."""
+    found = {}
+    for path in sorted(folder.glob("evaluations/*.json")):
+        try:
+            results = read_json(path).get("results")
+        except Unreadable:
+            continue
+        if fits(results, dict[str, float]):
+            found[path.stem] = results
+    return found
