@@ -21,7 +21,7 @@ from research.runs.checks import check_before_training
 from research.runs.command import add_config, run_command
 from research.runs.evaluation import evaluate
 from research.runs.experiment import Experiment, build_experiment
-from research.runs.folder import check_data, claim, data_of, leg_of, write_manifest
+from research.runs.folder import Data, check_data, claim, data_of, leg_of, write_manifest
 from research.runs.overfit import overfit
 from research.runs.prove_resume import prove_resume
 from research.runs.sections import later, moved
@@ -49,14 +49,16 @@ def train(
             _report(results)
             return results
         experiment = build_experiment(config, folder)
+        data = _compared(experiment, bool(places)) if jax.process_index() == 0 else {}
         check_before_training(experiment)
         if jax.process_index() == 0:
-            _keep_account(experiment, config_spec, bool(places))
+            changes = diff(load(config_spec), config)
+            write_manifest(folder, experiment.seed, data, config_spec, changes, leg_of(folder, config))
         return _train(experiment)
 
 
-def _keep_account(experiment: Experiment, spec: str, elsewhere: bool) -> None:
-    """Compares the data with those of earlier starts, says what of them is left out, and writes the manifest.
+def _compared(experiment: Experiment, elsewhere: bool) -> Data:
+    """The data as the manifest has them, compared with those of earlier starts; says what of them is left out.
 
     elsewhere: the data lie elsewhere than before, and all of them have to be the same.
     """
@@ -65,9 +67,7 @@ def _keep_account(experiment: Experiment, spec: str, elsewhere: bool) -> None:
         print(*split["left_out"], sep="\n", end="\n" * bool(split["left_out"]))
     learnt = {*data} if elsewhere else {"train"} | ({"validation"} if experiment.checkpoint.best else set())
     check_data(experiment.folder, data, learnt)
-    config = experiment.config
-    changes = diff(load(spec), config)
-    write_manifest(experiment.folder, experiment.seed, data, spec, changes, leg_of(experiment.folder, config))
+    return data
 
 
 def _train(experiment: Experiment) -> dict[str, float]:
@@ -133,9 +133,10 @@ def _try_out(arguments: argparse.Namespace) -> None:
     for option, count in (("--overfit", arguments.overfit), ("--prove-resume", arguments.prove_resume)):
         if count is not None and count < 1:
             raise UserError(f"{option} is {count}: use 1 or more")
+    config = load(arguments.config, arguments.overrides)
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.overfit:
-            experiment = build_experiment(load(arguments.config, arguments.overrides), Path(scratch))
+            experiment = build_experiment(config, Path(scratch))
             print(*overfit(experiment, arguments.overfit), sep="\n", flush=True)
         if arguments.prove_resume:
             overrides = [f"--config.{path}={value}" for path, value in arguments.overrides.items()]

@@ -11,6 +11,7 @@ from research.data.tokenizer import Tokenizer
 from research.data.transforms.geometry import Augmentation
 from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
+from research.ranges import Afterwards
 from research.runs.checks import check_before_training
 from research.runs.experiment import OPTIMIZERS, build_experiment
 from research.runs.tables import MODELS, SOURCES, TASKS

@@ -19,8 +19,9 @@ from research.parallel.mesh import place_batch
 from research.tasks.task import Example, Task
 from research.training.inference import Inference
 
-NUM_BUCKETS = 4
-"""Static lengths that evaluation pads to: each costs a compilation."""
+NUM_BUCKETS, BATCHES_PER_BUCKET = 4, 4
+"""Static lengths that evaluation pads to at most, and the batches for which another one is worth its compilation."""
+MULTIPLE = 8
 
 
 def check_finite(metrics: Mapping[str, float]) -> None:
@@ -116,7 +117,13 @@ class Evaluator:
         lengths = rows.lengths()
         if lengths is None:
             return InOrder(len(rows), self.batch_size)
-        return ByLength(lengths, make_buckets(lengths, NUM_BUCKETS, batch_size=self.batch_size))
+        count = min(max(len(rows) // (BATCHES_PER_BUCKET * self.batch_size), 1), NUM_BUCKETS)
+        ends = lengths
+        if (
+            lengths.ndim == 1 and rows.longest is not None
+        ):  # splits share programs where their lengths are such multiples
+            ends = np.minimum(-(-lengths // MULTIPLE) * MULTIPLE, rows.longest)
+        return ByLength(lengths, make_buckets(ends, count, batch_size=self.batch_size))
 
     def _load(self, rows: Rows, plan: Plan) -> Iterator[dict[str, jax.Array]]:
         return load(self._batches(rows, plan), 0, functools.partial(place_batch, mesh=self.mesh))
@@ -150,14 +157,17 @@ def means(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def few_shapes(rows: Rows, batch_size: int) -> Plan:
-    """A plan whose batches have few shapes whatever the rows: numbers of rows, and lengths, are powers of two.
+    """A plan whose batches have few shapes whatever the rows: lengths and numbers of rows are powers of two.
 
-    So answers to other inputs need no new program; no batch has more than `batch_size` rows.
+    So answers to other inputs need no new program; no batch has more than `batch_size` rows. Rows that fit into one
+    batch have one shape.
     """
     lengths = rows.lengths()
     if lengths is None:
         return InOrder(len(rows), _size(len(rows), batch_size))
     rounded = 2 ** np.ceil(np.log2(np.maximum(lengths, 8))).astype(int)
+    if len(rows) <= batch_size:
+        rounded = np.full_like(rounded, rounded.max(initial=1))
     longest = rows.longest or int(rounded.max(initial=1))
     counts = {int(length): int((rounded == length).sum()) for length in np.unique(rounded)}
     buckets = [Bucket(min(length, longest), _size(count, batch_size)) for length, count in counts.items()]
@@ -165,4 +175,4 @@ def few_shapes(rows: Rows, batch_size: int) -> Plan:
 
 
 def _size(count: int, most: int) -> int:
-    return min(1 << max(count - 1, 0).bit_length(), most)
+    return min(1 << (count - 1).bit_length() if count < 2 or count > 8 else 8, most)

@@ -39,7 +39,7 @@ def test_predict_takes_options_of_the_task(folder: Path, run):
         (["--set=beam=2"], "beam is not an option of answers: use one of beam_size, length_penalty, extra_length"),
         (["--set=beam_size=0"], "beam_size is 0: use 1 or more"),
         (["--set=beam_size=many"], "beam_size must be int, got 'many'"),
-        (["--step=3"], "no checkpoint of step 3 that can be read: use "),
+        (["--step=999"], "no checkpoint of step 999 that can be read: use "),
         (["--best"], "has no best checkpoint, as the config's checkpoint.best is None: use --last, or --step"),
     ],
 )
