@@ -15,7 +15,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from ml_collections import ConfigDict, FieldReference
 from research.errors import UserError
 from research.files import read_json
 from research.plugins import allow_named, imported
+from research.ranges import Nested
 from research.values import convert, described, literal, override, shown
 
 type Section = Mapping[str, Any] | ConfigDict
+type Build = Callable[[type, Any, str], Any]
 ABSENT = "(absent)"
 
 
@@ -107,7 +109,11 @@ def build[T](cls: type[T], section: Section | None, where: str, **given: Any) ->
     tokenizer's vocab_size): those that `cls` has no field for are left out, and a config that contradicts one is an
     error. Raises `UserError`.
     """
-    values, fields, hints = _read(cls, section, where)
+    return _built(cls, section, where, build, given)
+
+
+def _built[T](cls: type[T], section: Section | None, where: str, nested: Build, given: Mapping[str, Any]) -> T:
+    values, fields, hints = _read(cls, section, where, nested)
     for key, value in given.items():
         if key in values and values[key] != value:
             raise UserError(
@@ -123,7 +129,16 @@ def build[T](cls: type[T], section: Section | None, where: str, **given: Any) ->
 def choose(table: Mapping[str, type], section: Section | None, where: str, **given: Any) -> Any:
     """`build`s the class of `table` that the section's `name` picks from the section's other keys."""
     cls, section = pick(table, section, where)
-    return build(cls, section, where, **given)
+    return _built(cls, section, where, _within(table), given)
+
+
+def _within(table: Mapping[str, type]) -> Build:
+    """`build`, for which sections within a section of the table name classes of the same table."""
+
+    def nested(cls: type, section: Any, where: str) -> Any:
+        return choose(table, section, where) if cls is Nested else build(cls, section, where)
+
+    return nested
 
 
 def check(table: Mapping[str, type], section: Section | None, where: str) -> None:
@@ -132,7 +147,7 @@ def check(table: Mapping[str, type], section: Section | None, where: str) -> Non
     For sections whose class needs values that only the program knows. Raises `UserError`.
     """
     cls, section = pick(table, section, where)
-    _read(cls, section, where)
+    _read(cls, section, where, _within(table))
 
 
 def to_json(config: Section) -> str:
@@ -182,7 +197,9 @@ def pick(table: Mapping[str, type], section: Section | None, where: str) -> tupl
     return table[name], section
 
 
-def _read(cls: type, section: Section | None, where: str) -> tuple[dict[str, Any], dict[str, dataclasses.Field], Any]:
+def _read(
+    cls: type, section: Section | None, where: str, nested: Build
+) -> tuple[dict[str, Any], dict[str, dataclasses.Field], Any]:
     """The section's values converted to the types of the fields of `cls`, those fields, and their types."""
     section = _plain(section)
     if not isinstance(section, dict):
@@ -194,7 +211,7 @@ def _read(cls: type, section: Section | None, where: str) -> tuple[dict[str, Any
         if key not in fields:
             hint = suggestion(key, fields, "fields")
             raise UserError(f"{_join(where, key)} is not a field of {cls.__name__}: {hint}")
-    values = {key: convert(value, hints[key], _join(where, key), build) for key, value in section.items()}
+    values = {key: convert(value, hints[key], _join(where, key), nested) for key, value in section.items()}
     return values, fields, hints
 
 

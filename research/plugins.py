@@ -29,9 +29,10 @@ def allow(package: str) -> None:
 def allow_named(config: Mapping[str, Any]) -> None:
     """Lets the packages be imported that sections of a config name, at any depth: for a person's own config file."""
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            allow_named(value)
-        elif key == "name" and isinstance(value, str) and ":" in value and _package(value).isidentifier():
+        for section in value if isinstance(value, tuple) else (value,):
+            if isinstance(section, Mapping):
+                allow_named(section)
+        if key == "name" and isinstance(value, str) and ":" in value and _package(value).isidentifier():
             allow(_package(value))
 
 

@@ -73,9 +73,14 @@ class Moved:
     """Marks the place of data: a run's folder takes another place of the same data later."""
 
 
+class Nested:
+    """Marks sections within a section, each with a name: their classes are those of the same table."""
+
+
 AFTERWARDS = Afterwards()
 ANSWERING = Answering()
 MOVED = Moved()
+NESTED = Nested()
 
 LARGEST = 3.4e38
 """Of float32, to two digits."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 from beartype.door import is_bearable
 
 from research.errors import UserError
-from research.ranges import Expression, Range, marks
+from research.ranges import NESTED, Expression, Nested, Range, marks
 
 LONGEST = 100_000
 """Characters of a value on the command line."""
@@ -131,6 +131,8 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
     """
     if typing.get_origin(hint) is Annotated:
         inner, *found = typing.get_args(hint)
+        if NESTED in found:
+            return _nested(value, where, build)
         value = convert(value, inner, where, build)
         for mark in found:
             # A traced number of trials in one program has no value to compare; each trial's own config was checked.
@@ -163,6 +165,13 @@ def convert(value: Any, hint: Any, where: str, build: Callable[[type, Any, str],
     if not fits:
         raise UserError(f"{where} must be {described(hint)}, got {shown(value)}")
     return value
+
+
+def _nested(value: Any, where: str, build: Callable[[type, Any, str], Any]) -> Any:
+    """The instances of sections that name their classes themselves: of one, or of each of a sequence."""
+    if isinstance(value, tuple):
+        return tuple(_nested(item, f"{where}[{number}]", build) for number, item in enumerate(value))
+    return build(Nested, value, where)
 
 
 def _check_number(value: Any, where: str) -> None:

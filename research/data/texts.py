@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.archives import hidden
+from research.data.mixture import Mixed
 from research.data.plain_text import cut, opened, read_pieces
 from research.data.source import Example
 from research.data.token_store import Origin, origin_of
@@ -112,6 +113,8 @@ class Texts(Sequence[Example]):
 
 def stream_of(examples: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
     """The texts of examples as `Texts.stream` gives them."""
+    if isinstance(examples, Mixed):
+        return itertools.chain.from_iterable(map(stream_of, examples.parts))
     return examples.stream() if isinstance(examples, Texts) else ((example["text"], True) for example in examples)
 
 

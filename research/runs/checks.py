@@ -32,7 +32,7 @@ def check_before_training(experiment: Experiment) -> None:
         examples = experiment.examples(split)
         if not len(examples):
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
-        _longest_batch(experiment, task.rows(examples, train=False, seed=0))
+        _longest_batch(experiment, task.rows_of(examples, train=False, seed=0))
         if task.scorer() is not None:
             task.questions(examples)
         _read(split, examples, READ_SECONDS / len(splits))

@@ -78,7 +78,7 @@ class Experiment:
     @functools.cached_property
     def batches(self) -> Batches:
         """What the run reads at each of its steps."""
-        rows = self.task.rows(self.examples("train"), train=True, seed=self.seed)
+        rows = self.task.rows_of(self.examples("train"), train=True, seed=self.seed)
         plan = self._plan(rows)
         total = self._clock(plan).steps(self.options.duration)
         return Batches.on_mesh(rows, plan, total, self.mesh, self.options.accumulate)
@@ -251,7 +251,7 @@ class Experiment:
         if stored := read_or_set_aside(path, dict[str, list]):
             with contextlib.suppress(ValueError, TypeError, MemoryError):  # it is made anew
                 return {name: np.zeros(shape, dtype) for name, (dtype, shape) in stored.items()}
-        rows = self.task.rows(self.source.examples("train"), train=False, seed=0)
+        rows = self.task.rows_of(self.source.examples("train"), train=False, seed=0)
         batch = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)  # of the largest shape
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in batch.items()}
         if jax.process_index() == 0:

@@ -2,6 +2,7 @@
 
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
+from research.data.mixture import Mixture
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.scan import Scan
@@ -29,6 +30,7 @@ from research.tasks.translation import Translation
 SOURCES = {
     "digits": Digits,
     "image_folder": ImageFolder,
+    "mixture": Mixture,
     "modular": Modular,
     "parallel_text": ParallelText,
     "phrasebook": Phrasebook,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from research.config import build
+from research.data.mixture import Mixed, MixedRows
 from research.data.rows import Rows
 from research.errors import UserError
 from research.ranges import ANSWERING, marks
@@ -115,6 +116,13 @@ class Task:
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         """Examples with their answers as arrays for `loss`; `seed` decides what training draws at random."""
         raise TypeError(f"{type(self).__name__} has no rows")
+
+    def rows_of(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
+        """`rows`, of each part of a mixture by itself."""
+        if not isinstance(examples, Mixed):
+            return self.rows(examples, train=train, seed=seed)
+        parts = [self.rows_of(part, train=train, seed=seed) for part in examples.parts]
+        return MixedRows(parts, examples.weights)
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         """Examples without their answers (a split's, or a person's own) as arrays for `predict`.

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from research.data.lines import BLOCK
+from research.data.mixture import Mixed
 from research.data.plain_text import cut
 from research.data.texts import stream_of
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
@@ -44,6 +45,9 @@ def vocabulary_of_run(
 
 def _sample(examples: Sequence[Example], fields: Sequence[str], size: int) -> Iterator[str]:
     """All texts of the examples or, of more than `size` bytes of them, evenly spaced parts."""
+    if isinstance(examples, Mixed):
+        parts = [_sample(part, fields, size // len(examples.parts)) for part in examples.parts]
+        return itertools.chain.from_iterable(parts)
     origin = getattr(examples, "origin", None)
     every = max(1, -(-origin.bytes // size)) if origin else 1
     if tuple(fields) == ("text",):

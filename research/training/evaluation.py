@@ -44,7 +44,7 @@ class Split:
     @functools.cached_property
     def rows(self) -> Rows:
         """The examples with their answers."""
-        return self.task.rows(self.examples, train=False, seed=0)
+        return self.task.rows_of(self.examples, train=False, seed=0)
 
     @functools.cached_property
     def questions(self) -> Rows:
