@@ -62,6 +62,7 @@ def _compared(experiment: Experiment, elsewhere: bool) -> Data:
 
     elsewhere: the data lie elsewhere than before, and all of them have to be the same.
     """
+    experiment.examples("train")  # refuses data of other classes, of which more can be said than that they changed
     data = data_of(experiment.source)
     for split in data.values():
         print(*split["left_out"], sep="\n", end="\n" * bool(split["left_out"]))

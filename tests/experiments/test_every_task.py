@@ -59,29 +59,31 @@ def test_every_task_is_here():
 @pytest.mark.parametrize("name", RUNS)
 def test_commands_of_a_trained_run(folders, name, capsys):
     folder, item = folders(name)
+    chosen = {"workdir": str(folder), "checkpoint": None, "options": {}}
     shown = json.loads((folder / "report.json").read_text())
     assert shown["samples"] and all({"answer", "label"} & set(sample) for sample in shown["samples"])
     capsys.readouterr()
-    evaluate.main(argparse.Namespace(workdir=str(folder), splits=None, samples=2))
+    evaluate.main(argparse.Namespace(**chosen, splits=None, samples=2, overrides={}, name=None))
     results = json.loads((folder / "results.json").read_text())
     lines = capsys.readouterr().out.splitlines()
     assert all(f"{metric} {value:.4f}" in lines for metric, value in results.items())
-    predict.main(argparse.Namespace(workdir=str(folder), inputs=[item, item], format="jsonl"))
+    predict.main(argparse.Namespace(**chosen, inputs=[item, item], format="jsonl"))
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert {"text", "label"} & set(first) and (first == second or name in ("language_modeling", "masked_images"))
     report.main(argparse.Namespace(runs=[str(folder)], samples=True, output=None))
     assert "<dl class=sample>" in (page := (folder / "report.html").read_text()) or "<img src" in page
     if name in ("masked_images", "packed_classification"):
         with pytest.raises(Exception, match="there is nothing to draw of this run's answers"):
-            pictures.main(argparse.Namespace(workdir=str(folder), item=item, data=True))
+            pictures.main(argparse.Namespace(**chosen, item=item, data=True))
     else:
-        pictures.main(argparse.Namespace(workdir=str(folder), item=item, data=True))
+        pictures.main(argparse.Namespace(**chosen, item=item, data=True))
         assert (folder / "attention").exists() or (folder / "relevance.png").exists()
     spec = RUNS[name][0].replace("TEACHER", str(folders("classification")[0]))
     overrides = json.loads((folder / "config.json").read_text())["data"]
     changed = {"data.path": overrides["path"]} if "path" in overrides else {}
     capsys.readouterr()
-    inspect.main(argparse.Namespace(config=spec, overrides=changed, split="train", count=1, step=0, format="text"))
+    shown = {"split": "train", "count": 1, "step": 0, "format": "text", "audit": False}
+    inspect.main(argparse.Namespace(config=spec, overrides=changed, **shown))
     assert "the training batch of step 0" in capsys.readouterr().out
 
 
