@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from research.data.plain_text import Readable, decoded, opened
-from research.data.source import Example
+from research.data.source import Example, Streamed
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
 
@@ -84,7 +84,7 @@ class _Kept:
         return piece
 
 
-class Pairs(Sequence[Example]):
+class Pairs(Streamed):
     """{"source": line, "target": line} of two files in which line n of one translates line n of the other."""
 
     def __init__(self, source: str, target: str):

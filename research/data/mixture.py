@@ -1,8 +1,7 @@
 """Several sources as one: training reads from each as often as its weight says."""
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from research.data.plans import Length
 from research.data.rows import Batch, Rows
-from research.data.source import Example, Source, check_split
+from research.data.source import Mixed, Source, check_split
 from research.errors import UserError
 from research.ranges import NESTED, Positive
 
@@ -46,7 +45,7 @@ class Mixture(Source):
                 raise UserError(f"source {number} of the mixture has no train split: leave it out")
         return tuple(split for split in ("train", "validation", "test") if any(split in splits for splits in found))
 
-    def examples(self, split: str) -> "Mixed":
+    def examples(self, split: str) -> Mixed:
         check_split(split, self.splits)
         parts = [source.examples(split) for source in self.sources if split in source.splits]
         return Mixed(tuple(parts), self.weights if split == "train" else None)
@@ -69,30 +68,6 @@ class Mixture(Source):
 
     def left_out(self, split: str) -> Sequence[str]:
         return [sentence for source in self.sources if split in source.splits for sentence in source.left_out(split)]
-
-
-@dataclass(frozen=True, eq=False)
-class Mixed(Sequence[Example]):
-    """The examples of several sources, one source after the other; `MixedRows` are what a task makes of them."""
-
-    parts: tuple[Sequence[Example], ...]
-    weights: tuple[float, ...] | None
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        for part in self.parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
-
-    def __iter__(self) -> Iterator[Example]:
-        return itertools.chain.from_iterable(self.parts)
 
 
 class MixedRows(Rows):

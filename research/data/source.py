@@ -5,7 +5,9 @@ Examples are dicts: {"source": str, "target": str} for parallel text, {"text": s
 """
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,37 @@ class Source:
     def left_out(self, split: str) -> Sequence[str]:
         """Sentences about what lies among the data and is not used, each with how much of it and a few names."""
         return ()
+
+
+class Streamed(Sequence[Example]):
+    """Examples of which all are read where a task makes its rows: nothing is left to be found in them later."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed(Sequence[Example]):
+    """The examples of several sources, one after the other; `research.data.mixture` has the rows that a task makes of them.
+
+    weights: how much of training comes from each part; None where everything is read once.
+    """
+
+    parts: tuple[Sequence[Example], ...]
+    weights: tuple[float, ...] | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+    def __iter__(self) -> Iterator[Example]:
+        return itertools.chain.from_iterable(self.parts)
 
 
 class Withheld:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from research.data.archives import hidden
-from research.data.mixture import Mixed
 from research.data.plain_text import cut, opened, read_pieces
-from research.data.source import Example
+from research.data.source import Example, Mixed, Streamed
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
 
@@ -30,7 +29,7 @@ COMPRESSED = (".gz", ".zst")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Texts(Sequence[Example]):
+class Texts(Streamed):
     """Examples {"text": ...}: a plain file is one text, a line of a .jsonl and a row of a .parquet is one each.
 
     files: as `files_of` gives. field: of records, the key of their text. start, end: the part of these texts that

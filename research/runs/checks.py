@@ -9,6 +9,7 @@ import numpy as np
 
 from research.data.loader import Batches
 from research.data.rows import Rows
+from research.data.source import Mixed, Streamed
 from research.errors import UserError
 from research.runs.experiment import Experiment
 from research.training.evaluation import means
@@ -69,7 +70,11 @@ def _longest_batch(experiment: Experiment, rows: Rows) -> Mapping[str, np.ndarra
 
 def _read(split: str, examples: Any, seconds: float) -> None:
     """Reads examples in a random order until all are read or the time is over."""
-    if isinstance(examples, list):
+    if isinstance(examples, list | Streamed):
+        return
+    if isinstance(examples, Mixed):
+        for part in examples.parts:
+            _read(split, part, seconds / len(examples.parts))
         return
     end = time.monotonic() + seconds
     for count, index in enumerate(np.random.default_rng(0).permutation(len(examples)), 1):

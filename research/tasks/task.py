@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from research.config import build
-from research.data.mixture import Mixed, MixedRows
+from research.data.mixture import MixedRows
 from research.data.rows import Rows
+from research.data.source import Mixed
 from research.errors import UserError
 from research.ranges import ANSWERING, marks
 from research.values import convert

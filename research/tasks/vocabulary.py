@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from research.data.lines import BLOCK
-from research.data.mixture import Mixed
 from research.data.plain_text import cut
+from research.data.source import Mixed
 from research.data.texts import stream_of
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
