@@ -64,7 +64,7 @@ class Streamed(Sequence[Example]):
 
 @dataclass(frozen=True, eq=False)
 class Mixed(Sequence[Example]):
-    """The examples of several sources, one after the other; `research.data.mixture` has the rows that a task makes of them.
+    """The examples of several sources, one after the other; `research.data.mixture` makes rows of them.
 
     weights: how much of training comes from each part; None where everything is read once.
     """
