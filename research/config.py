@@ -60,19 +60,17 @@ def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
             raise UserError(f"{path} has no get_config: define get_config(arg: str) that returns a ConfigDict")
         if not isinstance(config := get_config(arg), ConfigDict):
             raise UserError(f"get_config of {path} returned a {type(config).__name__}: return a ConfigDict")
-        config = overridden(config, overrides or {})
+        apply_overrides(config, overrides or {})
         allow_named(_plain(config))
         return from_json(to_json(config))
 
 
-def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """A copy of a config with the overrides of `load`."""
-    config = config.copy_and_resolve_references()
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Changes a config by the overrides of `load`; what refers to a changed value follows."""
     for key, value in overrides.items():
         if (section := key.partition(".")[0]) in OPTIONAL and section not in config:
             config[section] = ConfigDict()
         _override(config, key, value)
-    return config
 
 
 def load_sweep(spec: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from research.config import build, choose, overridden, read_config, suggestion, to_json
+from research.config import apply_overrides, build, choose, read_config, suggestion, to_json
 from research.data.loader import Batches
 from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
 from research.data.rows import Rows
@@ -313,7 +313,8 @@ def open_run(
         config.mesh = {}
     experiment = build_experiment(config, folder, stored=True)
     if data:
-        changed = overridden(config, data)
+        changed = config.copy_and_resolve_references()
+        apply_overrides(changed, data)
         experiment = dataclasses.replace(experiment, source=choose(SOURCES, at_home(changed.data), "data"))
     task = experiment.task.answering(**(options or {}))
     return dataclasses.replace(experiment, task=task, chosen=checkpoint)
