@@ -28,7 +28,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from research.config import build, from_json, load, to_json
+from research.config import choose, from_json, load, to_json
 from research.data.tokenizer import Tokenizer
 from research.data.transforms.geometry import Augmentation
 from research.data.transforms.photo import PhotoAugmentation
@@ -159,7 +159,7 @@ def needed(cls: type) -> dict[str, Any]:
 def built(cls: type, name: str, value: Any, base: Mapping[str, Any]) -> Any | UserError:
     """An object of the class with one field changed, or the error."""
     try:
-        return build(cls, {**base, name: value}, "section")
+        return choose({"own": cls}, {"name": "own", **base, name: value}, "section")
     except UserError as error:
         return error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from research.config import build
+from research.config import build, choose
 from research.data.tokenizer import Tokenizer
 from research.data.transforms.geometry import Augmentation
 from research.data.transforms.photo import PhotoAugmentation
@@ -79,7 +79,7 @@ def test_any_value_gives_an_object_or_one_sentence(cls):
     for name, hint in hints_of(cls).items():
         for value in values_for(hint):
             try:
-                build(cls, needed(cls) | {name: value}, "section")
+                choose({"own": cls}, {"name": "own", **needed(cls), name: value}, "section")
                 accepted += 1
             except UserError as error:
                 refused += 1
