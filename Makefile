@@ -2,8 +2,8 @@
 
 help:
 	@echo "make setup   create the environment in .venv (Python >= 3.12 needed)"
-	@echo "make demo    train, evaluate and show a small translation model in runs/demo (about 2 minutes)"
-	@echo "make test    run the test suite (about 21 minutes, less when it is run again)"
+	@echo "make demo    train, evaluate and show a small translation model in runs/demo (2 to 7 minutes)"
+	@echo "make test    run the test suite (half an hour to an hour, less when it is run again)"
 	@echo "make lint    check style, format, types and banned interfaces"
 
 setup:
