@@ -55,4 +55,4 @@ def test_a_second_process_in_the_same_folder_is_refused(run, tmp_path):
     first.wait()
     shorter = [*arguments[:2], "--config.training.duration.steps=6"]
     code, _, stderr = run("train", *shorter)
-    assert code == 2 and "holds a run of another config" in stderr  # not: is being written
+    assert code == 2 and "use more to train on, or another --workdir" in stderr  # not: is being written
