@@ -69,45 +69,40 @@ class Texts(Streamed):
                 parts.clear()
 
     def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        for example in itertools.islice(self, index if index >= 0 else index + len(self), None):
-            return example
-        raise IndexError(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return next(itertools.islice(self, index % len(self), None))
 
     def __len__(self) -> int:
-        return self._count
+        return self._survey["texts"]
 
-    @functools.cached_property
-    def _count(self) -> int:
-        if len(self.files) == 1 and kind_of(self.files[0]) == "plain":
-            return int(any(text for text, _ in self.stream()))
-        return self._remembered("count", lambda: sum(last for _, last in self.stream()))
-
-    @functools.cached_property
+    @property
     def characters(self) -> int:
         """Of all texts together."""
-        return self._remembered("characters", lambda: sum(len(text) for text, _ in self.stream()))
+        return self._survey["characters"]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """A digest of the texts, whatever the files' names and compression; of a single one, SHA-256 of its UTF-8."""
-        return self._remembered("fingerprint", self._digest)
+        return self._survey["sha256"]
 
-    def _digest(self) -> str:
-        digest, several = hashlib.sha256(), len(self) > 1
+    @functools.cached_property
+    def _survey(self) -> dict[str, Any]:
+        """What one reading of all texts tells, computed once for large ones."""
+        return self._surveyed() if self.origin is None else self.origin.remembered("survey", self._surveyed)
+
+    def _surveyed(self) -> dict[str, Any]:
+        digest, texts, characters, ended = hashlib.sha256(), 0, 0, False
         for text, last in self.stream():
-            digest.update(text.encode())
-            if last and several:
-                digest.update(b"\0")  # no text holds it
-        return digest.hexdigest()
+            digest.update(b"\0" * ended + text.encode())  # between two texts, none of which holds it
+            texts, characters, ended = texts + last, characters + len(text), last
+        return {"texts": texts, "characters": characters, "sha256": digest.hexdigest()}
 
     @functools.cached_property
     def origin(self) -> Origin | None:
         """Where what is made of these texts is kept; None for little text, of which it is made again each time."""
         part = {"field": self.field, "start": self.start, "end": self.end}
         return origin_of(self.files, part, lambda: self.fingerprint)
-
-    def _remembered(self, name: str, compute: Any) -> Any:
-        return compute() if self.origin is None else self.origin.remembered(name, compute)
 
 
 def stream_of(examples: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:

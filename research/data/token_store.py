@@ -174,7 +174,8 @@ def _opened(store: Path, dtypes: Mapping[str, np.dtype], origin: Origin) -> Arra
     if notes.get("files") != (stamps := origin.stamps()):
         if notes.get("fingerprint") != origin.fingerprint():
             return None
-        write_json(store / "store.json", notes | {"files": stamps})  # moved or touched, the same text
+        with contextlib.suppress(OSError):  # a store that only others may write is compared again next time
+            write_json(store / "store.json", notes | {"files": stamps})  # moved or touched, the same text
     if not fits(counts := notes.get("counts"), dict[str, int]) or not _whole(store, counts, dtypes):
         return None
     return {name: Mapped(store / name, dtype) if counts[name] else np.zeros(0, dtype) for name, dtype in dtypes.items()}
@@ -232,12 +233,8 @@ def _make(
         raise UserError(f"{origin.place.stem} was changed while it was read: leave it alone and start again")
     (partial / "progress.json").unlink()
     write_json(partial / "store.json", {"files": stamps, "fingerprint": fingerprint, "counts": counts})
-    if store.exists():  # of a text that has changed since; who has it open keeps it
-        store.rename(old := store.with_name(f"{store.name}.old"))
-        partial.rename(store)
-        shutil.rmtree(old)
-    else:
-        partial.rename(store)
+    shutil.rmtree(store, ignore_errors=True)  # of a text that has changed since; who has it open keeps it
+    partial.rename(store)
 
 
 def _resumed(partial: Path, dtypes: Mapping[str, np.dtype], fingerprint: str) -> dict[str, Any]:

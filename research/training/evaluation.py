@@ -22,6 +22,7 @@ from research.training.inference import Inference
 NUM_BUCKETS, BATCHES_PER_BUCKET = 4, 4
 """Static lengths that evaluation pads to at most, and the batches for which another one is worth its compilation."""
 MULTIPLE = 8
+"""What such lengths are multiples of, so that splits share their programs."""
 
 
 def check_finite(metrics: Mapping[str, float]) -> None:
@@ -118,12 +119,10 @@ class Evaluator:
         if lengths is None:
             return InOrder(len(rows), self.batch_size)
         count = min(max(len(rows) // (BATCHES_PER_BUCKET * self.batch_size), 1), NUM_BUCKETS)
-        ends = lengths
-        if (
-            lengths.ndim == 1 and rows.longest is not None
-        ):  # splits share programs where their lengths are such multiples
-            ends = np.minimum(-(-lengths // MULTIPLE) * MULTIPLE, rows.longest)
-        return ByLength(lengths, make_buckets(ends, count, batch_size=self.batch_size))
+        rounded = lengths
+        if lengths.ndim == 1 and rows.longest is not None:
+            rounded = np.minimum(-(-lengths // MULTIPLE) * MULTIPLE, rows.longest)
+        return ByLength(lengths, make_buckets(rounded, count, batch_size=self.batch_size))
 
     def _load(self, rows: Rows, plan: Plan) -> Iterator[dict[str, jax.Array]]:
         return load(self._batches(rows, plan), 0, functools.partial(place_batch, mesh=self.mesh))
@@ -175,4 +174,5 @@ def few_shapes(rows: Rows, batch_size: int) -> Plan:
 
 
 def _size(count: int, most: int) -> int:
-    return min(1 << (count - 1).bit_length() if count < 2 or count > 8 else 8, most)
+    """Of a batch for this number of rows: 1, 8 or another power of two, and not above `most`."""
+    return min(1 if count < 2 else max(8, 1 << (count - 1).bit_length()), most)
