@@ -130,7 +130,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _try_out(arguments: argparse.Namespace) -> None:
-    """Checks before a run is paid for, in a scratch folder."""
+    """Checks before a run is paid for, in a scratch folder. Raises UserError for what belongs to a real run."""
+    for option in ("workdir", "from", "whole"):
+        if getattr(arguments, option):
+            raise UserError(f"--{option} has no meaning beside --overfit and --prove-resume: leave it out")
     for option, count in (("--overfit", arguments.overfit), ("--prove-resume", arguments.prove_resume)):
         if count is not None and count < 1:
             raise UserError(f"{option} is {count}: use 1 or more")

@@ -3,17 +3,15 @@
 import argparse
 import dataclasses
 import sys
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from research.config import pick
 from research.errors import UserError
-from research.files import Unreadable, fits, read_json, write_json
+from research.files import read_json, write_json
 from research.runs.experiment import Experiment
 from research.runs.tables import TASKS
-from research.tasks.task import Task
 from research.values import described, literal
 
 
@@ -59,16 +57,10 @@ def _listed(arguments: list[str]) -> str | None:
         cls, values = pick(TASKS, section, "task")
     except UserError:
         return None
-    options = options_of(cls)
+    options = cls.options()
     fields = {field.name: field.default for field in dataclasses.fields(cls)}
     known = [f"{name} ({described(hint)}, {values.get(name, fields[name])})" for name, hint in options.items()]
     return f"options of {folder} for --set, with their types and values: {', '.join(known) or 'none'}"
-
-
-def options_of(cls: type[Task]) -> dict[str, Any]:
-    """The options of a task's answers, by their names, with their types."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {name: hints[name] for name in cls.options()}
 
 
 def record(experiment: Experiment, name: str, changes: Mapping[str, Any], results: Mapping[str, float]) -> Path:
@@ -88,16 +80,3 @@ def record(experiment: Experiment, name: str, changes: Mapping[str, Any], result
     signatures = scorer.signatures() if scorer else {}
     write_json(path, {"changes": changes, "results": results, "signatures": signatures})
     return path
-
-
-def recorded(folder: Path) -> dict[str, dict[str, float]]:
-    """The results that `record` has kept in a run's folder, by their names; those that cannot be read are left out."""
-    found = {}
-    for path in sorted(folder.glob("evaluations/*.json")):
-        try:
-            results = read_json(path).get("results")
-        except Unreadable:
-            continue
-        if fits(results, dict[str, float]):
-            found[path.stem] = results
-    return found

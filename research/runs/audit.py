@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from research.data.source import Mixed, Streamed
 from research.errors import UserError
 from research.runs.experiment import Experiment
 
@@ -74,18 +75,24 @@ def audit(experiment: Experiment) -> Audit:
 def _examples(experiment: Experiment, split: str) -> Iterator[tuple[int, Mapping[str, Any] | UserError]]:
     """Every example of a split, or what is wrong with it; the splits' own error where they cannot be opened."""
     try:
-        examples = experiment.examples(split)
-    except UserError as error:
+        yield from enumerate(_read(experiment.examples(split)))
+    except UserError as error:  # of the split, or of a stream, which ends there
         yield 0, error
+
+
+def _read(examples: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | UserError]:
+    if isinstance(examples, Streamed):
+        yield from examples
         return
-    if type(examples).__iter__ is not collections.abc.Sequence.__iter__:  # read as a stream
-        yield from enumerate(examples)
+    if isinstance(examples, Mixed):
+        for part in examples.parts:
+            yield from _read(part)
         return
     for index in range(len(examples)):
         try:
-            yield index, examples[index]
+            yield examples[index]
         except UserError as error:
-            yield index, error
+            yield error
 
 
 def _digest(example: Mapping[str, Any]) -> bytes:

@@ -100,7 +100,7 @@ class Experiment:
         create = self.create_state(optimizer)
         abstract = self._abstract_state(create)
         check_patterns(optimizer_config, abstract.params)
-        teacher, taught = self._teacher(self.task.teacher) if self.task.teacher else (None, None)
+        teacher, taught = self.teacher()
         return Run(
             folder=self.folder,
             options=self.options,
@@ -167,11 +167,13 @@ class Experiment:
             variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
         return variables, steps[-1]
 
-    def _teacher(self, folder: str) -> tuple[Inference, dict[str, Any]]:
-        """The model of the run that the task learns from, and its variables.
+    def teacher(self) -> tuple[Inference | None, dict[str, Any] | None]:
+        """The model that the task learns from, and its variables; None and None for a task without a teacher.
 
         Raises UserError where the teacher does not fit, or is not the one that the run began with.
         """
+        if (folder := self.task.teacher) is None:
+            return None, None
         teacher, variables, step = trained(Path(folder).expanduser(), self.mesh)
         self.task.check_teacher(teacher.task, folder)
         _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})

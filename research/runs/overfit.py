@@ -42,14 +42,15 @@ def overfit(experiment: Experiment, count: int) -> list[str]:
     model, task = _calm(experiment.model), _calm(experiment.task)
     calm = dataclasses.replace(experiment, model=model, task=task)
     optimizer = optax.adam(LEARNING_RATE)
-    step = dataclasses.replace(calm.step(optimizer, None), accumulate=1, ema=None, spike=None)
+    teacher, taught = calm.teacher()
+    step = dataclasses.replace(calm.step(optimizer, teacher), accumulate=1, ema=None, spike=None)
     batch = jax.tree.map(jax.numpy.asarray, _batch(calm.batches, count))
     with jax.set_mesh(calm.mesh):
         state = jax.jit(calm.create_state(optimizer))({})
         train = jax.jit(step.train, donate_argnums=0)
         history: list[dict[str, float]] = []
         while len(history) < STEPS and (not history or history[-1]["loss"] > LEARNT * history[0]["loss"]):
-            state, metrics = train(state, batch)
+            state, metrics = train(state, batch, taught)
             history.append(_values(metrics))
             if not np.isfinite(history[-1]["loss"]):
                 raise UserError(
@@ -58,7 +59,7 @@ def overfit(experiment: Experiment, count: int) -> list[str]:
         first, last = history[0], history[-1]
         if last["loss"] > LEARNT * first["loss"]:
             still = [name for name in last if name != "grad_norm" and abs(last[name]) > MOVED * abs(first[name]) > 0]
-            silent = _without_gradient(step, state, batch)
+            silent = _without_gradient(step, state, batch, taught)
             raise UserError(
                 f"{count} examples were not learnt by heart in {STEPS} steps: the loss is {last['loss']:.4g}, more "
                 f"than {LEARNT:.0%} of the {first['loss']:.4g} before (did not fall: {', '.join(still) or 'none'}; "
@@ -86,7 +87,7 @@ def _values(metrics: Any) -> dict[str, float]:
     return {name: value for name, value in means(totals).items() if name != "skipped"}
 
 
-def _without_gradient(step: Step, state: Any, batch: Any) -> list[str]:
+def _without_gradient(step: Step, state: Any, batch: Any, taught: Any) -> list[str]:
     """The parameters whose gradient is 0 everywhere."""
-    gradients = jax.jit(step.gradients)(state, batch)
+    gradients = jax.jit(step.gradients)(state, batch, taught)
     return [path for path, leaf in by_path(gradients).items() if not np.any(np.asarray(leaf))]

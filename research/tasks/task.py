@@ -165,22 +165,22 @@ class Task:
         raise TypeError(f"{type(self).__name__} has no answers")
 
     @classmethod
-    def options(cls) -> list[str]:
-        """The options of the task's answers: the fields that are marked `ANSWERING`."""
+    def options(cls) -> dict[str, Any]:
+        """The options of the task's answers, with their types: the fields that are marked `ANSWERING`."""
         hints = typing.get_type_hints(cls, include_extras=True)
-        return [name for name, hint in hints.items() if ANSWERING in marks(hint)]
+        return {name: hint for name, hint in hints.items() if ANSWERING in marks(hint)}
 
     def answering(self, **options: Any) -> Self:
         """The task with other options of its answers, such as the size of a beam: those marked `ANSWERING`.
 
         Raises UserError for an option that it does not have, or for a value out of its range.
         """
-        hints, known = typing.get_type_hints(type(self), include_extras=True), self.options()
+        known = self.options()
         for name in options:
             if name not in known:
                 choices = f"use one of {', '.join(known)}" if known else "this run's have none"
                 raise UserError(f"{name} is not an option of answers: {choices}")
-        values = {name: convert(value, hints[name], name, build) for name, value in options.items()}
+        values = {name: convert(value, known[name], name, build) for name, value in options.items()}
         return dataclasses.replace(self, **values)  # pyrefly: ignore[bad-specialization]
 
     def scorer(self) -> Scorer | None:

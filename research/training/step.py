@@ -53,9 +53,7 @@ class Step:
         An update whose loss or gradient is not finite, or whose gradient's norm is a spike, changes nothing but the
         step; the metric `skipped` is then 1, otherwise 0. taught: the teacher's variables.
         """
-        rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        teach = None if self.teacher is None else functools.partial(self.teacher.predict, taught)
-        grads, metrics, model_state = self._accumulated(state, self.task.mixed(batch), rng, teach)
+        grads, metrics, model_state = self._computed(state, batch, taught)
         # The gradient of the sum, divided once: equal for any number of micro-batches and devices.
         weight = jnp.maximum(metrics["loss"][1], 1e-8)
         grads = jax.tree.map(lambda grad: grad / weight, grads)
@@ -78,9 +76,14 @@ class Step:
         metrics |= {"grad_norm": (norm, one), "skipped": (diverged.astype(jnp.float32), one)}
         return state.replace(step=state.step + 1), metrics
 
-    def gradients(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
-        """Those of the summed loss of a batch, for a task without a teacher, with the randomness of step 0."""
-        return self._accumulated(state, self.task.mixed(batch), jax.random.key(self.seed), None)[0]
+    def gradients(self, state: TrainState, batch: Mapping[str, jax.Array], taught: Any = None) -> Any:
+        """Those of the summed loss of a batch, as `train` follows them."""
+        return self._computed(state, batch, taught)[0]
+
+    def _computed(self, state: TrainState, batch: Mapping[str, jax.Array], taught: Any) -> tuple[Any, Metrics, Any]:
+        rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        teach = None if self.teacher is None else functools.partial(self.teacher.predict, taught)
+        return self._accumulated(state, self.task.mixed(batch), rng, teach)
 
     def _accumulated(
         self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array, teach: Teacher | None

@@ -82,6 +82,12 @@ def test_a_run_that_does_not_is_found_by_its_first_step_and_array(run, tmp_path:
     assert done.code == 2 and " differs after step 1 between a run that was killed 1 times" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("option", ["--workdir=run", "--from=run", "--whole"])
+def test_what_a_check_does_not_look_at_is_refused(run, option: str):
+    done = run("train", f"--config={DIGITS}", "--overfit=8", option)
+    assert done.code == 2 and f"{option.partition('=')[0]} has no meaning beside --overfit" in done.stderr
+
+
 @pytest.mark.parametrize("argument", ["--overfit=0", "--overfit=-1", "--prove-resume=0", "--prove-resume=-2"])
 def test_numbers_that_make_no_sense(run, argument: str):
     done = run("train", f"--config={DIGITS}", argument)
