@@ -10,8 +10,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from research import config
-from research.ranges import AFTERWARDS, Fraction, NotNegative, Positive, Rate, Seed, Size
-from research.values import afterwards
+from research.ranges import AFTERWARDS, Afterwards, Fraction, NotNegative, Positive, Rate, Seed, Size
+from research.values import marked
 from tests.test_config import refused, write
 
 TEXTS = """
@@ -135,4 +135,4 @@ def test_fields_that_may_be_changed_afterwards_are_found_in_parts_too() -> None:
         other: Ranged | None = None
         best: Annotated[str | None, AFTERWARDS] = None
 
-    assert afterwards(Outer) == {"part.seed", "other.seed", "best"}
+    assert marked(Outer, Afterwards) == {"part.seed", "other.seed", "best"}
