@@ -23,7 +23,6 @@ from research.errors import UserError
 from research.files import read_json, read_or_set_aside, write_json
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
-from research.pretrained.timm import from_timm
 from research.ranges import Seed
 from research.runs.sections import REQUIRED, SECTIONS, at_home, later
 from research.runs.tables import MODELS, SOURCES, TASKS
@@ -38,8 +37,10 @@ from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Step
-from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
+from research.training.transfer import Transfer, parts_taken, transferred, with_given
 from research.values import convert
+from research.weights.families import taken
+from research.weights.files import read_arrays
 
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
@@ -235,12 +236,23 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights, vocabularies = _weights(Path(self.transfer.source).expanduser(), self.model)
+        weights, vocabularies = self._weights(Path(self.transfer.source).expanduser())
         trees = [abstract.params, *abstract.model_state.values()]
         given = transferred(self.transfer, weights, trees, vocabularies, self.task.token_ids())
         for line in parts_taken(self.transfer.source, given) if jax.process_index() == 0 else ():
             print(line, flush=True)
         return given
+
+    def _weights(self, source: Path) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, int]]]:
+        """Parameters and statistics of a run's evaluated model, or of published weights, by path, and `token_ids`."""
+        if not is_run(source):
+            weights = read_arrays(source)
+            if any("/" in name for name in weights) and not any(name.startswith("Transformer/") for name in weights):
+                return weights, {}  # in our names, not in those of the first ViT
+            return taken(self.model, self.task.model_inputs(self.sample_batch), weights), {}
+        run, variables, _ = trained(source)
+        arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
+        return arrays, run.task.token_ids()
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
         state = jax.eval_shape(create, {})
@@ -294,6 +306,12 @@ def build_experiment(
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, whose `config.json` has sections: a published model has one of another kind."""
+    stored = folder / "config.json"
+    return folder.is_dir() and not (stored.exists() and "model" not in read_json(stored))
+
+
 def open_run(
     folder: Path,
     checkpoint: int | str | None = None,
@@ -341,13 +359,3 @@ def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
         )
     if jax.process_index() == 0:
         write_json(path, found)
-
-
-def _weights(source: Path, model: Any) -> tuple[dict[str, Any], Mapping[str, Mapping[str, int]]]:
-    """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths, and `token_ids`."""
-    if not source.is_dir():
-        weights = read_weights(source)
-        return weights if any("/" in name for name in weights) else from_timm(weights, model), {}
-    run, variables, _ = trained(source)
-    arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
-    return arrays, run.task.token_ids()

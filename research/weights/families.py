@@ -1,0 +1,193 @@
+"""The families of published models that are read and written: the one place that a new one is added to."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from research.errors import UserError
+from research.models.bert import BERT
+from research.models.efficientformer import EfficientFormer
+from research.models.gpt import GPT
+from research.models.mobilenet import MobileNet
+from research.models.resnet import ResNet
+from research.models.swin import Swin
+from research.models.vit import ViT
+from research.weights import bert, efficientformer, gpt, mobilenet, resnet, swin, vit
+from research.weights.fields import ACTIVATIONS, Field, Fields
+from research.weights.match import best, match, read, shapes_of
+from research.weights.table import Table
+
+ENCODER = (
+    Field("width", "hidden_size", 768),
+    Field("num_layers", "num_hidden_layers", 12),
+    Field("num_heads", "num_attention_heads", 12),
+    Field("mlp_width", "intermediate_size", 3072),
+    Field("norm_epsilon", "layer_norm_eps", 1e-12),
+    Field("dropout", "hidden_dropout_prob", 0.0),
+)
+TEXT_ENCODER = (
+    *(field._replace(default=0.1) if field.ours == "dropout" else field for field in ENCODER),
+    Field("attention_dropout", "attention_probs_dropout_prob", 0.1),
+    Field("vocab_size", "vocab_size", 30522),
+    Field("max_length", "max_position_embeddings", 512),
+    Field("segments", "type_vocab_size", 2),
+    Field("activation", "hidden_act", "gelu", ACTIVATIONS),
+)
+TEXT_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+PATCHES = (*ENCODER, Field("patch_size", "patch_size", 16))
+PATCHES_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "attention_probs_dropout_prob": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of model in one library's names.
+
+    name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
+    in configs. architectures: the library's classes, and for each the fields of ours that it stands for: several where
+    a file says which, the first that fits. labels: whether `num_classes` is the number of `id2label`.
+    """
+
+    name: str
+    model: str
+    cls: type
+    task: str
+    tables: Callable[[Any], tuple[Table, ...]]
+    fields: Fields
+    architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
+
+
+def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
+    return lambda model: tables
+
+
+LABELS = object()
+"""Stands for the number of classes that `id2label` lists."""
+
+FAMILIES = (
+    Family(
+        "bert",
+        "bert",
+        BERT,
+        "sentences",
+        _always(bert.BERT),
+        Fields(TEXT_ENCODER, TEXT_FIXED),
+        {
+            "BertModel": ({"head": "pooler"}, {"head": "none"}),
+            "BertForMaskedLM": ({"head": "masked"},),
+            "BertForPreTraining": ({"head": "pretraining"},),
+        },
+    ),
+    Family(
+        "roberta",
+        "bert",
+        BERT,
+        "sentences",
+        _always(bert.ROBERTA),
+        Fields(TEXT_ENCODER, TEXT_FIXED | {"pad_token_id": 1}),
+        {
+            "RobertaModel": ({"head": "pooler", "first_position": 2}, {"head": "none", "first_position": 2}),
+            "RobertaForMaskedLM": ({"head": "masked", "first_position": 2},),
+        },
+    ),
+    Family(
+        "gpt2",
+        "gpt",
+        GPT,
+        "language_modeling",
+        _always(gpt.GPT2),
+        Fields(
+            (
+                Field("vocab_size", "vocab_size", 50257),
+                Field("max_length", "n_positions", 1024),
+                Field("width", "n_embd", 768),
+                Field("num_layers", "n_layer", 12),
+                Field("num_heads", "n_head", 12),
+                Field("mlp_width", "n_inner", None),
+                Field("dropout", "resid_pdrop", 0.1),
+                Field("activation", "activation_function", "gelu_new", ACTIVATIONS),
+            ),
+            {
+                "layer_norm_epsilon": 1e-5,
+                "scale_attn_weights": True,
+                "scale_attn_by_inverse_layer_idx": False,
+                "add_cross_attention": False,
+            },
+        ),
+        {"GPT2LMHeadModel": ({},), "GPT2Model": ({},)},
+    ),
+    Family(
+        "vit",
+        "vit",
+        ViT,
+        "classification",
+        _always(vit.VIT),
+        Fields(PATCHES, PATCHES_FIXED),
+        {"ViTForImageClassification": ({"num_classes": LABELS},), "ViTModel": ({"num_classes": 0},)},
+    ),
+    Family(
+        "deit",
+        "vit",
+        ViT,
+        "classification",
+        lambda model: (vit.DEIT if model.distillation and model.num_classes else vit.DEIT_WITHOUT_TEACHER,),
+        Fields(PATCHES, PATCHES_FIXED),
+        {"DeiTForImageClassificationWithTeacher": ({"num_classes": LABELS, "distillation": True},)},
+    ),
+    Family(
+        "swin",
+        "swin",
+        Swin,
+        "classification",
+        _always(swin.HUGGING_FACE),
+        Fields(
+            (
+                Field("width", "embed_dim", 96),
+                Field("depths", "depths", (2, 2, 6, 2)),
+                Field("num_heads", "num_heads", (3, 6, 12, 24)),
+                Field("window", "window_size", 7),
+                Field("patch_size", "patch_size", 4),
+                Field("mlp_ratio", "mlp_ratio", 4.0, {4.0: 4, 2.0: 2, 3.0: 3}),
+            ),
+            {
+                "hidden_act": "gelu",
+                "qkv_bias": True,
+                "num_channels": 3,
+                "layer_norm_eps": 1e-5,
+                "use_absolute_embeddings": False,
+            },
+        ),
+        {"SwinForImageClassification": ({"num_classes": LABELS},), "SwinModel": ({"num_classes": 0},)},
+    ),
+)
+"""transformers' models."""
+
+TIMM: Mapping[type, Callable[[Any], tuple[Table, ...]]] = {
+    ViT: _always(vit.TIMM),
+    Swin: _always(swin.TIMM),
+    ResNet: lambda model: (resnet.timm(model),),
+    MobileNet: lambda model: (mobilenet.timm(model),),
+    EfficientFormer: lambda model: (efficientformer.timm(model),),
+}
+"""timm's models, by ours."""
+
+
+def tables_of(model: Any) -> list[Table]:
+    """Every table in which a model of this class may be published: timm's first."""
+    tables = list(TIMM.get(type(model), lambda model: ())(model))
+    tables += [vit.ORIGINAL] * isinstance(model, ViT)
+    return tables + [table for family in FAMILIES if type(model) is family.cls for table in family.tables(model)]
+
+
+def taken(model: Any, inputs: Sequence[Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a published file by our paths, as far as a table for such a model knows their names.
+
+    What it does not know keeps its name, for whoever asks to say so; what it drops is left out. inputs: as the model is
+    called with. Raises UserError where no table knows any of the names.
+    """
+    shapes = shapes_of(model, inputs)
+    if (table := best(tables_of(model), shapes, arrays)) is None:
+        raise UserError(
+            f"transfer.source has no names that {type(model).__name__} reads ({next(iter(arrays), '')!r}, ...): convert it"
+        )
+    found = match(table, shapes, arrays)
+    return dict(read(found, arrays)) | {name: arrays[name] for name in found.unexpected}
