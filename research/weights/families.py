@@ -186,8 +186,7 @@ def taken(model: Any, inputs: Sequence[Any], arrays: Mapping[str, Any]) -> dict[
     """
     shapes = shapes_of(model, inputs)
     if (table := best(tables_of(model), shapes, arrays)) is None:
-        raise UserError(
-            f"transfer.source has no names that {type(model).__name__} reads ({next(iter(arrays), '')!r}, ...): convert it"
-        )
+        first = next(iter(arrays), "")
+        raise UserError(f"transfer.source has no names that {type(model).__name__} reads ({first!r}, ...): convert it")
     found = match(table, shapes, arrays)
     return dict(read(found, arrays)) | {name: arrays[name] for name in found.unexpected}
