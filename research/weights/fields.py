@@ -57,7 +57,7 @@ class Fields:
         value = config.get(field.theirs, field.default)
         if field.values is None:
             return value
-        if not isinstance(value, str | int) or value not in field.values:
+        if not isinstance(value, str | int | float) or value not in field.values:
             known = ", ".join(map(str, field.values))
             raise UserError(f"config.json has {field.theirs} {json.dumps(value)[:40]}: only {known} are known here")
         return field.values[value]

@@ -35,7 +35,9 @@ def test_the_loss_is_that_of_the_cosines(task, model):
     """Against numpy on float64 vectors; a row of weight 0 is neither a source nor a target."""
     batch = task.rows(PAIRS, train=True, seed=0).first(4) | {"weight": np.array([1.0, 1, 1, 0], np.float32)}
     params = random_params(model, *task.model_inputs(jax.tree.map(jnp.asarray, batch)))
-    vectors = [np.float64(task.predict(model, params, {"source": jnp.asarray(batch[side])})) for side in ("source", "target")]
+    vectors = [
+        np.float64(task.predict(model, params, {"source": jnp.asarray(batch[side])})) for side in ("source", "target")
+    ]
     scores = vectors[0][:3] @ vectors[1][:3].T / 0.05
     losses = np.log(np.exp(scores).sum(1)) - np.diag(scores)
 
