@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from research.errors import UserError
 from research.files import fits
@@ -135,6 +135,23 @@ def special_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
 def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer without the texts that trainers tell it to look for: special tokens, which a file could inject."""
     return tokenizers.Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))
+
+
+def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy that other programs use: its special tokens are found in texts, and put around a text and between two."""
+    copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    ids = special_ids(tokenizer)
+    if not ids:
+        return copy
+    roles = BERT_ROLES if isinstance(tokenizer.model, models.WordPiece) else ROLES
+    start, end = roles["bos"], roles["eos"]
+    copy.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B:1 {end}:1",
+        special_tokens=[(start, ids["bos"]), (end, ids["eos"])],
+    )
+    copy.add_special_tokens(list(dict.fromkeys(roles.values())))
+    return copy
 
 
 def _scored(entry: list) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from research.training.transfer import Transfer, parts_taken, transferred, with_
 from research.values import convert
 from research.weights.families import taken
 from research.weights.files import read_arrays
+from research.weights.place import placed
 
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
@@ -202,6 +203,18 @@ class Experiment:
             )
 
         return create
+
+    def loaded(self, arrays: Iterable[tuple[str, np.ndarray]]) -> TrainState:
+        """The state of step 0 with these parameters and statistics by their paths, of layers that are not scanned.
+
+        Each is on its devices before the next one is asked for. Raises UserError where one is missing.
+        """
+        abstract = self._abstract_state(self.create_state(None))
+        variables = placed(arrays, {"params": abstract.params, **abstract.model_state})
+        params = variables.pop("params")
+        start = {"step": jax.numpy.int32(0), "accepted": jax.numpy.int32(0), "norm": jax.numpy.float32(0)}
+        opt_state = optax.identity().init(params)
+        return TrainState(params=params, opt_state=opt_state, model_state=variables, ema=None, **start)
 
     def _new_state(self, create: Any, abstract: TrainState) -> TrainState:
         """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over.

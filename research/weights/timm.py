@@ -56,3 +56,23 @@ def fields_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def examples() -> list[str]:
     """One name of each kind."""
     return [re.sub(r"\(\?:\\d\+\)|\(\\d\{3\}\)|\(\\d\+\)", "...", names.pattern) for names in NAMES]
+
+
+def name_of(model_name: str, model: Any) -> str | None:
+    """The architecture in timm that has a model's fields; None where it has none of these sizes."""
+    for name in _ALL:
+        kind, fields = fields_of({"architecture": name, "num_classes": model.num_classes})
+        if kind == model_name and all(getattr(model, field) == value for field, value in fields.items()):
+            return name
+    return None
+
+
+_ALL = (
+    *(f"vit_{size}_patch{patch}_224" for size in _SIZES for patch in (8, 14, 16, 32)),
+    *(f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base")),
+    *(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base")),
+    *(f"resnet{size}" for size in resnet.SIZES),
+    *(f"mobilenetv2_{percent}" for percent in ("050", "100", "110", "120", "140")),
+    "mobilenetv3_large_100",
+    *(f"efficientformer_{size.lower()}" for size in efficientformer.SIZES),
+)
