@@ -25,7 +25,7 @@ FILE, ANSWERS = "certificate.json", "certificate.safetensors"
 TOLERANCE = 1e-4
 """Of answers that another machine, or a reference library, gave in float32."""
 EXAMPLES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
-INPUTS = {"input_ids": np.int32, "attention_mask": bool, "pixel_values": np.float32}
+INPUTS = {"input_ids": np.int32, "attention_mask": bool, "token_type_ids": np.int32, "pixel_values": np.float32}
 """A reference's inputs, by transformers' names, in the order in which our models take them."""
 
 
@@ -97,7 +97,7 @@ def digests(published: Published) -> dict[str, str]:
 
 def question(experiment: Experiment) -> Mapping[str, Any]:
     """A batch of fixed inputs: three sentences, or one image of noise with the seed 0."""
-    task = experiment.task
+    task: Any = experiment.task
     if task.pad is not None:
         return task.questions([task.example(text) for text in EXAMPLES]).first(3)
     size = task.photo.size
@@ -128,7 +128,7 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
         inputs[0] = inputs[0].transpose(0, 2, 3, 1)
     taken = inputs if experiment.config.model.name == "bert" else inputs[:1]
     found, expected = _answers(experiment, variables, taken), np.asarray(expected)
-    valid = inputs[1] if len(inputs) == 2 else np.ones(found.shape[:1], bool)
+    valid = inputs[1] if len(inputs) > 1 else np.ones(found.shape[:1], bool)
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")
     return {"sha256": hashlib.sha256(reference.read_bytes()).hexdigest(), "largest_difference": largest}

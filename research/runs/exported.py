@@ -83,7 +83,7 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
 
 def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
     """The first field in which the model that a config makes differs from this one; "" where none does."""
-    fields = family.fields.ours(config) | variant
+    fields = {**family.fields.ours(config), **variant}
     for field in dataclasses.fields(model):
         if field.name in TRAINING_ONLY or fields.get(field.name) is LABELS:
             continue

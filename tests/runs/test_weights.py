@@ -1,0 +1,282 @@
+"""Published models in and out of run folders, by the commands that a person types."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import research.runs
+from experiments import evaluate, pictures, predict, report, weights
+from experiments.train import train
+from research.errors import UserError
+from research.parallel.sharding import by_path
+from research.runs.experiment import trained
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+GOLDEN = FIXTURES / "transformers"
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghijklmnopqrstuvwxyz",
+    ".",
+    "'",
+    *(f"##{x}" for x in "aeiounr"),
+]
+
+
+def command(*arguments):
+    weights.main(weights._parser().parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def published(tmp_path):
+    """`published("bert")`: a copy of a golden model, with a vocabulary where it reads text."""
+
+    def copy(name):
+        folder = tmp_path / name
+        shutil.copytree(GOLDEN / name, folder)
+        if name.startswith("bert"):
+            (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def timm_vit(tmp_path):
+    """A ViT of a size that has a name in timm would be large: the fields of the smallest one are made small."""
+    golden = load_file(FIXTURES / "golden" / "vit.safetensors")
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    arrays = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
+    save_file(arrays, folder / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch8_32", "num_classes": 10}
+    config["pretrained_cfg"] = {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.9}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def arrays_of(run):
+    _, variables, _ = trained(run)
+    return by_path(jax.device_get(variables))
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "deit", "swin"])
+def test_a_published_model_becomes_a_run_and_the_same_again(name, published, tmp_path, capsys):
+    """Bit for bit, and each command of a run takes it."""
+    source, run, out, again = published(name), tmp_path / "run", tmp_path / "out", tmp_path / "again"
+    command("import", source, run, "--reference", source / "answers.safetensors")
+    assert "largest difference from the reference" in capsys.readouterr().out
+    command("verify", run)
+    assert "bit for bit" in capsys.readouterr().out
+    command("export", run, out)
+    command("import", out, again)
+    before, after = arrays_of(run), arrays_of(again)
+    assert before.keys() == after.keys() and all(np.array_equal(before[path], after[path]) for path in before)
+    exported, original = (load_file(folder / "model.safetensors") for folder in (out, source))
+    assert exported.keys() == original.keys() and all(np.array_equal(exported[x], original[x]) for x in exported)
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (source, out)]
+    assert {key: configs[1].get(key) for key in configs[0]} == configs[0]
+    capsys.readouterr()
+    command("diff", source)
+    command("diff", source, run)
+    assert capsys.readouterr().out.count(" 0 differ") == 2
+
+
+def test_commands_of_an_imported_image_model(published, tmp_path, capsys):
+    source, run = published("vit"), tmp_path / "run"
+    command("import", source, run)
+    photos = tmp_path / "photos"
+    for label in range(5):
+        (photos / f"LABEL_{label}").mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(photos / f"LABEL_{label}" / f"{number}.png")
+    item = str(photos / "LABEL_1" / "0.png")
+    chosen = {"workdir": str(run), "checkpoint": None, "options": {}}
+    (answer,) = research.runs.open(run).answer([item])
+    assert answer["label"].startswith("LABEL_")
+    predict.main(argparse.Namespace(**chosen, inputs=[item], format="text"))
+    evaluate.main(
+        argparse.Namespace(**chosen, splits=["train"], samples=1, overrides={"data.path": str(photos)}, name=None)
+    )
+    assert "train/accuracy" in capsys.readouterr().out
+    pictures.main(argparse.Namespace(**chosen, item=item, data=False))
+    assert (run / "attention").exists()
+    report.main(argparse.Namespace(runs=[str(run)], samples=False, output=None))
+
+
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_a_fine_tune_from_imported_weights(from_folder, published, tmp_path, capsys):
+    """From the run, whose vocabulary is compared, and from the published folder itself."""
+    source, run = published("bert"), tmp_path / "run"
+    command("import", source, run)
+    model = json.loads((run / "config.json").read_text())["model"]
+    overrides = {f"model.{name}": value for name, value in model.items() if name != "name"}
+    overrides |= {"task.tokenizer": {"path": str(run / "tokenizer.json")}, "task.length": 10}
+    overrides |= {"training.duration": {"steps": 2}, "optimizer.learning_rate": 0.0}
+    tuned = tmp_path / "tuned"
+    results = train("configs/language/sentences.py:tiny", tuned, overrides, str(source if from_folder else run))
+    assert np.isfinite(results["test/loss"])
+    before, after = arrays_of(run), arrays_of(tuned)
+    assert all(np.array_equal(before[path], after[path]) for path in before)
+    command("export", tuned, tmp_path / "out")
+    assert {"tokenizer.json", "vocab.txt", "modules.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_verify_notices_what_changed(published, tmp_path):
+    source, run = published("vit"), tmp_path / "run"
+    command("import", source, run)
+    moved = source.rename(tmp_path / "moved")
+    command("verify", run, moved)
+    with pytest.raises(UserError, match=r"no model\.safetensors|cannot be read"):
+        command("verify", run)
+    arrays = load_file(moved / "model.safetensors")
+    arrays["vit.layernorm.bias"] += 1
+    save_file(arrays, moved / "model.safetensors")
+    with pytest.raises(UserError, match="is not what .* was imported from: its sha256 differ"):
+        command("verify", run, moved)
+    stored = load_file(run / "certificate.safetensors")
+    save_file(stored | {"answers": stored["answers"] + 1}, run / "certificate.safetensors")
+    with pytest.raises(UserError, match="answers otherwise than when it was imported, by 1"):
+        command("verify", run, moved)
+
+
+def test_a_wrong_reference_is_noticed(published, tmp_path):
+    source = published("vit")
+    answers = load_file(source / "answers.safetensors")
+    save_file(answers | {"logits": answers["logits"] + 0.01}, tmp_path / "reference.safetensors")
+    with pytest.raises(UserError, match=r"differ from .* by 0\.01.*: the conversion is wrong"):
+        command("import", source, tmp_path / "run", "--reference", tmp_path / "reference.safetensors")
+
+
+def changed(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def rewritten(folder, change):
+    arrays = load_file(folder / "model.safetensors")
+    save_file(change(arrays), folder / "model.safetensors")
+
+
+def sharded(folder, name="model-2.safetensors", lost=False):
+    arrays = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(arrays)
+    parts = {"model-1.safetensors": names[:9], name: names[9:]}
+    for part, own in parts.items():
+        if part == "model-1.safetensors" or not lost:
+            save_file({one: arrays[one] for one in own}, folder / Path(part).name)
+    index = {"weight_map": {one: part for part, own in parts.items() for one in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+WRONG = {
+    "truncated": (truncated, r"model\.safetensors cannot be read \("),
+    "without config": (lambda f: (f / "config.json").unlink(), "has no config.json, which says what model it is"),
+    "without weights": (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors: give the folder"),
+    "pickled": (pickled, r"pytorch_model\.bin would have to be unpickled.*safetensors\.torch\.save_file"),
+    "unknown model": (lambda f: changed(f, architectures=["LlamaForCausalLM"]), "LlamaForCausalLM is not .*BertModel"),
+    "config of no model": (lambda f: changed(f, architectures=7, model_type=[]), "is not a model that is known here"),
+    "unknown activation": (lambda f: changed(f, hidden_act="mish"), 'hidden_act "mish"'),
+    "unknown positions": (
+        lambda f: changed(f, position_embedding_type="relative_key"),
+        'position_embedding_type "relative_key": only models with "absolute"',
+    ),
+    "wrong width": (lambda f: changed(f, hidden_size=32), r"shapes differ \(.*\(40, 16\) and not \(40, 32\)"),
+    "enormous width": (lambda f: changed(f, hidden_size=2**20), "the model has [0-9,]+ parameters and the weights"),
+    "width beyond a range": (lambda f: changed(f, hidden_size=2**40), r"config\.json\.width is 1099511627776"),
+    "width of another type": (lambda f: changed(f, hidden_size="wide"), r"config\.json\.width"),
+    "too many layers": (lambda f: changed(f, num_hidden_layers=3), r"lacks encoder\.layer\.2\."),
+    "too few layers": (lambda f: changed(f, num_hidden_layers=1), r"encoder\.layer\.1\..* which the model lacks"),
+    "other weights": (lambda f: rewritten(f, lambda a: {"x": np.ones((99, 99), np.float32)}), "lacks embeddings"),
+    "a shard is missing": (lambda f: sharded(f, lost=True), r"lacks model-2\.safetensors, which its index names"),
+    "a shard elsewhere": (lambda f: sharded(f, "../model-2.safetensors"), "is not a file of its folder: restore"),
+    "index without names": (
+        lambda f: (sharded(f), (f / "model.safetensors.index.json").write_text('{"weight_map": [1]}')),
+        "does not say which file holds which array",
+    ),
+    "not finite": (
+        lambda f: rewritten(f, lambda a: {name: array * np.float32(np.nan) for name, array in a.items()}),
+        "the weights hold NaN or infinity in 'embeddings.word_embeddings.weight'",
+    ),
+    "a name twice": (
+        lambda f: rewritten(f, lambda a: a | {"bert.pooler.dense.bias": a["pooler.dense.bias"]}),
+        "twice, the second time as",
+    ),
+    "two different tables": (
+        lambda f: (changed(f, architectures=["BertForMaskedLM"]), masked(f)),
+        r"hold cls\.predictions\.decoder\.weight unlike bert\.embeddings\.word_embeddings\.weight",
+    ),
+    "another vocabulary": (
+        lambda f: (f / "vocab.txt").write_text("\n".join(WORDS[:20])),
+        "has 20 tokens and the model's",
+    ),
+    "no vocabulary": (lambda f: (f / "vocab.txt").unlink(), "has neither tokenizer.json nor vocab.txt"),
+}  # fmt: skip
+
+
+def masked(folder):
+    source = load_file(GOLDEN / "bert_masked" / "model.safetensors")
+    save_file(source | {"cls.predictions.decoder.weight": np.ones((40, 16), np.float32)}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_with_a_folder_is_one_sentence(name, published, tmp_path):
+    source = published("bert")
+    spoil, sentence = WRONG[name]
+    spoil(source)
+    with pytest.raises(UserError, match=sentence) as error:
+        command("import", source, tmp_path / "run")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_shards_are_one_model(published, tmp_path):
+    source = published("bert")
+    sharded(source)
+    command("import", source, tmp_path / "run")
+    command("verify", tmp_path / "run")
+
+
+def test_diff_lists_everything(published, capsys):
+    source = published("bert")
+    changed(source, num_hidden_layers=1, vocab_size=41)
+    command("diff", source)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("unexpected") for line in lines) == 16
+    assert any(line.startswith("misshapen") and "(40, 16)" in line and "(41, 16) there" in line for line in lines)
+    assert lines[-1].endswith("0 left out, 17 differ")
+
+
+@pytest.mark.parametrize("name", ["vit_features"])
+def test_a_model_without_a_head_is_started_from(name, published, tmp_path):
+    with pytest.raises(UserError, match="has no head, and so no answers to give: start a training from it, with train"):
+        command("import", published(name), tmp_path / "run")
+
+
+def test_folders_that_hold_something_are_not_touched(published, tmp_path):
+    source = published("vit")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    for arguments in (("import", source, tmp_path / "run"), ("export", tmp_path / "x", tmp_path / "run")):
+        with pytest.raises(UserError, match="run is not empty: give a new folder"):
+            command(*arguments)
