@@ -143,7 +143,7 @@ def test_verify_notices_what_changed(published, tmp_path):
     arrays = load_file(moved / "model.safetensors")
     arrays["vit.layernorm.bias"] += 1
     save_file(arrays, moved / "model.safetensors")
-    with pytest.raises(UserError, match="is not what .* was imported from: its sha256 differ"):
+    with pytest.raises(UserError, match=r"is not what .* was imported from: its sha256 differ"):
         command("verify", run, moved)
     stored = load_file(run / "certificate.safetensors")
     save_file(stored | {"answers": stored["answers"] + 1}, run / "certificate.safetensors")
