@@ -54,7 +54,11 @@ RULES = (
     ),
     Rule("tokens of an image model", r"^((cls|mask|distillation)_token|registers|pool_query)$", ()),
     Rule("input of an image model", r"^(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
-    Rule("heads of an encoder of text", r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^masked/bias$", ()),
+    Rule(
+        "heads of an encoder of text",
+        r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",
+        (),
+    ),
     Rule("recurrent layers", r"/(start|combine|input|layer_\d+)/(kernel|bias)$|/recurrent$", ()),
 )
 

@@ -10,9 +10,10 @@ from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
+from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.vit import ViT
-from research.weights import bert, efficientformer, gpt, mobilenet, resnet, swin, vit
+from research.weights import bert, efficientformer, gpt, marian, mobilenet, resnet, swin, t5, vit
 from research.weights.fields import ACTIVATIONS, Field, Fields
 from research.weights.match import best, match, read, shapes_of
 from research.weights.table import Table
@@ -62,6 +63,67 @@ def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
 
 LABELS = object()
 """Stands for the number of classes that `id2label` lists."""
+
+DINO = (*(field for field in PATCHES if field.ours != "mlp_width"), Field("layer_scale", "layerscale_value", 1.0))
+DINO = tuple(field._replace(default=1e-6) if field.ours == "norm_epsilon" else field for field in DINO)
+DINO_FIXED = {**PATCHES_FIXED, "apply_layernorm": True}
+T5 = {
+    "positions": "relative_bias",
+    "norm": "pre",
+    "norm_kind": "rms",
+    "use_bias": False,
+    "scale_embeddings": False,
+    "scale_attention": False,
+}
+MARIAN = {"positions": "sinusoidal_halves", "norm_epsilon": 1e-5, "output_bias": True}
+
+
+def _dino_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The width of the feed-forward networks; gated ones have two thirds of it, in eights."""
+    width, ratio = config.get("hidden_size", 768), config.get("mlp_ratio", 4)
+    if not isinstance(width, int) or not isinstance(ratio, int | float) or not 0 < width * ratio < 2**20:
+        raise UserError("config.json has no numbers for hidden_size and mlp_ratio: restore it as it was published")
+    gated = config.get("use_swiglu_ffn", False)
+    hidden = int(width * ratio)
+    return {"activation": "swiglu", "mlp_width": (hidden * 2 // 3 + 7) // 8 * 8} if gated else {"mlp_width": hidden}
+
+
+def _dino_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    gated = values["activation"] == "swiglu"
+    sizes = {"hidden_size": values["width"], "use_swiglu_ffn": gated}
+    for ratio in range(1, 17):
+        if _dino_ours({**sizes, "mlp_ratio": ratio})["mlp_width"] == values["mlp_width"]:
+            return {"use_swiglu_ffn": gated, "mlp_ratio": ratio}
+    raise UserError(f"model.mlp_width {values['mlp_width']} is not a size of DINOv2: use 4 times the width")
+
+
+def _dinov2(model: ViT) -> tuple[Table, ...]:
+    return (vit.DINOV2_GATED if model.activation == "swiglu" else vit.DINOV2,)
+
+
+def _marian_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing, but encoder and decoder have to have the same sizes."""
+    for name in ("attention_heads", "ffn_dim"):
+        if config.get(f"encoder_{name}") != config.get(f"decoder_{name}"):
+            raise UserError(f"config.json has another {name} in the decoder: only equal ones are known here")
+    return {}
+
+
+def _marian_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
+
+
+def _t5_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs are scaled where they share the table of tokens; transformers 5 says the one, older ones the other."""
+    tied = config.get("tie_word_embeddings", True) is True and config.get("scale_decoder_outputs", True) is True
+    return {"own_output": not tied, "scale_outputs": tied}
+
+
+def _t5_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    if values["own_output"] == values["scale_outputs"]:
+        raise UserError("T5 has model.scale_outputs where it has not model.own_output: export a model of one of them")
+    return {"tie_word_embeddings": values["scale_outputs"], "scale_decoder_outputs": values["scale_outputs"]}
+
 
 FAMILIES = (
     Family(
@@ -157,6 +219,78 @@ FAMILIES = (
             },
         ),
         {"SwinForImageClassification": ({"num_classes": LABELS},), "SwinModel": ({"num_classes": 0},)},
+    ),
+    Family(
+        "dinov2",
+        "vit",
+        ViT,
+        "classification",
+        _dinov2,
+        Fields(DINO, DINO_FIXED, (_dino_ours, _dino_theirs)),
+        {"Dinov2Model": ({"num_classes": 0},)},
+    ),
+    Family(
+        "dinov2_with_registers",
+        "vit",
+        ViT,
+        "classification",
+        _dinov2,
+        Fields((*DINO, Field("registers", "num_register_tokens", 4)), DINO_FIXED, (_dino_ours, _dino_theirs)),
+        {"Dinov2WithRegistersModel": ({"num_classes": 0},)},
+    ),
+    Family(
+        "marian",
+        "seq2seq",
+        Seq2Seq,
+        "translation",
+        _always(marian.MARIAN),
+        Fields(
+            (
+                Field("vocab_size", "vocab_size", 58101),
+                Field("width", "d_model", 1024),
+                Field("num_layers", "encoder_layers", 12),
+                Field("num_decoder_layers", "decoder_layers", 12),
+                Field("num_heads", "encoder_attention_heads", 16),
+                Field("mlp_width", "encoder_ffn_dim", 4096),
+                Field("activation", "activation_function", "gelu", ACTIVATIONS),
+                Field("scale_embeddings", "scale_embedding", False),
+                Field("dropout", "dropout", 0.1),
+                Field("max_length", "max_position_embeddings", 1024),
+            ),
+            {
+                "normalize_before": False,
+                "normalize_embedding": False,
+                "add_final_layer_norm": False,
+                "share_encoder_decoder_embeddings": True,
+                "tie_word_embeddings": True,
+            },
+            (_marian_ours, _marian_theirs),
+        ),
+        {"MarianMTModel": (MARIAN,)},
+    ),
+    Family(
+        "t5",
+        "seq2seq",
+        Seq2Seq,
+        "translation",
+        lambda model: (t5.GATED if model.activation == "geglu" else t5.PLAIN,),
+        Fields(
+            (
+                Field("vocab_size", "vocab_size", 32128),
+                Field("width", "d_model", 512),
+                Field("head_size", "d_kv", 64),
+                Field("mlp_width", "d_ff", 2048),
+                Field("num_layers", "num_layers", 6),
+                Field("num_decoder_layers", "num_decoder_layers", None),
+                Field("num_heads", "num_heads", 8),
+                Field("activation", "feed_forward_proj", "relu", {"relu": "relu", "gated-gelu": "geglu"}),
+                Field("norm_epsilon", "layer_norm_epsilon", 1e-6),
+                Field("dropout", "dropout_rate", 0.1),
+            ),
+            {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
+            (_t5_ours, _t5_theirs),
+        ),
+        {"T5ForConditionalGeneration": (T5,)},
     ),
 )
 """transformers' models."""

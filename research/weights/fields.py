@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from research.errors import UserError
+
+type Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -30,10 +32,14 @@ class Field(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """fixed: keys that change what a model computes and of which ours has one value: theirs, where it is there."""
+    """fixed: keys that change what a model computes and of which ours has one value: theirs, where it is there.
+
+    derived: our fields that follow from several of their keys, and the other way round.
+    """
 
     fields: tuple[Field, ...]
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    derived: tuple[Derive, Derive] | None = None
 
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our fields. Raises UserError for a value that our model does not have."""
@@ -41,11 +47,12 @@ class Fields:
             if config.get(key, value) != value:
                 there = json.dumps(config[key])[:40]
                 raise UserError(f"config.json has {key} {there}: only models with {json.dumps(value)} are known here")
-        return {field.ours: self._value(field, config) for field in self.fields}
+        values = {field.ours: self._value(field, config) for field in self.fields}
+        return values | (self.derived[0](config) if self.derived else {})
 
     def theirs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Their keys, of all our fields."""
-        config = dict(self.fixed)
+        config = {**self.fixed, **(self.derived[1](values) if self.derived else {})}
         for field in self.fields:
             value = values[field.ours]
             if field.values:

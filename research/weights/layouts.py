@@ -59,6 +59,8 @@ HEADS_OUT_AS_OURS = _one("heads out, not transposed", lambda a, s: a.reshape(s),
 """GPT-2's projections are [in, out] already."""
 JOINT = _joint(HEADS_IN, 0)
 JOINT_BIAS = _joint(HEADS_BIAS, 0)
+JOINT_DENSE = _joint(TRANSPOSE, 0)
+"""Of kernels and of biases, whose transpose is themselves."""
 JOINT_AS_OURS = _joint(HEADS_IN_AS_OURS, 1)
 SQUEEZE = _one("squeeze", lambda a, shape: a[0], lambda a: a[None])
 SQUEEZE_TWICE = _one("squeeze twice", lambda a, shape: a[0, 0], lambda a: a[None, None])

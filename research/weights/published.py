@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from research.config import build
 from research.errors import UserError
 from research.files import read_json
+from research.models.seq2seq import Seq2Seq
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import Arrays, read_arrays
@@ -116,7 +117,10 @@ def image_size(config: Mapping[str, Any]) -> int:
 
 
 def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Abstract inputs of a model, for its shapes: images of `size`, or tokens."""
+    """Abstract inputs of a model, for its shapes: images of `size`, tokens, or those of two texts."""
+    if isinstance(model, Seq2Seq):
+        tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+        return tokens, tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     if hasattr(model, "vocab_size"):
         return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
     return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)

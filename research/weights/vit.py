@@ -1,10 +1,13 @@
 """Vision Transformers: timm's, transformers' (ViT, DeiT, DINOv2) and the original's."""
 
+import dataclasses
+
 from research.weights.layouts import (
     CONVOLUTION,
     HEADS_OUT,
     JOINT,
     JOINT_BIAS,
+    JOINT_DENSE,
     SQUEEZE,
     SQUEEZE_TWICE,
 )
@@ -43,16 +46,17 @@ _EMBEDDINGS = (
     *dense("patch_embedding/projection", "embeddings.patch_embeddings.projection", CONVOLUTION),
     *norm("encoder/norm", "layernorm"),
 )
+_HF_ATTENTION = attention(
+    _ATTENTION,
+    f"{_LAYER}.attention.attention.query",
+    f"{_LAYER}.attention.attention.key",
+    f"{_LAYER}.attention.attention.value",
+    f"{_LAYER}.attention.output.dense",
+)
 _HUGGING_FACE = (
     *_EMBEDDINGS,
     *norm(f"{_OURS}/self_attention_norm", f"{_LAYER}.layernorm_before"),
-    *attention(
-        _ATTENTION,
-        f"{_LAYER}.attention.attention.query",
-        f"{_LAYER}.attention.attention.key",
-        f"{_LAYER}.attention.attention.value",
-        f"{_LAYER}.attention.output.dense",
-    ),
+    *_HF_ATTENTION,
     *norm(f"{_OURS}/feed_forward_norm", f"{_LAYER}.layernorm_after"),
     *dense(f"{_OURS}/feed_forward/up", f"{_LAYER}.intermediate.dense"),
     *dense(f"{_OURS}/feed_forward/down", f"{_LAYER}.output.dense"),
@@ -81,6 +85,33 @@ DEIT = Table(
 DEIT_WITHOUT_TEACHER = Table(
     (*_HUGGING_FACE, *dense("head", "classifier")), (_POOLER, _MASK), NEW_SPELLINGS, "deit.", DEIT.heads
 )
+
+DINOV2 = Table(
+    (
+        *_EMBEDDINGS,
+        line("registers", "embeddings.register_tokens", SQUEEZE),
+        *norm(f"{_OURS}/self_attention_norm", f"{_LAYER}.norm1"),
+        *_HF_ATTENTION,
+        line(f"{_OURS}/self_attention_scale", f"{_LAYER}.layer_scale1.lambda1"),
+        *norm(f"{_OURS}/feed_forward_norm", f"{_LAYER}.norm2"),
+        *dense(f"{_OURS}/feed_forward/up", f"{_LAYER}.mlp.fc1"),
+        *dense(f"{_OURS}/feed_forward/down", f"{_LAYER}.mlp.fc2"),
+        line(f"{_OURS}/feed_forward_scale", f"{_LAYER}.layer_scale2.lambda1"),
+    ),
+    (_MASK,),
+    NEW_SPELLINGS[1:5],
+)
+_GATE = tuple(f"{_OURS}/feed_forward/{name}" for name in ("gate", "up"))
+DINOV2_GATED = dataclasses.replace(
+    DINOV2,
+    lines=(
+        *(one for one in DINOV2.lines if "/feed_forward/" not in one.ours[0]),
+        Line(tuple(f"{name}/kernel" for name in _GATE), (f"{_LAYER}.mlp.weights_in.weight",), JOINT_DENSE),
+        Line(tuple(f"{name}/bias" for name in _GATE), (f"{_LAYER}.mlp.weights_in.bias",), JOINT_DENSE),
+        *dense(f"{_OURS}/feed_forward/down", f"{_LAYER}.mlp.weights_out"),
+    ),
+)
+"""The largest, whose feed-forward networks are gated."""
 
 ORIGINAL = Table(
     (
