@@ -82,7 +82,7 @@ def test_answers_are_the_references(name, scan):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_block_is_the_references(name):
     """Of decoders the last state in the golden files is behind the final norm: their logits speak for that block."""
-    published, model, variables, answers = golden(name)
+    _, model, variables, answers = golden(name)
     inputs, options = inputs_of(answers)
     inputs = inputs[:1] if name == "gpt2" else inputs
     _, state = model.apply(variables, *inputs, **options, capture_intermediates=True)
