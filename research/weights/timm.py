@@ -55,7 +55,11 @@ def fields_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def examples() -> list[str]:
     """One name of each kind."""
-    return [re.sub(r"\(\?:\\d\+\)|\(\\d\{3\}\)|\(\\d\+\)", "...", names.pattern) for names in NAMES]
+    first = {names.pattern: "" for names in NAMES}
+    for name in _ALL:
+        pattern = next(names.pattern for names in NAMES if re.fullmatch(names.pattern, name))
+        first[pattern] = first[pattern] or name
+    return list(first.values())
 
 
 def name_of(model_name: str, model: Any) -> str | None:

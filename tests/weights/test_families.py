@@ -10,9 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from research.layers.scan import stacked
+from research.models.vit import ViT
 from research.parallel.sharding import path_names
+from research.weights.families import taken
 from research.weights.match import check, read, theirs
 from research.weights.published import model_inputs, read_published
+from research.weights.vit import ORIGINAL
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "transformers"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
@@ -116,3 +119,18 @@ def test_what_is_exported_is_what_was_imported(name):
     config = json.loads((GOLDEN / name / "config.json").read_text())
     written = published.family.fields.theirs(vars(published.model))
     assert published.family.fields.ours(written) == published.family.fields.ours(config)
+
+
+def test_the_original_vit(tmp_path):
+    """timm's golden ViT in the names and the layout of google-research/vision_transformer, as an .npz file."""
+    folder = GOLDEN.parent / "golden"
+    arrays = load_file(folder / "vit.safetensors")
+    weights = {name.removeprefix("weights/"): array for name, array in arrays.items() if name.startswith("weights/")}
+    model = ViT(10, patch_size=8, width=32, num_layers=2, num_heads=4, mlp_width=128)
+    ours = taken(model, model_inputs(model, 32), weights)
+    np.savez(tmp_path / "vit.npz", **theirs(ORIGINAL, ours, prefixed=False), **{"pre_logits/bias": np.ones(3)})
+    published = read_published(tmp_path / "vit.npz")
+    check(published.match, "vit.npz")
+    assert published.model == model and published.image_size == 32
+    again = dict(read(published.match, published.arrays))
+    assert again.keys() == ours.keys() and all(np.array_equal(again[path], ours[path]) for path in ours)
