@@ -58,7 +58,7 @@ def read_published(path: Path) -> Published:
     config = read_json(path / "config.json")
     if "architecture" in config:
         name, fields = timm.fields_of(config)
-        model = _built(name, fields)
+        model = built(name, fields)
         (table,) = TIMM[type(model)](model)
         return _published(path, config, None, name, fields, model, table, arrays)
     family, variants = family_of(config)
@@ -66,7 +66,7 @@ def read_published(path: Path) -> Published:
     candidates = []
     for variant in variants:
         fields = base | _with_labels(variant, config)
-        model = _built(family.model, fields)
+        model = built(family.model, fields)
         (table,) = family.tables(model)
         candidates.append(_published(path, config, family, family.model, fields, model, table, arrays))
         if candidates[-1].match.fits:
@@ -126,7 +126,8 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
     return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
 
 
-def _built(name: str, fields: Mapping[str, Any]) -> nn.Module:
+def built(name: str, fields: Mapping[str, Any]) -> nn.Module:
+    """Our model of a name and its fields, which are checked as a config's are. Raises UserError."""
     classes = {family.model: family.cls for family in FAMILIES} | {cls.__name__.lower(): cls for cls in TIMM}
     return build(classes[name], fields, "config.json")
 
@@ -160,4 +161,4 @@ def _original(path: Path, arrays: Arrays) -> Published:
     fields = {"num_classes": classes, "patch_size": patch, "width": width, "num_layers": layers, "num_heads": heads}
     fields |= {"mlp_width": mlp_width}
     config = {"image_size": round(max(tokens, 0) ** 0.5) * patch}
-    return _published(path, config, None, "vit", fields, _built("vit", fields), vit.ORIGINAL, arrays)
+    return _published(path, config, None, "vit", fields, built("vit", fields), vit.ORIGINAL, arrays)
