@@ -108,7 +108,9 @@ def _folder(folder: Path) -> Arrays:
     for name in sorted({*shards.values()}):
         shard = folder / name
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise UserError(f"{folder / INDEX} names {name!r}, which is not a file of its folder: restore the index")
+            raise UserError(
+                f"{folder / INDEX} names {name!r}, which is no .safetensors file of its folder: restore the index"
+            )
         if not shard.exists():
             raise UserError(f"{folder} lacks {name}, which its index names: fetch the missing file")
         places |= read_arrays(shard).places
