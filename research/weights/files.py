@@ -109,7 +109,7 @@ def _folder(folder: Path) -> Arrays:
         shard = folder / name
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise UserError(
-                f"{folder / INDEX} names {name!r}, which is no .safetensors file of its folder: restore the index"
+                f"{folder / INDEX} names {name!r}, which is not a .safetensors file of its folder: restore the index"
             )
         if not shard.exists():
             raise UserError(f"{folder} lacks {name}, which its index names: fetch the missing file")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from research.config import build
 from research.errors import UserError
 from research.files import read_json
+from research.models.mae import MAE
 from research.models.seq2seq import Seq2Seq
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
@@ -123,7 +124,10 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
         return tokens, tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     if hasattr(model, "vocab_size"):
         return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
-    return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if isinstance(model, MAE):
+        return images, jax.ShapeDtypeStruct((1, (size // model.patch_size) ** 2), jnp.int32)
+    return (images,)
 
 
 def built(name: str, fields: Mapping[str, Any]) -> nn.Module:

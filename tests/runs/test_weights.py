@@ -251,7 +251,7 @@ WRONG = {
     "too few layers": (lambda f: changed(f, num_hidden_layers=1), r"encoder\.layer\.1\..* which the model lacks"),
     "other weights": (lambda f: rewritten(f, lambda a: {"x": np.ones((99, 99), np.float32)}), "lacks embeddings"),
     "a shard is missing": (lambda f: sharded(f, lost=True), r"lacks model-2\.safetensors, which its index names"),
-    "a shard elsewhere": (lambda f: sharded(f, "../model-2.safetensors"), r"is no \.safetensors file of its folder"),
+    "a shard elsewhere": (lambda f: sharded(f, "../model-2.safetensors"), r"is not a \.safetensors file of its folder"),
     "index without names": (
         lambda f: (sharded(f), (f / "model.safetensors.index.json").write_text('{"weight_map": [1]}')),
         "does not say which file holds which array",

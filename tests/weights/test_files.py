@@ -77,5 +77,5 @@ def test_arrays_of_every_kind_are_read(tmp_path):
 @pytest.mark.parametrize("name", ["..", "../model.safetensors", "/etc/model.safetensors", "a/b.safetensors", "x.bin"])
 def test_an_index_names_files_of_its_folder_alone(name, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "%s"}}' % name)  # noqa: UP031
-    with pytest.raises(UserError, match=r"names .* which is no \.safetensors file of its folder: restore"):
+    with pytest.raises(UserError, match=r"names .* which is not a \.safetensors file of its folder: restore"):
         read_arrays(tmp_path)
