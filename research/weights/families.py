@@ -46,7 +46,8 @@ class Family:
 
     name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
     in configs, None where no task here answers with it. architectures: the library's classes, and for each the fields
-    of ours that it stands for: several where a file says which, the first that fits.
+    of ours that it stands for: several where a file says which, the first that fits. exported: False where the library
+    needs arrays that ours has not, such as tables of sines and cosines.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Family:
     tables: Callable[[Any], tuple[Table, ...]]
     fields: Fields
     architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
+    exported: bool = True
 
 
 def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
@@ -268,6 +270,7 @@ FAMILIES = (
             (_mae_ours, _mae_theirs),
         ),
         {"ViTMAEForPreTraining": ({"longest_wave": False},)},
+        exported=False,
     ),
     Family(
         "marian",
