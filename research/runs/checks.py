@@ -1,14 +1,10 @@
 """What can be known before the first step is checked before it: a run that was paid for can be measured."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from research.data.loader import Batches
-from research.data.rows import Rows
 from research.data.source import Mixed, Streamed
 from research.errors import UserError
 from research.runs.experiment import Experiment
@@ -27,45 +23,36 @@ def check_before_training(experiment: Experiment) -> None:
     """
     run, task = experiment.run, experiment.task
     check_memory(run, experiment.sample_batch)
-    _check_best(experiment)
+    variables = run.abstract_state.variables()
     splits = [split for split in experiment.source.splits if split != "train"]
+    _check_best(experiment, variables)
     for split in splits:
         examples = experiment.examples(split)
         if not len(examples):
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
-        _longest_batch(experiment, task.rows_of(examples, train=False, seed=0))
+        run.evaluator.trace_metrics(variables, task.rows_of(examples, train=False, seed=0))
         if task.scorer() is not None:
-            task.questions(examples)
+            run.evaluator.trace_answers(variables, task.questions(examples))
         _read(split, examples, READ_SECONDS / len(splits))
     if splits and (samples := task.shown(experiment.examples(splits[-1]), 1)):
-        variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
-        with jax.set_mesh(experiment.mesh):
-            batch = _longest_batch(experiment, task.questions(samples))
-            jax.eval_shape(run.evaluator.inference.predict, variables, batch)
+        questions = task.questions(samples)
+        if task.scorer() is None:
+            run.evaluator.trace_answers(variables, questions)
 
 
-def _check_best(experiment: Experiment) -> None:
+def _check_best(experiment: Experiment, variables: Any) -> None:
     """Raises UserError where `checkpoint.best` is not measured."""
     best, run, scorer = experiment.checkpoint.best, experiment.run, experiment.task.scorer()
     if best is None:
         return
-    variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
-    batch = {**experiment.sample_batch, "weight": np.zeros(1, np.float32)}
-    with jax.set_mesh(experiment.mesh):
-        metrics = jax.eval_shape(run.evaluator.inference.evaluate, variables, batch)
+    if run.validation is None:
+        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
+    rows = experiment.task.rows_of(run.validation, train=False, seed=0)
+    metrics = run.evaluator.trace_metrics(variables, rows)
     sums = {name: np.zeros((2, *total.shape)) for name, (total, _) in metrics.items()}
     known = [f"validation/{name}" for name in (*means(sums), *(scorer.names if scorer else ()))]
     if best not in known:
         raise UserError(f"checkpoint.best {best!r} is not measured: use one of {', '.join(known)}")
-    if run.validation is None:
-        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
-
-
-def _longest_batch(experiment: Experiment, rows: Rows) -> Mapping[str, np.ndarray]:
-    """The last batch of the evaluation's plan, which is that of the longest rows."""
-    plan = experiment.evaluator.plan(rows)
-    batches = Batches.on_mesh(rows, plan, int(plan.steps_per_epoch), experiment.mesh)
-    return batches[len(batches) - 1]
 
 
 def _read(split: str, examples: Any, seconds: float) -> None:

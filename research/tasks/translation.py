@@ -211,7 +211,9 @@ class Translation(Task):
         return sample
 
     def view(self, example: Example, answer: Mapping[str, Any]) -> View:
-        batch = self._pairs([{"source": example["source"], "target": answer["text"]}]).first()
+        pair = self._pairs([{"source": example["source"], "target": answer["text"]}])
+        length = min(1 << int(pair.lengths()[0] - 1).bit_length(), self.max_length)  # few programs for many views
+        batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), length)
         tokens = {
             side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
             for side in ("source", "target_input", "target_output")
