@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import io
+import json
 import tempfile
 from pathlib import Path
 
 import jax
 
-from research.config import load
+from research.config import load, to_json
 from research.errors import UserError
 from research.parallel.processes import start_processes
 from research.reports.training import train
@@ -48,7 +49,8 @@ def _try_out(arguments: argparse.Namespace) -> None:
         if arguments.prove_resume:
             overrides = [f"--config.{path}={value}" for path, value in arguments.overrides.items()]
             command = [f"--config={arguments.config}", *overrides]
-            print(prove_resume(command, Path(scratch), arguments.prove_resume))
+            checkpoint = json.loads(to_json(config.get("checkpoint", {})))
+            print(prove_resume(command, checkpoint, Path(scratch), arguments.prove_resume))
 
 
 if __name__ == "__main__":

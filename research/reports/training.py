@@ -35,18 +35,27 @@ def train(
         config.transfer = (dict(config.transfer) if "transfer" in config else {"new": []}) | given
     elif whole:
         raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
-    with claim(folder, config, later(config), moved(config)) as places, Interruptions(), live_report(folder):
-        if (results := read_or_set_aside(folder / "results.json", dict[str, float])) is not None:
-            print(f"this run is complete: {folder}")
-            _report(results)
-            return results
+    with claim(folder, config, later(config), moved(config)) as claimed, Interruptions(), live_report(folder):
+        results = None if claimed.measured else read_or_set_aside(folder / "results.json", dict[str, float])
+        if results is not None and not claimed.moved:
+            return _complete(folder, results)
         experiment = build_experiment(config, folder)
-        data = _compared(experiment, bool(places)) if jax.process_index() == 0 else {}
-        check_before_training(experiment)
+        data = _compared(experiment, bool(claimed.moved)) if jax.process_index() == 0 else {}
+        if results is None:
+            check_before_training(experiment)
+        claimed.keep()
+        if results is not None:
+            return _complete(folder, results)
         if jax.process_index() == 0:
             changes = diff(load(config_spec), config)
             write_manifest(folder, experiment.seed, data, config_spec, changes, leg_of(folder, config))
         return _train(experiment)
+
+
+def _complete(folder: Path, results: dict[str, float]) -> dict[str, float]:
+    print(f"this run is complete: {folder}")
+    _report(results)
+    return results
 
 
 def _compared(experiment: Experiment, elsewhere: bool) -> Data:

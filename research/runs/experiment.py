@@ -25,6 +25,7 @@ from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make
 from research.parallel.sharding import by_path, with_shardings
 from research.pretrained.timm import from_timm
 from research.ranges import Seed
+from research.runs.folder import MADE_OF_DATA
 from research.runs.sections import REQUIRED, SECTIONS, at_home, later
 from research.runs.tables import MODELS, SOURCES, TASKS
 from research.tasks.task import Task
@@ -40,9 +41,6 @@ from research.training.state import TrainState, create_state
 from research.training.step import Step
 from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
 from research.values import convert
-
-MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
-"""Files of a run's folder without which its parameters mean nothing."""
 
 EVALUATION_BATCH = 64
 """Examples of an evaluation batch where training counts its batches in tokens."""
