@@ -49,7 +49,7 @@ def _try_out(arguments: argparse.Namespace) -> None:
         if arguments.prove_resume:
             overrides = [f"--config.{path}={value}" for path, value in arguments.overrides.items()]
             command = [f"--config={arguments.config}", *overrides]
-            checkpoint = json.loads(to_json(config.get("checkpoint", {})))
+            checkpoint = json.loads(to_json(config.get("checkpoint") or {}))
             print(prove_resume(command, checkpoint, Path(scratch), arguments.prove_resume))
 
 

@@ -79,7 +79,10 @@ def _train(experiment: Experiment) -> dict[str, float]:
     print(f"{experiment.config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
     options = experiment.options
     batch = f"{options.batch_size} examples" if options.batch_size else f"{options.batch_tokens} tokens"
-    print(f"{len(run.batches)} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
+    total, rate = len(run.batches), run.learning_rate
+    print(f"{total} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
+    if float(rate(total - 1)) > float(rate(total // 2)):
+        print("the learning rate still rises at the last step: schedule.warmup is as long as the run", flush=True)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
         _, timing = fit(run, checkpoints)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:

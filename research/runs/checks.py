@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from research.data.rows import Rows
 from research.data.source import Mixed, Streamed
 from research.errors import UserError
 from research.runs.experiment import Experiment
@@ -33,7 +34,8 @@ def check_before_training(experiment: Experiment) -> None:
         run.evaluator.trace_metrics(variables, task.rows_of(examples, train=False, seed=0))
         if task.scorer() is not None:
             run.evaluator.trace_answers(variables, task.questions(examples))
-        _read(split, examples, READ_SECONDS / len(splits))
+    for split in experiment.source.splits:
+        _read(experiment, split, experiment.examples(split), READ_SECONDS / len(experiment.source.splits))
     if splits and (samples := task.shown(experiment.examples(splits[-1]), 1)):
         questions = task.questions(samples)
         if task.scorer() is None:
@@ -55,17 +57,33 @@ def _check_best(experiment: Experiment, variables: Any) -> None:
         raise UserError(f"checkpoint.best {best!r} is not measured: use one of {', '.join(known)}")
 
 
-def _read(split: str, examples: Any, seconds: float) -> None:
-    """Reads examples in a random order until all are read or the time is over."""
+def _read(experiment: Experiment, split: str, examples: Any, seconds: float) -> None:
+    """Reads examples in a random order until all are read or the time is over.
+
+    Raises UserError for one that cannot be read, or whose shape is another than that of the others.
+    """
     if isinstance(examples, list | Streamed):
         return
     if isinstance(examples, Mixed):
         for part in examples.parts:
-            _read(split, part, seconds / len(examples.parts))
+            _read(experiment, split, part, seconds / len(examples.parts))
         return
-    end = time.monotonic() + seconds
+    task, end = experiment.task, time.monotonic() + seconds
+    alike = task.rows_of(examples, train=False, seed=0).lengths() is None
     for count, index in enumerate(np.random.default_rng(0).permutation(len(examples)), 1):
-        examples[int(index)]
+        example = examples[int(index)]
+        if alike:
+            _check_shapes(f"example {index} of {split}", task.rows([example], train=False, seed=0), experiment)
         if time.monotonic() > end:
             print(f"{count:,} of {len(examples):,} {split} examples were read, as a check", flush=True)
             break
+
+
+def _check_shapes(name: str, rows: Rows, experiment: Experiment) -> None:
+    """Raises UserError where the arrays of an example have other shapes than those of the training's first one."""
+    for key, array in rows.first().items():
+        usual = experiment.sample_batch[key].shape[1:] if key in experiment.sample_batch else array.shape[1:]
+        if array.shape[1:] != usual:
+            raise UserError(
+                f"{name} has {key} of shape {list(array.shape[1:])}, others {list(usual)}: set data.size to resize them"
+            )

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from research.config import suggestion
+from research.data.image_files import shown
 from research.data.token_store import CACHE_VARIABLE
 from research.errors import UserError, one_line
 from research.plugins import allow
@@ -34,7 +35,9 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     _own_streams()
     _own_numbers()
     try:
+        _check_text(sys.argv)
         main(parse(parser, sys.argv[1:]))
+        _flush()
     except UserError as error:
         _stop(f"error: {error}", 2)
     except Interrupted as interruption:
@@ -44,7 +47,8 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     except OSError as error:
         if error.strerror is None:
             raise
-        _stop(f"error: {error.filename or 'a file'}: {error.strerror}: see to it, and run the same command again", 2)
+        name = error.filename or "standard output or a file"
+        _stop(f"error: {name}: {error.strerror}: see to it, and run the same command again", 2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         full = isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|Out of memory", str(error))
         if not full:
@@ -53,6 +57,21 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
         _stop(f"error: memory is full ({one_line(str(error))[:150]}): {remedy}", 2)
     except KeyboardInterrupt:
         _stop("interrupted: the same command resumes from the last checkpoint, if one was saved", 130)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument that is not text in this locale: it could be neither written nor shown."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(
+                f"{shown(argument)} is not {sys.getfilesystemencoding()} text: set PYTHONUTF8=1, or rename the file"
+            )
+
+
+def _flush() -> None:
+    """Raises OSError for output that cannot be written, instead of ending without a word."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 class _Pipe(io.FileIO):
@@ -91,7 +110,8 @@ def _own_numbers() -> None:
 def _stop(message: str, code: int) -> None:
     """Ends the process with one line. Threads that still read, save or log are not waited for: they may have failed."""
     with contextlib.suppress(OSError):  # a full disk may have been the reason to stop
-        sys.stdout.flush()
+        _flush()
+    with contextlib.suppress(OSError):
         print(one_line(message), file=sys.stderr, flush=True)
     os._exit(code)
 
@@ -130,6 +150,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "any of its values changes with --config.section.key=value",
     )
     add_cache(parser)
+
+
+def number(text: str) -> int:
+    """A number of things, as the type of an option."""
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999,999,999")
+    return int(text)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

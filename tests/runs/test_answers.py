@@ -85,9 +85,11 @@ def test_a_second_test_set_is_kept_under_its_own_name(trained_pairs: Path, run, 
     assert run("evaluate", *arguments, *other).code == 0  # measured again
     taken = run("evaluate", *arguments, *other, "--set=beam_size=2")
     assert taken.code == 2 and "has results of another choice" in taken.stderr and "use another --name" in taken.stderr
-    for name in ("../x", "", "a/b", ".hidden"):
+    for name in ("../x", "", "a/b", ".hidden", "x" * 101):
         refused = run("evaluate", *arguments[:-1], f"--name={name}", *other)
-        assert refused.code == (2 if name else 0), refused.stderr
+        assert refused.code == 2 and "is not a name for a file" in refused.stderr and not refused.stdout, refused.stderr
+    other_kind = run("evaluate", *arguments, "--config.data={'name': 'digits'}")
+    assert other_kind.code == 2 and other_kind.stderr.count("\n") == 1, other_kind.stderr
     trained_part = run("evaluate", *arguments, "--config.model.width=3")
     assert trained_part.code == 2 and "only --config.data... can be others" in trained_part.stderr
 
