@@ -14,7 +14,7 @@ from sacrebleu.metrics import CHRF
 
 from research.data.rows import Rows
 from research.data.text import Ragged, SentencePairs
-from research.data.token_store import arrays_of
+from research.data.token_store import arrays_of, highest
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
@@ -128,9 +128,18 @@ class Translation(Task):
             | {f"{side}_lengths": np.dtype(np.int32) for side in sides},
             getattr(examples, "origin", None),
             {side: vocabulary.digest for side, vocabulary in sides.items()},
+            self._sound,
         )
         source, target = (Ragged.of_lengths(arrays[side], arrays[f"{side}_lengths"]) for side in sides)
         return SentencePairs(source, target, self.max_length)
+
+    def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are ids of the vocabularies, in pairs whose lengths are those of the ids."""
+        for side, vocabulary in {"source": self.vocabulary, "target": self._target}.items():
+            tokens, lengths = arrays[side], arrays[f"{side}_lengths"]
+            if highest(tokens) >= vocabulary.vocab_size or lengths.min(initial=1) < 1 or lengths.sum() != len(tokens):
+                return False
+        return len(arrays["source_lengths"]) == len(arrays["target_lengths"])
 
     def _encode(self, examples: Sequence[Example]) -> tuple[Mapping[str, np.ndarray], int]:
         sources, targets = ([example[side] for example in examples] for side in ("source", "target"))
