@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.archives import hidden
-from research.data.plain_text import cut, opened, read_pieces
+from research.data.plain_text import EXPANSION, SMALLEST_LIMIT, cut, opened, read_pieces
 from research.data.source import Example, Mixed, Streamed
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
@@ -250,6 +250,9 @@ def _rows(file: str, field: str) -> Iterator[Any]:
             raise UserError(f"{file} is a compressed Parquet file, which is read from its end: decompress it")
         try:
             table = parquet.ParquetFile(stream)
+            unpacked = sum(table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups))
+            if unpacked > max(SMALLEST_LIMIT, EXPANSION * os.path.getsize(os.path.expanduser(file))):
+                raise UserError(f"{file} holds {unpacked:,} bytes, more than text of its size would: write it anew")
             if field not in table.schema_arrow.names:
                 names = ", ".join(map(repr, table.schema_arrow.names[:8]))
                 raise UserError(f"{file} has no column {field!r} (it has {names}): set data.field to one of its names")

@@ -157,6 +157,15 @@ def test_bad_tables_are_named(tmp_path: Path, formats: dict[str, str]):
         list(Texts((str(tmp_path / "a.parquet.gz"),)))
 
 
+def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    parquet.write_table(pyarrow.table({"text": ["a" * 10_000_000]}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    monkeypatch.setattr(texts, "SMALLEST_LIMIT", 5_000_000)
+    monkeypatch.setattr(texts, "EXPANSION", 2)
+    with pytest.raises(UserError, match="more than text of its size would"):
+        list(Texts((str(tmp_path / "a.parquet"),)))
+
+
 def test_a_key_of_records_has_no_meaning_for_plain_text(tmp_path: Path):
     (tmp_path / "a.txt").write_text("one\ntwo\n" * 20)
     with pytest.raises(UserError, match=r"data\.field 'body' is for \.jsonl and \.parquet files"):
