@@ -6,20 +6,25 @@ import ctypes
 import io
 import logging
 import os
+import platform
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from research.config import suggestion
 from research.data.image_files import shown
-from research.data.token_store import CACHE_VARIABLE
+from research.data.token_store import CACHE_VARIABLE, digest
 from research.errors import UserError, one_line
 from research.plugins import allow
 from research.training.interruptions import RESTART, Interrupted
+
+KEPT_PROGRAMS = 2**30
+"""Bytes of compiled programs that are kept, the latest used."""
 
 
 def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
@@ -32,6 +37,7 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     """
     _quiet()
     _keep_memory()
+    _keep_programs()
     _own_streams()
     _own_numbers()
     try:
@@ -201,6 +207,25 @@ def _keep_memory() -> None:
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)
         mallopt(arena_max, 1)
+
+
+def _keep_programs() -> None:
+    """Compiled programs are kept for the next start, unless JAX_COMPILATION_CACHE_DIR names another place for them.
+
+    Each kind of processor has a folder of its own: a home folder may be shared by machines of several kinds.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    cpu = Path("/proc/cpuinfo")
+    features = re.findall(r"^(?:flags|Features)\s*:(.*)", cpu.read_text() if cpu.exists() else "", re.MULTILINE)[:1]
+    kind = digest([platform.machine(), features])
+    with contextlib.suppress(OSError, RuntimeError):  # no home folder, or one that cannot be written
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = home / "heed" / f"programs-{kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_compilation_cache_max_size", KEPT_PROGRAMS)
 
 
 def _quiet() -> None:
