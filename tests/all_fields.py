@@ -94,7 +94,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
-    **{MODELS[name]: {"vocab_size": 10} for name in ("gpt", "decoder", "seq2seq", "rnn")},
+    **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
     Duration: {"steps": 1},
     Interval: {"steps": 1},

@@ -19,7 +19,7 @@ FLOORS = {
     "research.tasks": 3,
     "research.metrics": 1,
     "research.analysis": 3,
-    "research.pretrained": 3,
+    "research.weights": 3,
     "research.models": 2,
     "research.decoding": 2,
     "research.data": 2,

@@ -31,6 +31,7 @@ from research.data.tokenizer_rules import (
     bare,
     library,
     ours,
+    published,
     special_ids,
 )
 from research.data.wordpiece import pieces_of_lines, train_pieces
@@ -174,6 +175,13 @@ class TrainedTokenizer:
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
         write_text(Path(path), self._tokenizer.to_str(pretty=True))
+
+    def publish(self, folder: Path) -> None:
+        """Writes `tokenizer.json` as transformers reads it, with the marks around a text, and a BERT's `vocab.txt`."""
+        write_text(folder / "tokenizer.json", published(self._tokenizer).to_str(pretty=True))
+        if self._normalises:
+            tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))
+            write_text(folder / "vocab.txt", tokens)
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainedTokenizer":

@@ -97,6 +97,7 @@ class MultiHeadAttention(nn.Module):
         position: "rotary" (Su et al. 2021) or "shaw", relations clipped at `max_distance` (Shaw et al. 2018).
         cross: attend to `memory` instead of to the input itself.
         qk_norm: LayerNorm of each head's queries and keys, for stability at scale (Dehghani et al. 2023, section 2).
+        scaled: divides query · key by sqrt(head_size); T5 does not (Raffel et al. 2020).
 
     The collection "attention", when it is mutable, receives `weights`: float32 [batch, heads, queries, keys], before
     dropout. The collection "cache" holds `cached_key` and `cached_value`, [batch, cache_length, num_kv_heads, size].
@@ -112,6 +113,7 @@ class MultiHeadAttention(nn.Module):
     max_distance: int = 16
     cross: bool = False
     qk_norm: bool = False
+    scaled: bool = True
     kernel_init: Callable = nn.initializers.xavier_uniform()
     out_init: Callable = nn.initializers.xavier_uniform()
 
@@ -156,6 +158,8 @@ class MultiHeadAttention(nn.Module):
         if self.qk_norm:
             query = nn.LayerNorm(use_bias=False, name="query_norm")(query)
             key = key if key is None else nn.LayerNorm(use_bias=False, name="key_norm")(key)
+        if not self.scaled:
+            query *= head_size**0.5
         if self.position == "rotary":
             assert key is not None  # cross-attention, which may have none, takes no positions
             positions = query_positions if positions is None else positions

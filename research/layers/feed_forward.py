@@ -8,18 +8,23 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "swiglu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"]
 
-_FUNCTIONS = {
+FUNCTIONS = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
     "swiglu": jax.nn.silu,
+    "geglu": functools.partial(jax.nn.gelu, approximate=True),
 }
+"""The last two are of the gate of a gated network."""
+GATED = ("swiglu", "geglu")
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))), or down(silu(gate(x)) · up(x)) for "swiglu" (Shazeer 2020, equation 6).
+    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) (Shazeer 2020, equation 6) for "swiglu", whose
+    activation is silu, and "geglu", whose activation is gelu_tanh.
 
     width: of the hidden layer. dropout: rate on the hidden layer.
     """
@@ -34,9 +39,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"], *, train: bool = False) -> Float[Array, "*batch width"]:
         dense = functools.partial(nn.Dense, use_bias=self.use_bias)
-        activate = _FUNCTIONS[self.activation]
+        activate = FUNCTIONS[self.activation]
         hidden = dense(self.width, kernel_init=self.kernel_init, name="up")(x)
-        if self.activation == "swiglu":
+        if self.activation in GATED:
             hidden *= activate(dense(self.width, kernel_init=self.kernel_init, name="gate")(x))
         else:
             hidden = activate(hidden)

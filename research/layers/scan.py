@@ -43,3 +43,10 @@ def stacked(arrays: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]
         if scanned in wanted and complete and len({arrays[path].shape for path in paths.values()}) == 1:
             result[scanned] = np.stack([result.pop(paths[number]) for number in range(len(paths))])
     return result
+
+
+def scanned_place(path: str) -> tuple[str, int] | None:
+    """("decoder/layers/up/kernel", 3) of "decoder/layer_3/up/kernel"; None for a path outside of layers."""
+    if found := _SINGLE.fullmatch(path):
+        return f"{found['stack']}{SCANNED}/{found['rest']}", int(found["number"])
+    return None

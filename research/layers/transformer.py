@@ -53,6 +53,7 @@ class TransformerLayer(nn.Module):
     position: Literal["none", "rotary", "shaw"] = "none"
     max_distance: int = 16
     qk_norm: bool = False
+    scaled: bool = True
     layer_scale: float | None = None
     kernel_init: Callable = nn.initializers.xavier_uniform()
     out_init: Callable = nn.initializers.xavier_uniform()
@@ -109,6 +110,7 @@ class TransformerLayer(nn.Module):
             use_bias=self.use_bias,
             dropout=self.attention_dropout,
             qk_norm=self.qk_norm,
+            scaled=self.scaled,
             kernel_init=self.kernel_init,
             out_init=self.out_init,
             **options,

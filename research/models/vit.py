@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from research.errors import UserError
 from research.layers.attention import MultiHeadAttention
 from research.layers.embedding import PatchEmbedding, float32_dot_general
-from research.layers.feed_forward import FeedForward
+from research.layers.feed_forward import Activation, FeedForward
 from research.layers.masks import segment_mask
 from research.layers.positions import resample_positions, sincos_2d
 from research.layers.transformer import TransformerLayer, TransformerStack
@@ -54,6 +54,7 @@ class ViT(nn.Module):
         registers: tokens without a meaning of their own (Darcet et al. 2024).
         distillation: a second token and head that learn from a teacher (Touvron et al. 2021); the answer is the mean
             of both heads.
+        activation: of the feed-forward networks of the encoder.
     """
 
     num_classes: Classes
@@ -66,6 +67,7 @@ class ViT(nn.Module):
     positions: Literal["learned", "sincos2d"] = "learned"
     registers: Annotated[int, Range(0, 2**20)] = 0
     distillation: bool = False
+    activation: Activation = "gelu"
     layer_scale: NotNegative | None = None
     qk_norm: bool = False
     dropout: Rate = 0.0
@@ -190,7 +192,7 @@ class ViT(nn.Module):
             TransformerLayer,
             num_heads=self.num_heads,
             mlp_width=self.mlp_width,
-            activation="gelu",
+            activation=self.activation,
             norm="pre",
             norm_epsilon=self.norm_epsilon,
             dropout=self.dropout,

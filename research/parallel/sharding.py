@@ -47,9 +47,18 @@ RULES = (
     Rule("norms", r"norm/(scale|bias)$", ()),
     Rule("factors of channels", r"_scale$", ()),
     Rule("convolutions", r"/conv/(kernel|bias)$|/(squeeze|excite|reduce)/(kernel|bias)$|^last/(kernel|bias)$", ()),
-    Rule("positions", r"(position_embedding|positions|relative_bias)(/embedding)?$|/relative_(key|value)$", ()),
+    Rule(
+        "positions and segments",
+        r"(position_embedding|segment_embedding|positions|relative_bias)(/embedding)?$|/relative_(key|value)$",
+        (),
+    ),
     Rule("tokens of an image model", r"^((cls|mask|distillation)_token|registers|pool_query)$", ()),
     Rule("input of an image model", r"^(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
+    Rule(
+        "heads of an encoder of text",
+        r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",
+        (),
+    ),
     Rule("recurrent layers", r"/(start|combine|input|layer_\d+)/(kernel|bias)$|/recurrent$", ()),
 )
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from research.errors import UserError
 from research.files import read_json, read_or_set_aside, write_json
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
-from research.pretrained.timm import from_timm
 from research.ranges import Seed
 from research.runs.folder import MADE_OF_DATA
 from research.runs.sections import REQUIRED, SECTIONS, at_home, later
@@ -39,8 +38,11 @@ from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Step
-from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
+from research.training.transfer import Transfer, parts_taken, transferred, with_given
 from research.values import convert
+from research.weights.families import taken
+from research.weights.files import read_arrays
+from research.weights.place import placed
 
 EVALUATION_BATCH = 64
 """Examples of an evaluation batch where training counts its batches in tokens."""
@@ -200,6 +202,18 @@ class Experiment:
 
         return create
 
+    def loaded(self, arrays: Iterable[tuple[str, np.ndarray]]) -> TrainState:
+        """The state of step 0 with these parameters and statistics by their paths, of layers that are not scanned.
+
+        Each is on its devices before the next one is asked for. Raises UserError where one is missing.
+        """
+        abstract = self._abstract_state(self.create_state(None))
+        variables = placed(arrays, {"params": abstract.params, **abstract.model_state})
+        params = variables.pop("params")
+        start = {"step": jax.numpy.int32(0), "accepted": jax.numpy.int32(0), "norm": jax.numpy.float32(0)}
+        opt_state = optax.identity().init(params)
+        return TrainState(params=params, opt_state=opt_state, model_state=variables, ema=None, **start)
+
     def _new_state(self, create: Any, abstract: TrainState) -> TrainState:
         """The state of step 0, born with its shardings, from the seed and from what `transfer` takes over.
 
@@ -233,12 +247,23 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights, vocabularies = _weights(Path(self.transfer.source).expanduser(), self.model)
+        weights, vocabularies = self._weights(Path(self.transfer.source).expanduser())
         trees = [abstract.params, *abstract.model_state.values()]
         given = transferred(self.transfer, weights, trees, vocabularies, self.task.token_ids())
         for line in parts_taken(self.transfer.source, given) if jax.process_index() == 0 else ():
             print(line, flush=True)
         return given
+
+    def _weights(self, source: Path) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, int]]]:
+        """Parameters and statistics of a run's evaluated model, or of published weights, by path, and `token_ids`."""
+        if not is_run(source):
+            weights = read_arrays(source)
+            if any("/" in name for name in weights) and not any(name.startswith("Transformer/") for name in weights):
+                return weights, {}  # in our names, not in those of the first ViT
+            return taken(self.model, self.task.model_inputs(self.sample_batch), weights), {}
+        run, variables, _ = trained(source)
+        arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
+        return arrays, run.task.token_ids()
 
     def _abstract_state(self, create: Callable[..., TrainState]) -> TrainState:
         state = jax.eval_shape(create, {})
@@ -292,6 +317,12 @@ def build_experiment(
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, whose `config.json` has sections: a published model has one of another kind."""
+    stored = folder / "config.json"
+    return folder.is_dir() and not (stored.exists() and "model" not in read_json(stored))
+
+
 def open_run(
     folder: Path,
     checkpoint: int | str | None = None,
@@ -339,13 +370,3 @@ def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
         )
     if jax.process_index() == 0:
         write_json(path, found)
-
-
-def _weights(source: Path, model: Any) -> tuple[dict[str, Any], Mapping[str, Mapping[str, int]]]:
-    """Parameters and statistics of a run's evaluated model, or of a weight file, by their paths, and `token_ids`."""
-    if not source.is_dir():
-        weights = read_weights(source)
-        return weights if any("/" in name for name in weights) else from_timm(weights, model), {}
-    run, variables, _ = trained(source)
-    arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
-    return arrays, run.task.token_ids()

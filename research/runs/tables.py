@@ -8,6 +8,7 @@ from research.data.phrasebook import Phrasebook
 from research.data.scan import Scan
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
+from research.models.bert import BERT
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -25,6 +26,7 @@ from research.tasks.masked_images import MaskedImages
 from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification
 from research.tasks.pretext import Pretext
+from research.tasks.sentences import Sentences
 from research.tasks.translation import Translation
 
 SOURCES = {
@@ -46,9 +48,11 @@ TASKS = {
     "next_token": NextToken,
     "packed_classification": PackedClassification,
     "pretext": Pretext,
+    "sentences": Sentences,
     "translation": Translation,
 }
 MODELS = {
+    "bert": BERT,
     "decoder": Decoder,
     "efficientformer": EfficientFormer,
     "gpt": GPT,

@@ -4,19 +4,17 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
 
 from research.errors import UserError
 from research.layers.positions import resample_positions
 from research.layers.scan import stacked, unstacked
 from research.parallel.sharding import RULES, by_path, path_names
-from research.pretrained.convert import as_float32
+from research.weights.files import as_float32
 
 TABLES = "|".join(rule.pattern for rule in RULES if rule.name == "vocab_size")
 """Paths of the tables that have one row for each token."""
@@ -44,12 +42,13 @@ class Partly(NamedTuple):
 class Transfer:
     """The config section `transfer`.
 
-    source: the folder of a run, or a .safetensors file with our names ("encoder/layer_0/feed_forward/up/kernel") or
-    timm's. new: patterns of the parameters that start afresh. drop: patterns of what the source has and the model does
-    not need, such as a decoder. Learned positions are resampled for other image sizes. Rows of tokens are found by
-    their tokens where a run has another vocabulary. Layers may be scanned in the source or in the model alone: `drop`
-    then sees the single ones (`layer_0`, ...). whole: of a run of the same model, vocabulary and optimizer, its newest
-    state as it is, with the optimizer's averages and the step, after which training continues.
+    source: the folder of a run or of a published model, or a .safetensors file, with our names
+    ("encoder/layer_0/feed_forward/up/kernel") or with those of timm or transformers. new: patterns of the parameters
+    that start afresh. drop: patterns of what the source has and the model does not need, such as a decoder. Learned
+    positions are resampled for other image sizes. Rows of tokens are found by their tokens where a run has another
+    vocabulary. Layers may be scanned in the source or in the model alone: `drop` then sees the single ones (`layer_0`,
+    ...). whole: of a run of the same model, vocabulary and optimizer, its newest state as it is, with the optimizer's
+    averages and the step, after which training continues.
     """
 
     source: str
@@ -64,21 +63,6 @@ class Transfer:
                     re.compile(pattern)
                 except re.error as error:
                     raise UserError(f"transfer.{name} {pattern!r} is not a regular expression: {error}") from error
-
-
-def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors file by their paths. Raises UserError where it cannot be read."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise ValueError("neither a file nor a folder")
-        return load_file(path)
-    except MemoryError:
-        raise
-    except Exception as error:  # the library has errors of its own, and NumPy's for types that NumPy lacks
-        words = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"transfer.source {path} cannot be read ({words}): give a run or a .safetensors file"
-        ) from error
 
 
 def transferred(

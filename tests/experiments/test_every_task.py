@@ -22,6 +22,7 @@ RUNS = {
     "language_modeling": ("configs/language/shakespeare.py:tiny", "To be"),
     "next_token": ("configs/theory/grokking.py:tiny", None),
     "classification": ("configs/vision/digits.py:tiny", "IMAGE"),
+    "sentences": ("configs/language/sentences.py:tiny", "5 days"),
     "pretext": ("configs/vision/rotation.py:tiny", "IMAGE"),
     "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),

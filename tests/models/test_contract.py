@@ -16,6 +16,7 @@ from tests.models.tiny import MODELS
 
 STAGED = {"Levels", "FeatureMap"}
 OFFERS = {
+    "bert": {"HiddenStates"},
     "decoder": {"States"},
     "efficientformer": {*STAGED, "Heads"},
     "gpt": {"States", "HiddenStates"},

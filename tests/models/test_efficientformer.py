@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from research.layers import transformer
 from research.layers.convolution import fold
 from research.models import efficientformer
 from research.models.efficientformer import AttentionBlock, EfficientFormer, fields, pool
-from research.pretrained.efficientformer import rename
+from research.weights.efficientformer import timm
+from research.weights.table import Table
 from tests.layers.random_params import random_params
 from tests.models import golden
 
@@ -53,7 +55,7 @@ def test_parameters_and_macs_of_the_published_sizes(name, millions, published, b
 
 def test_it_answers_what_timm_answers_also_folded():
     model = EfficientFormer(10, widths=(4, 8, 8, 8), **LAST)
-    variables, images, expected = golden.check("efficientformer", model, functools.partial(rename, **LAST))
+    variables, images, expected = golden.check_answers("efficientformer", model)
     folded = fold(variables)
     shapes = jax.eval_shape(model.clone(folded=True).init, jax.random.key(0), images)
     assert jax.tree.structure(folded) == jax.tree.structure(shapes)
@@ -71,21 +73,25 @@ def test_it_answers_what_timm_answers_also_folded():
 )
 def test_flattening_is_no_block_of_ours(name, ours):
     """Of four blocks in the last stage the last three are attention: timm's number 1 flattens."""
-    array = np.arange(4.0)
-    ((path, renamed),) = rename(name, array, depths=(1, 1, 4, 4), num_attention=3)
-    assert path == ours
-    np.testing.assert_array_equal(renamed, array)
+    table = timm(EfficientFormer(3, depths=(1, 1, 4, 4), widths=(4,) * 4, num_attention=3))
+    assert names_of(table, ours) == [name]
+
+
+def names_of(table, ours):
+    """The names of our path among the lines of a table, one model's other paths left out."""
+    lines = [line for line in table.lines if re.fullmatch(line.ours[0].replace("{}", r"\d+"), ours)]
+    return [entry.theirs[0] for entry in Table(tuple(lines)).entries({ours: (4,)})]
 
 
 def test_a_last_stage_without_pooling_or_attention_has_its_numbers():
     for number, num_attention, kind in (("1", 2, "self_attention"), ("0", 0, "pooling")):
-        renamed = rename(f"stages.1.blocks.{number}.ls1.gamma", np.ones(4), depths=(1, 2), num_attention=num_attention)
-        assert [path for path, _ in renamed] == [f"stage_1_block_0/{kind}_scale"]
+        table = timm(EfficientFormer(3, depths=(1, 2), widths=(4, 4), num_attention=num_attention))
+        assert names_of(table, f"stage_1_block_0/{kind}_scale") == [f"stages.1.blocks.{number}.ls1.gamma"]
 
 
 def test_indices_of_biases_are_left_out():
-    name = "stages.3.blocks.3.token_mixer.attention_bias_idxs"
-    assert list(rename(name, np.zeros((49, 49)), **LAST)) == []
+    table = timm(EfficientFormer(3, widths=(4, 8, 8, 8), **LAST))
+    assert table.reason("stages.3.blocks.3.token_mixer.attention_bias_idxs") == "indices, which follow from the grid"
 
 
 def test_pooling_averages_only_the_pixels_of_the_image():

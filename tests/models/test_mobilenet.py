@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +6,6 @@ import pytest
 from research.analysis import cost
 from research.layers.convolution import fold
 from research.models.mobilenet import MobileNet, divisible
-from research.pretrained.mobilenet import rename
 from tests.models import golden
 
 
@@ -23,9 +20,7 @@ def test_parameters_and_macs_as_published(version, millions, billions):
 @pytest.mark.parametrize("version", ["v2", "v3"])
 def test_it_answers_what_timm_answers_also_folded(version):
     model = MobileNet(10, version, multiplier=0.1, head_width=32)
-    variables, images, expected = golden.check(
-        f"mobilenet_{version}", model, functools.partial(rename, version=version)
-    )
+    variables, images, expected = golden.check_answers(f"mobilenet_{version}", model)
     np.testing.assert_allclose(model.clone(folded=True).apply(fold(variables), images), expected, atol=1e-4)
 
 

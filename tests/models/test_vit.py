@@ -1,4 +1,3 @@
-import functools
 import math
 
 import jax
@@ -10,7 +9,6 @@ from research.analysis import cost
 from research.errors import UserError
 from research.layers.positions import resample_positions, sincos_2d
 from research.models.vit import ViT, fields
-from research.pretrained.vit import rename
 from tests.layers.random_params import random_params
 from tests.models import golden
 
@@ -53,7 +51,7 @@ def test_parameters_of_deit_b_distilled():
 @pytest.mark.parametrize("name", ["vit", "deit"])
 def test_it_answers_what_timm_answers(name):
     model = ViT(10, patch_size=8, width=32, num_layers=2, num_heads=4, mlp_width=128, distillation=name == "deit")
-    golden.check(name, model, functools.partial(rename, num_heads=4))
+    golden.check_answers(name, model)
 
 
 @pytest.mark.parametrize("name", ["X/16", "B", "B/0", "B/x"])

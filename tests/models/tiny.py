@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from research.models.bert import BERT
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -21,6 +22,10 @@ _TOKENS = jnp.array([[1, 2, 3, 8], [5, 4, 0, 0]])
 _PAIR = (_TOKENS, _TOKENS[:, :3], _TOKENS > 0)
 
 MODELS = {
+    "bert": (
+        BERT(9, num_layers=2, width=16, num_heads=2, mlp_width=32, max_length=8, head="pretraining"),
+        (_TOKENS, _TOKENS > 0),
+    ),
     "decoder": (Decoder(9, num_layers=2, width=16, num_heads=2), (_TOKENS,)),
     "efficientformer": (EfficientFormer(3, (1, 1, 1, 2), (8, 8, 16, 16), num_attention=1, resolution=1), (_IMAGES,)),
     "gpt": (GPT(9, num_layers=2, width=16, num_heads=2, max_length=8), (_TOKENS,)),

@@ -1,4 +1,3 @@
-import functools
 import json
 import math
 import os
@@ -11,9 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from research.errors import UserError
-from research.pretrained import mobilenet, resnet
-from research.pretrained.convert import convert
-from research.training.transfer import Transfer, parts_taken, read_weights, transferred, with_given
+from research.models.resnet import ResNet
+from research.training.transfer import Transfer, parts_taken, transferred, with_given
+from research.weights.families import taken
+from research.weights.files import read_arrays
 
 PARAMS = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
 GIVEN = {"body/kernel": np.full((2, 3), 7.0, np.float32), "head/kernel": np.zeros((3, 10)), "other": np.zeros(1)}
@@ -51,12 +51,12 @@ def test_what_does_not_fit_is_named(new, sentence):
 
 def test_weight_files(tmp_path):
     save_file(GIVEN, tmp_path / "weights.safetensors")
-    read = read_weights(tmp_path / "weights.safetensors")
+    read = read_arrays(tmp_path / "weights.safetensors")
     assert set(read) == set(GIVEN) and (read["body/kernel"] == 7).all()
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:50])
     for name in ("torn.safetensors", "missing.safetensors"):
         with pytest.raises(UserError, match=f"{name} cannot be read"):
-            read_weights(tmp_path / name)
+            read_arrays(tmp_path / name)
 
 
 def test_what_the_model_lacks_is_counted_and_named():
@@ -159,7 +159,7 @@ def test_floating_point_weights_are_taken_by_value(name, tmp_path):
         values = WEIGHTS[name]
         bits = struct.pack({"float16": "<2e", "float32": "<2f", "float64": "<2d"}[name], *values)
         write_weights(tmp_path / "file", {"kernel": (f"F{name[5:]}", [2], bits)})
-    taken = transferred(Transfer("there", ()), read_weights(tmp_path / "file"), [{"kernel": jnp.zeros(2)}])
+    taken = transferred(Transfer("there", ()), read_arrays(tmp_path / "file"), [{"kernel": jnp.zeros(2)}])
     assert taken["kernel"].dtype == np.float32
     np.testing.assert_array_equal(taken["kernel"], np.array(values, np.float32))
 
@@ -176,26 +176,32 @@ def test_floating_point_weights_are_taken_by_value(name, tmp_path):
     ],
 )
 def test_numbers_that_are_no_weights(array, sentence, tmp_path):
-    """In a file with our names, in one with timm's, and not where the parameter starts afresh."""
+    """Except where the parameter starts afresh."""
     write_weights(tmp_path / "file", {"kernel": array})
-    given = read_weights(tmp_path / "file")
-    with pytest.raises(UserError, match=f"transfer.source holds {sentence}"):
+    given = read_arrays(tmp_path / "file")
+    with pytest.raises(UserError, match=f"the weights hold {sentence}"):
         transferred(Transfer("there", ()), given, [{"kernel": jnp.zeros(2)}])
-    with pytest.raises(UserError, match=f"transfer.source holds {sentence}"):
-        convert(given, lambda name, array: iter([(name, array)]))
     assert transferred(Transfer("there", ("kernel",)), given, [{"kernel": jnp.zeros(2)}]) == {}
 
 
-def test_counts_of_batches_are_left_out_and_others_of_a_path_refused():
-    norm = {"bn1.weight": np.ones(3), "bn1.num_batches_tracked": np.array(7)}
-    rename = functools.partial(resnet.rename, bottleneck=True)
-    assert list(convert(norm, rename)) == ["stem/norm/scale"]
-    with pytest.raises(UserError, match=r"holds x twice, the second time as 'b': remove"):
-        convert({"a": np.ones(1), "b": np.ones(1)}, lambda name, array: iter([("x", array)]))
-    with pytest.raises(UserError, match=r"'layer9\.0\.conv7\.weight' of shape \(2,\), which is not of such a model"):
-        convert({"layer9.0.conv7.weight": np.ones(2)}, rename)
-    with pytest.raises(UserError, match=r"'blocks\.9\.0\.conv_pw\.weight' of shape"):
-        convert({"blocks.9.0.conv_pw.weight": np.ones(2)}, functools.partial(mobilenet.rename, version="v3"))
+RESNET = ResNet(3, depths=(1, 1), bottleneck=False, width=4)
+IMAGES = (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
+
+
+def test_counts_of_batches_are_left_out_and_others_keep_their_names():
+    """So that what the model lacks is named as the file has it."""
+    norm = {"bn1.weight": np.ones(4), "bn1.num_batches_tracked": np.array(7), "layer9.0.conv7.weight": np.ones((2, 99))}
+    assert set(taken(RESNET, IMAGES, norm | {"fc.weight": np.ones((3, 999))})) == {
+        "stem/norm/scale",
+        "layer9.0.conv7.weight",
+        "head/kernel",
+    }
+    with pytest.raises(UserError, match=r"no names that ResNet reads \('other', ...\): convert it"):
+        taken(RESNET, IMAGES, {"other": np.ones(9999)})
+    with pytest.raises(UserError, match=r"hold 'conv1.weight' of shape \(9999,\), which is not of such a model"):
+        taken(RESNET, IMAGES, {"conv1.weight": np.ones(9999)})
+    with pytest.raises(UserError, match=r"the model has [0-9,]+ parameters and the weights 4: give the config.json"):
+        taken(RESNET, IMAGES, {"bn1.weight": np.ones(4)})
 
 
 def header_of(header: bytes, data: bytes = b"", size: int | None = None) -> bytes:
@@ -228,11 +234,11 @@ def test_wrong_weight_files_get_one_sentence(name, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(WRONG[name])
     with pytest.raises(UserError, match=r"weights\.safetensors cannot be read \(.*\): give a run or a") as error:
-        read_weights(path)
+        read_arrays(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="neither a file nor a folder"):
-        read_weights(tmp_path / "weights.safetensors")
+        read_arrays(tmp_path / "weights.safetensors")

@@ -1,0 +1,202 @@
+"""BERT: a bidirectional encoder of text (Devlin et al. 2019), with RoBERTa's and MiniLM's variants as fields."""
+
+import functools
+from typing import Annotated, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from research.errors import UserError
+from research.layers.embedding import TokenEmbedding, float32_dot_general, vocabulary_logits
+from research.layers.feed_forward import FUNCTIONS, Activation
+from research.layers.masks import padding_mask
+from research.layers.positions import LearnedPositions
+from research.layers.transformer import TransformerLayer, TransformerStack
+from research.ranges import Layers, Positive, Range, Rate, Size
+
+SIZES = {
+    "base": {"num_layers": 12, "width": 768, "num_heads": 12, "mlp_width": 3072},
+    "large": {"num_layers": 24, "width": 1024, "num_heads": 16, "mlp_width": 4096},
+    "minilm": {"num_layers": 6, "width": 384, "num_heads": 12, "mlp_width": 1536},
+}
+"""Section 3 of the paper; "minilm" is the six-layer model of Wang et al. 2020 that sentence-transformers start from."""
+
+Pool = Literal["mean", "cls", "max"]
+
+_INIT = nn.initializers.truncated_normal(0.02)
+
+
+class BERT(nn.Module):
+    """Post-LN encoder over tokens, segments and learned positions; the defaults are BERT-base without a head.
+
+    Fields:
+        head: "none" gives states; "pooler" has the projection of [CLS] too; "masked" gives the logits of masked tokens
+            (section 3.1, task 1); "pretraining" has the pooler and both tasks' heads, see `pretraining`.
+        max_length: rows of the table of positions.
+        first_position: row of the first token; RoBERTa (Liu et al. 2019) leaves out two and has 514 of them.
+        segments: how many kinds of segments (sentence A, sentence B) there are; RoBERTa has one.
+        dropout, attention_dropout: rates on embeddings and sub-layers' outputs, and on the attention weights.
+    """
+
+    vocab_size: Size
+    num_layers: Layers = 12
+    width: Size = 768
+    num_heads: Size = 12
+    mlp_width: Size = 3072
+    max_length: Size = 512
+    first_position: Annotated[int, Range(0, 2**20)] = 0
+    segments: Size = 2
+    head: Literal["none", "pooler", "masked", "pretraining"] = "none"
+    activation: Activation = "gelu"
+    norm_epsilon: Positive = 1e-12
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+    remat: Literal["none", "full", "matmuls"] = "none"
+    scan: bool = False
+
+    def setup(self):
+        self.embedding = TokenEmbedding(self.vocab_size, self.width)
+        self.position_embedding = LearnedPositions(self.max_length, self.width)
+        self.segment_embedding = TokenEmbedding(self.segments, self.width)
+        self.embedding_norm = nn.LayerNorm(epsilon=self.norm_epsilon)
+        self.embedding_dropout = nn.Dropout(self.dropout)
+        layer = functools.partial(
+            TransformerLayer,
+            num_heads=self.num_heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            norm_epsilon=self.norm_epsilon,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            kernel_init=_INIT,
+            out_init=_INIT,
+        )
+        self.encoder = TransformerStack(layer, self.num_layers, remat=self.remat, scan=self.scan)
+        if self.head in ("pooler", "pretraining"):
+            self.pooler = nn.Dense(self.width, kernel_init=_INIT)
+        if self.head in ("masked", "pretraining"):
+            self.masked = MaskedHead(self.vocab_size, self.activation, self.norm_epsilon)
+        if self.head == "pretraining":
+            self.next_sentence = nn.Dense(2, kernel_init=_INIT, dot_general=float32_dot_general)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch length _"]:
+        """Logits of the token at every place, float32, or the last layer's states where there is no such head.
+
+        valid: which tokens are not padding (all, unless given). segments: of each token (0 unless given).
+        """
+        states = self.encode(tokens, valid, segments, train=train)
+        if self.is_initializing() and self.head in ("pooler", "pretraining"):
+            self._second_head(states)
+        return self.masked(states, self.embedding.embedding) if self.head in ("masked", "pretraining") else states
+
+    def encode(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """The last layer's states."""
+        return self._states(tokens, valid, segments, train=train)
+
+    def hidden_states(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "layers batch length width"]:
+        """The states behind every layer, the first layer's first."""
+        return self._states(tokens, valid, segments, every_layer=True, train=train)
+
+    def pooled(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch width"]:
+        """tanh of a projection of the state of [CLS]. Raises UserError where the model has no pooler."""
+        if self.head not in ("pooler", "pretraining"):
+            raise UserError(f"model.head {self.head!r} has no pooler: use 'pooler' or 'pretraining'")
+        return self._pool(self.encode(tokens, valid, segments, train=train))
+
+    def pretraining(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float32[Array, "batch length vocab"], Float32[Array, "batch 2"]]:
+        """Logits of the tokens, and of whether the second segment follows the first (0) or not (1) (section 3.1)."""
+        if self.head != "pretraining":
+            raise UserError(f"model.head {self.head!r} does not tell next sentences: use 'pretraining'")
+        states = self.encode(tokens, valid, segments, train=train)
+        return self.masked(states, self.embedding.embedding), self.next_sentence(self._pool(states))
+
+    def _states(self, tokens, valid, segments, *, every_layer=False, train):
+        if tokens.shape[1] + self.first_position > self.max_length:
+            room = self.max_length - self.first_position
+            raise UserError(f"length {tokens.shape[1]} exceeds {room} positions: use a larger model.max_length")
+        x = self.embedding(tokens)
+        x += self.position_embedding(jnp.arange(tokens.shape[1]) + self.first_position)
+        x += self.segment_embedding(jnp.zeros_like(tokens) if segments is None else segments)
+        x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
+        mask = None if valid is None else padding_mask(valid)
+        return self.encoder(x, mask=mask, every_layer=every_layer, train=train)
+
+    def _pool(self, states):
+        return nn.tanh(self.pooler(states[:, 0]))
+
+    def _second_head(self, states):
+        pooled = self._pool(states)
+        if self.head == "pretraining":
+            self.next_sentence(pooled)
+
+
+class MaskedHead(nn.Module):
+    """Logits of masked tokens: a projection, the activation and a norm, then the token table and a bias."""
+
+    vocab_size: int
+    activation: Activation
+    norm_epsilon: float
+
+    @nn.compact
+    def __call__(
+        self, states: Float[Array, "batch length width"], table: Float[Array, "vocab width"]
+    ) -> Float32[Array, "batch length vocab"]:
+        x = FUNCTIONS[self.activation](nn.Dense(states.shape[-1], kernel_init=_INIT, name="transform")(states))
+        x = nn.LayerNorm(epsilon=self.norm_epsilon, name="norm")(x)
+        return vocabulary_logits(x, table) + self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+
+
+def sentence_vectors(
+    states: Float[Array, "batch length width"],
+    valid: Bool[Array, "batch length"],
+    pool: Pool = "mean",
+    *,
+    normalise: bool = True,
+) -> Float32[Array, "batch width"]:
+    """One vector for each text (Reimers & Gurevych 2019, section 3): the mean or the maximum over all tokens that are
+    not padding, [CLS] and [SEP] included, or the state of [CLS]; of length 1 with `normalise`.
+    """
+    states, valid = states.astype(jnp.float32), valid[:, :, None]
+    if pool == "mean":
+        vectors = jnp.where(valid, states, 0).sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)
+    else:
+        vectors = states[:, 0] if pool == "cls" else jnp.where(valid, states, -jnp.inf).max(axis=1)
+    if not normalise:
+        return vectors
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,144 @@
+"""The certificate of an imported model: what it was made of, and what it answers; and its verification."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from research.errors import UserError
+from research.files import read_json, write_json
+from research.layers.scan import unstacked
+from research.parallel.sharding import by_path
+from research.runs.experiment import Experiment, open_run
+from research.training.checkpoints import Checkpoints
+from research.weights.files import read_arrays
+from research.weights.match import read, shapes_of
+from research.weights.published import Published, read_published
+
+FILE, ANSWERS = "certificate.json", "certificate.safetensors"
+TOLERANCE = 1e-4
+"""Of answers that another machine, or a reference library, gave in float32."""
+EXAMPLES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+INPUTS = {"input_ids": np.int32, "attention_mask": bool, "token_type_ids": np.int32, "pixel_values": np.float32}
+"""A reference's inputs, by transformers' names, in the order in which our models take them."""
+
+
+def certify(experiment: Experiment, published: Published, reference: Path | None = None) -> dict[str, Any]:
+    """Writes the certificate of a run that was just imported.
+
+    reference: a .safetensors file with inputs (`input_ids` and `attention_mask`, or `pixel_values`) and what the
+    reference library answered (`logits`, or `last_hidden_state`); the largest difference from it is part of the
+    certificate. Raises UserError where that is more than `TOLERANCE`.
+    """
+    inputs = experiment.task.model_inputs(question(experiment))
+    variables = _variables(experiment)
+    answers = _answers(experiment, variables, inputs)
+    certificate = {
+        "source": {"folder": str(published.folder.resolve()), "sha256": digests(published)},
+        "table": published.table.version,
+        "parameters": sum(math.prod(shape) for entry in published.match.entries for shape in entry.shapes),
+        "used": published.match.used,
+        "dropped": dict(published.match.dropped),
+        "inputs": {f"input_{number}": list(array.shape) for number, array in enumerate(inputs)},
+        "reference": _compared(experiment, variables, reference) if reference else None,
+    }
+    arrays = {f"input_{number}": np.asarray(array) for number, array in enumerate(inputs)}
+    save_file({**arrays, "answers": answers}, experiment.folder / ANSWERS)
+    write_json(experiment.folder / FILE, certificate)
+    return certificate
+
+
+def verify(folder: Path, source: Path | None = None) -> list[str]:
+    """Recomputes the certificate of an imported run; sentences about what was found to be right.
+
+    source: where the published files are, if no longer where they were. Raises UserError for the first thing that
+    differs.
+    """
+    if not (folder / FILE).exists():
+        raise UserError(f"{folder} has no certificate: give the folder of a model that experiments.weights imported")
+    certificate, stored = read_json(folder / FILE), read_arrays(folder / ANSWERS)
+    experiment = open_run(folder)
+    inputs = [stored[name] for name in sorted(stored) if name.startswith("input_")]
+    variables = _variables(experiment)
+    found = _largest(_answers(experiment, variables, inputs), np.asarray(stored["answers"]))
+    if not found <= TOLERANCE:
+        raise UserError(f"{folder} answers otherwise than when it was imported, by {found:.3g}: import it again")
+    said = [f"largest difference of answers: {found:.3g}"]
+    published = read_published(source or Path(certificate["source"]["folder"]))
+    if digests(published) != certificate["source"]["sha256"]:
+        raise UserError(f"{published.folder} is not what {folder} was imported from: its sha256 differ")
+    said.append(f"sha256 of the source: {len(certificate['source']['sha256'])} files are the same")
+    if published.table.version != certificate["table"]:
+        raise UserError(f"the table of the weights has changed since {folder} was imported: import it again")
+    said.append(f"table: version {published.table.version}")
+    wanted = shapes_of(experiment.model, experiment.task.model_inputs(experiment.sample_batch))
+    here = unstacked({path: leaf for tree in variables.values() for path, leaf in by_path(tree).items()}, wanted)
+    for path, array in read(published.match, published.arrays):
+        if not np.array_equal(np.asarray(here[path]), array):
+            raise UserError(f"{path} in {folder} is not what the source holds: the run was trained, or changed")
+    return [*said, f"parameters: {len(here)} arrays are the source's, bit for bit"]
+
+
+def digests(published: Published) -> dict[str, str]:
+    """sha256 of the weight files and the config, by their names."""
+    files = [*published.arrays.paths, published.folder / "config.json"]
+    found = {}
+    for path in (path for path in files if path.is_file()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def question(experiment: Experiment) -> Mapping[str, Any]:
+    """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0."""
+    task: Any = experiment.task
+    if task.pad is not None:
+        whole = (
+            experiment.config.task.name == "sentences"
+        )  # to which a language model would leave no room for an answer
+        texts = EXAMPLES if whole else [text.split()[0] for text in EXAMPLES]
+        return task.questions([task.example(text) for text in texts]).first(len(texts))
+    size = task.photo.size
+    pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
+    return task.questions([task.example(jax.device_get(pixels))]).first()
+
+
+def _variables(experiment: Experiment) -> dict[str, Any]:
+    with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        return experiment.variables(checkpoints)[0]
+
+
+def _answers(experiment: Experiment, variables: Mapping[str, Any], inputs: Any) -> np.ndarray:
+    """What the model gives for arrays: logits, or states where it has no head."""
+    model: Any = experiment.model
+    return np.asarray(jax.jit(model.apply)(variables, *map(jnp.asarray, inputs)), np.float32)
+
+
+def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: Path) -> dict[str, Any]:
+    arrays = read_arrays(reference)
+    inputs = [np.asarray(arrays[name]).astype(dtype) for name, dtype in INPUTS.items() if name in arrays]
+    expected = next((arrays[name] for name in ("logits", "last_hidden_state") if name in arrays), None)
+    if not inputs or expected is None:
+        raise UserError(
+            f"{reference} has no inputs ({', '.join(INPUTS)}) or no logits: make it as docs/weights.md says"
+        )
+    if inputs[0].ndim == 4:  # [batch, channels, height, width]
+        inputs[0] = inputs[0].transpose(0, 2, 3, 1)
+    taken = inputs if experiment.config.model.name == "bert" else inputs[:1]
+    found, expected = _answers(experiment, variables, taken), np.asarray(expected)
+    valid = inputs[1] if len(inputs) > 1 else np.ones(found.shape[:1], bool)
+    if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
+        raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")
+    return {"sha256": hashlib.sha256(reference.read_bytes()).hexdigest(), "largest_difference": largest}
+
+
+def _largest(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        raise UserError(f"answers are {found.shape} here and {expected.shape} there: they are not of the same model")
+    return float(np.abs(found.astype(np.float64) - expected).max())

@@ -1,0 +1,129 @@
+"""A run's model as transformers or timm read it: weights, `config.json`, tokenizer and preprocessing."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from research.errors import UserError
+from research.files import read_json, write_json
+from research.layers.scan import unstacked
+from research.parallel.sharding import by_path
+from research.runs.experiment import Experiment, trained
+from research.runs.imported import SOURCE
+from research.weights import timm
+from research.weights.families import FAMILIES, LABELS, TIMM, Family
+from research.weights.files import ONE
+from research.weights.match import shapes_of, theirs
+from research.weights.preprocessing import FILE, photo_written, sentences_written
+from research.weights.table import Table
+
+TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
+"""Fields that change nothing of what a trained model answers."""
+
+
+def export_model(run: Path, folder: Path, library: str | None = None) -> list[Path]:
+    """Writes a run's evaluated model into a new folder; the files that were written.
+
+    library: "transformers" or "timm"; the one that the run was imported from, or the first that knows such a model.
+    Raises UserError where neither does, or where the folder holds something already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: give a new folder for the exported model")
+    experiment, variables, _ = trained(run)
+    model, inputs = experiment.model, experiment.task.model_inputs(experiment.sample_batch)
+    shapes = shapes_of(model, inputs)
+    arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
+    arrays = unstacked(arrays, shapes)
+    before = read_json(run / SOURCE) if (run / SOURCE).exists() else {}
+    library = library or ("timm" if "architecture" in before else "transformers")
+    if library == "timm":
+        table, config = _as_timm(experiment, before)
+        prefixed = False
+    else:
+        table, config, prefixed = _as_transformers(experiment, before)
+    if unnamed := sorted(shapes.keys() - {path for entry in table.entries(shapes) for path in entry.ours}):
+        raise UserError(f"{library} has no names for {unnamed[0]}: export a model without it")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(theirs(table, arrays, prefixed=prefixed), folder / ONE, {"format": "pt"})
+    write_json(folder / "config.json", config)
+    _bring(experiment, folder, library)
+    return sorted(folder.iterdir())
+
+
+def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any], bool]:
+    """The table, `config.json`, and whether names have the family's prefix."""
+    model: Any = experiment.model
+    known = [one for one in FAMILIES if one.cls is type(model) and one.exported]
+    kinds = [one for one in known if before.get("model_type", one.name) == one.name]
+    refused = ""
+    for family in kinds:
+        for architecture, variants in family.architectures.items():
+            for variant in variants:
+                config = family.fields.theirs(vars(model)) | {
+                    "model_type": family.name,
+                    "architectures": [architecture],
+                }
+                if refused := _differing(model, family, config, variant):
+                    continue
+                names = getattr(experiment.task, "class_names", None)
+                if names:
+                    config |= {"id2label": {str(number): name for number, name in enumerate(names)}}
+                    config |= {"label2id": {name: number for number, name in enumerate(names)}}
+                if (photo := getattr(experiment.task, "photo", None)) is not None:
+                    config["image_size"] = photo.size
+                (table,) = family.tables(model)
+                return table, {**before, **config}, not architecture.endswith("Model")
+    why = f"its {refused} is not one of theirs" if refused else "it has no such models"
+    raise UserError(f"transformers cannot read this {experiment.config.model.name} ({why}): try --library=timm")
+
+
+def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
+    """The first field in which the model that a config makes differs from this one; "" where none does."""
+    fields = {**family.fields.ours(config), **variant}
+    for field in dataclasses.fields(model):
+        if field.name in TRAINING_ONLY or fields.get(field.name) is LABELS:
+            continue
+        if _plain(getattr(model, field.name)) != _plain(fields.get(field.name, field.default)):
+            return field.name
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:
+    model: Any = experiment.model
+    task: Any = experiment.task
+    if type(model) not in TIMM:
+        raise UserError(f"timm has no {experiment.config.model.name}: use --library=transformers")
+    name = before.get("architecture") or timm.name_of(experiment.config.model.name, model)
+    if name is None:
+        raise UserError("timm has no architecture of these sizes: use --library=transformers, or a published size")
+    config: dict[str, Any] = {"architecture": name, "num_classes": model.num_classes}
+    mean, deviation = (np.broadcast_to(value, 3).tolist() for value in (task.mean, task.deviation))
+    pretrained = {"num_classes": model.num_classes, "mean": mean, "std": deviation}
+    if task.photo is not None:
+        size, middle = task.photo.size, task.photo.crop == "random_resized"
+        pretrained |= {"input_size": [3, size, size], "interpolation": task.photo.interpolation}
+        pretrained["crop_pct"] = task.photo.crop_fraction if middle else 1.0
+    old = before.get("pretrained_cfg")
+    (table,) = TIMM[type(model)](model)
+    return table, {**before, **config} | {"pretrained_cfg": (old if isinstance(old, dict) else {}) | pretrained}
+
+
+def _bring(experiment: Experiment, folder: Path, library: str) -> None:
+    """Writes the tokenizer, the pooling of sentences or, for transformers, the preprocessing of images."""
+    if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
+        vocabulary.publish(folder)
+    elif library == "transformers" and getattr(experiment.task, "photo", None) is not None:
+        write_json(folder / FILE, photo_written(experiment.task))
+    if experiment.config.task.name == "sentences":
+        for name, content in sentences_written(experiment.task, experiment.model).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_json(folder / name, content)

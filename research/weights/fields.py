@@ -1,0 +1,70 @@
+"""The fields of our models and the keys of a published `config.json`: one list a family, used in both directions."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from research.errors import UserError
+
+type Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""transformers' names of the activations that we have; of several for one of ours, the first is written."""
+
+
+class Field(NamedTuple):
+    """One of our fields and their key. default: what no key means. values: theirs -> ours, where they differ."""
+
+    ours: str
+    theirs: str
+    default: Any
+    values: Mapping[Any, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """fixed: keys that change what a model computes and of which ours has one value: theirs, where it is there.
+
+    derived: our fields that follow from several of their keys, and the other way round.
+    """
+
+    fields: tuple[Field, ...]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    derived: tuple[Derive, Derive] | None = None
+
+    def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Our fields. Raises UserError for a value that our model does not have."""
+        for key, value in self.fixed.items():
+            if config.get(key, value) != value:
+                there = json.dumps(config[key])[:40]
+                raise UserError(f"config.json has {key} {there}: only models with {json.dumps(value)} are known here")
+        values = {field.ours: self._value(field, config) for field in self.fields}
+        return values | (self.derived[0](config) if self.derived else {})
+
+    def theirs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Their keys, of all our fields."""
+        config = {**self.fixed, **(self.derived[1](values) if self.derived else {})}
+        for field in self.fields:
+            value = values[field.ours]
+            if field.values:
+                value = next(theirs for theirs, ours in field.values.items() if ours == value)
+            config[field.theirs] = list(value) if isinstance(value, tuple) else value
+        return config
+
+    def _value(self, field: Field, config: Mapping[str, Any]) -> Any:
+        value = config.get(field.theirs, field.default)
+        if field.values is None:
+            return value
+        if not isinstance(value, str | int | float) or value not in field.values:
+            known = ", ".join(map(str, field.values))
+            raise UserError(f"config.json has {field.theirs} {json.dumps(value)[:40]}: only {known} are known here")
+        return field.values[value]

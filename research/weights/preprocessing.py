@@ -1,0 +1,134 @@
+"""What travels beside the weights: how images are cut and normalised, how tokens become a vector."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
+from research.errors import UserError
+from research.files import fits, read_json
+
+FILE = "preprocessor_config.json"
+LIMIT, POOLING, MODULES = "sentence_bert_config.json", "1_Pooling/config.json", "modules.json"
+"""Files of sentence-transformers."""
+_POOLS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers of the two that we have."""
+
+
+def photo_of(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Fields of a task on images (`photo`, `mean`, `deviation`), from timm's `pretrained_cfg` or transformers' file.
+
+    size: pixels on a side where neither says so. Raises UserError for what our evaluation does not do.
+    """
+    if isinstance(timm := config.get("pretrained_cfg"), dict):
+        photo = {"size": size, "interpolation": timm.get("interpolation", "bicubic")}
+        photo["crop_fraction"] = timm.get("crop_pct", 0.875)
+        return _task(photo, timm.get("mean"), timm.get("std"))
+    if not (folder / FILE).exists():
+        return {"photo": {"size": size, "crop": "none"}}
+    stored = read_json(folder / FILE)
+    sides, cut = stored.get("size", size), stored.get("crop_size", size)
+    resized = _side(sides)
+    middle = stored.get("do_center_crop", False)
+    photo = {"size": _side(cut) if middle else resized, "interpolation": _FILTERS.get(stored.get("resample", 2))}
+    if photo["interpolation"] is None:
+        raise UserError(f"{folder / FILE} resizes with filter {stored['resample']}: only 2 and 3 are known here")
+    photo |= {"crop_fraction": min(1.0, photo["size"] / resized)} if middle else {"crop": "none"}
+    if not stored.get("do_normalize", True):
+        return _task(photo, [0.0] * 3, [1.0] * 3)
+    return _task(photo, stored.get("image_mean"), stored.get("image_std"))
+
+
+def _side(value: Any) -> int:
+    """Pixels on a side: a number, or a dict with `shortest_edge` or `height`."""
+    if isinstance(value, dict):
+        value = value.get("shortest_edge", value.get("height"))
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{FILE} has no size in pixels ({str(value)[:40]}): restore it as it was published")
+    return value
+
+
+def _task(photo: dict[str, Any], mean: Any, deviation: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {"photo": photo}
+    for name, value in (("mean", mean), ("deviation", deviation)):
+        if value is not None:
+            if not fits(value, list[float]) or len(value) != 3:
+                raise UserError(f"the {name} of the pixels is {str(value)[:40]}: give one number for each colour")
+            fields[name] = tuple(value)
+    return fields
+
+
+def photo_written(task: Any) -> dict[str, Any]:
+    """transformers' preprocessor_config.json for a task on images."""
+    photo = task.photo
+    filters = {name: number for number, name in _FILTERS.items()}
+    mean, deviation = (
+        list(value) if isinstance(value, tuple) else [value] * 3 for value in (task.mean, task.deviation)
+    )
+    written = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": photo.size, "width": photo.size},
+        "resample": filters[photo.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": deviation,
+    }
+    if photo.crop == "random_resized":
+        written |= {"do_center_crop": True, "crop_size": {"height": photo.size, "width": photo.size}}
+        written["size"] = {"shortest_edge": int(photo.size / photo.crop_fraction)}
+    return written
+
+
+def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
+    """The vocabulary of a published model whose table has so many rows.
+
+    Raises UserError where there is none, where it is of a kind that is not read, and where it has another size.
+    """
+    files = [folder / name for name in ("tokenizer.json", "vocab.txt")]
+    found = next((file for file in files if file.exists()), None)
+    if found is None:
+        raise UserError(f"{folder} has neither tokenizer.json nor vocab.txt: fetch the model's tokenizer")
+    vocabulary = Tokenizer(path=str(found)).read()
+    if vocabulary.vocab_size != rows:
+        raise UserError(
+            f"{found} has {vocabulary.vocab_size:,} tokens and the model's table {rows:,} rows: give the "
+            "tokenizer that was published with these weights"
+        )
+    return vocabulary
+
+
+def sentences_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the task `sentences` from the files of sentence-transformers, where there are any."""
+    longest = config.get("max_position_embeddings", 512)
+    fields: dict[str, Any] = {"length": longest if isinstance(longest, int) else 512}
+    limit, pooling, modules = (folder / name for name in (LIMIT, POOLING, MODULES))
+    if limit.exists() and isinstance(length := read_json(limit).get("max_seq_length"), int):
+        fields["length"] = min(length, fields["length"])
+    if pooling.exists():
+        chosen = [name for name, on in read_json(pooling).items() if name.startswith("pooling_mode_") and on is True]
+        if len(chosen) != 1 or chosen[0] not in _POOLS:
+            raise UserError(f"{pooling} pools by {', '.join(chosen)[:80] or 'nothing'}: use one of {', '.join(_POOLS)}")
+        fields["pool"] = _POOLS[chosen[0]]
+    if modules.exists():
+        kinds = [str(module.get("type")) for module in read_json(modules, list[dict])]
+        fields["normalise"] = any(kind.endswith(".Normalize") for kind in kinds)
+    return fields
+
+
+def sentences_written(task: Any, model: Any) -> dict[str, Any]:
+    """The files of sentence-transformers for a task `sentences`, by their names."""
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), *[("2_Normalize", "Normalize")] * task.normalise]
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds)
+    ]
+    pooling = {name: pool == task.pool for name, pool in _POOLS.items()}
+    return {
+        LIMIT: {"max_seq_length": task.length, "do_lower_case": False},
+        POOLING: {"word_embedding_dimension": model.width, **pooling},
+        MODULES: modules,
+    }

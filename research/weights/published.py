@@ -1,0 +1,168 @@
+"""A folder of a published model: its weights, its `config.json`, and the model of ours that they make."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.config import build
+from research.errors import UserError
+from research.files import read_json
+from research.models.mae import MAE
+from research.models.seq2seq import Seq2Seq
+from research.weights import timm, vit
+from research.weights.families import FAMILIES, LABELS, TIMM, Family
+from research.weights.files import Arrays, read_arrays
+from research.weights.match import Match, match, shapes_of
+from research.weights.table import Table
+
+LARGEST_IMAGE = 4096
+"""Pixels on a side of the images that a model is published for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """config: what its `config.json` says. section: our model's section of a config, and `model` what that builds.
+
+    family: of transformers, None for timm's and the original ViT's. match: of the model's arrays with `arrays`.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    family: Family | None
+    section: Mapping[str, Any]
+    model: nn.Module
+    arrays: Arrays
+    table: Table
+    match: Match
+
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side of the images it is published for."""
+        return image_size(self.config)
+
+
+def read_published(path: Path) -> Published:
+    """The model of a folder or of an original ViT's .npz file, whether or not all of its arrays fit.
+
+    Raises UserError for a folder without weights or `config.json`, and for a model that is not known here.
+    """
+    arrays = read_arrays(path)
+    if path.suffix == ".npz":
+        return _original(path, arrays)
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} has no config.json, which says what model it is: give the folder as it was published")
+    config = read_json(path / "config.json")
+    if "architecture" in config:
+        name, fields = timm.fields_of(config)
+        model = built(name, fields)
+        (table,) = TIMM[type(model)](model)
+        return _published(path, config, None, name, fields, model, table, arrays)
+    family, variants = family_of(config)
+    base = family.fields.ours(config)
+    candidates = []
+    for variant in variants:
+        fields = base | _with_labels(variant, config)
+        model = built(family.model, fields)
+        (table,) = family.tables(model)
+        candidates.append(_published(path, config, family, family.model, fields, model, table, arrays))
+        if candidates[-1].match.fits:
+            return candidates[-1]
+    return candidates[0]
+
+
+def family_of(config: Mapping[str, Any]) -> tuple[Family, Sequence[Mapping[str, Any]]]:
+    """The family of a `config.json` of transformers, and the fields that its architecture may stand for.
+
+    Raises UserError, with those that are known, for another one.
+    """
+    kinds = config.get("architectures")
+    kind = kinds[0] if isinstance(kinds, list) and len(kinds) == 1 else None
+    for family in FAMILIES:
+        if config.get("model_type") == family.name and kind in family.architectures:
+            return family, family.architectures[kind]
+    known = ", ".join(name for family in FAMILIES for name in family.architectures)
+    there = str(kind or config.get("model_type"))[:60]
+    raise UserError(
+        f"{there} is not a model that is known here: use one of {known}, or timm's {timm.examples()[0]}, ..."
+    )
+
+
+def _with_labels(variant: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: len(labels_of(config)) if value is LABELS else value for name, value in variant.items()}
+
+
+def labels_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of the classes by their numbers. Raises UserError where they are not counted from 0."""
+    labels = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    numbers = {str(number) for number in range(len(labels))} if isinstance(labels, dict) else set()
+    if not isinstance(labels, dict) or {*labels} != numbers:
+        raise UserError("config.json has an id2label that is not counted from 0: restore it as it was published")
+    return [str(labels[str(number)]) for number in range(len(labels))]
+
+
+def image_size(config: Mapping[str, Any]) -> int:
+    """Pixels on a side, of transformers' or timm's config. Raises UserError for what is not such a number."""
+    timms = config.get("pretrained_cfg", config)
+    sizes = timms.get("input_size", [3, config.get("image_size", 224)]) if isinstance(timms, dict) else None
+    size = sizes[-1] if isinstance(sizes, list) and sizes else None
+    if not isinstance(size, int) or not 0 < size <= LARGEST_IMAGE:
+        raise UserError(
+            f"config.json has images of {str(size)[:20]} pixels: use 1 to {LARGEST_IMAGE}, for square images"
+        )
+    return size
+
+
+def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Abstract inputs of a model, for its shapes: images of `size`, tokens, or those of two texts."""
+    if isinstance(model, Seq2Seq):
+        tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+        return tokens, tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_)
+    if hasattr(model, "vocab_size"):
+        return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if isinstance(model, MAE):
+        return images, jax.ShapeDtypeStruct((1, (size // model.patch_size) ** 2), jnp.int32)
+    return (images,)
+
+
+def built(name: str, fields: Mapping[str, Any]) -> nn.Module:
+    """Our model of a name and its fields, which are checked as a config's are. Raises UserError."""
+    classes = {family.model: family.cls for family in FAMILIES} | {cls.__name__.lower(): cls for cls in TIMM}
+    return build(classes[name], fields, "config.json")
+
+
+def _published(
+    path: Path,
+    config: Mapping[str, Any],
+    family: Family | None,
+    name: str,
+    fields: Mapping[str, Any],
+    model: nn.Module,
+    table: Table,
+    arrays: Arrays,
+) -> Published:
+    found = match(table, shapes_of(model, model_inputs(model, image_size(config))), arrays)
+    return Published(path, config, family, {"name": name, **fields}, model, arrays, table, found)
+
+
+def _original(path: Path, arrays: Arrays) -> Published:
+    """An original ViT, whose fields are in the shapes of its arrays."""
+    shapes = arrays.shapes
+    try:
+        patch, _, _, width = shapes["embedding/kernel"]
+        heads = shapes["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"][1]
+        mlp_width = shapes["Transformer/encoderblock_0/MlpBlock_3/Dense_0/bias"][0]
+        tokens = shapes["Transformer/posembed_input/pos_embedding"][1] - 1
+        classes = shapes.get("head/bias", (0,))[0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not an original Vision Transformer ({error} is not there): give one") from error
+    layers = sum(name.endswith("MlpBlock_3/Dense_0/bias") for name in shapes)
+    fields = {"num_classes": classes, "patch_size": patch, "width": width, "num_layers": layers, "num_heads": heads}
+    fields |= {"mlp_width": mlp_width}
+    config = {"image_size": round(max(tokens, 0) ** 0.5) * patch}
+    return _published(path, config, None, "vit", fields, built("vit", fields), vit.ORIGINAL, arrays)

@@ -1,0 +1,140 @@
+"""Every family beside its reference library: hidden states and logits, in both directions, scanned and looped."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from research.layers.scan import stacked
+from research.models.vit import ViT
+from research.parallel.sharding import path_names
+from research.weights.families import taken
+from research.weights.match import check, read, theirs
+from research.weights.published import model_inputs, read_published
+from research.weights.vit import ORIGINAL
+
+GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "transformers"
+NAMES = sorted(path.name for path in GOLDEN.iterdir())
+SCANNABLE = [name for name in NAMES if name != "swin"]
+
+
+def golden(name, scan=False):
+    """The published model, its variables of scanned or single layers, and the reference's inputs and answers."""
+    published = read_published(GOLDEN / name)
+    check(published.match, name)
+    arrays = dict(read(published.match, published.arrays))
+    model = published.model.clone(scan=scan) if scan else published.model
+    inputs = model_inputs(model, published.image_size)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    paths = path_names(abstract["params"])
+    arrays = stacked(arrays, set(jax.tree.leaves(paths)))
+    variables = {"params": jax.tree.map(lambda path: jnp.asarray(arrays[path]), paths)}
+    return published, model, variables, load_file(GOLDEN / name / "answers.safetensors")
+
+
+def inputs_of(answers):
+    if "noise" in answers:  # its order is the order of the patches
+        order = jnp.asarray(np.argsort(answers["noise"], axis=1), jnp.int32)
+        return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)), order), {}
+    if "pixel_values" in answers:
+        return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)),), {}
+    if "decoder_input_ids" in answers:
+        source, target = (jnp.asarray(answers[name], jnp.int32) for name in ("input_ids", "decoder_input_ids"))
+        return (source, target, jnp.asarray(answers["attention_mask"]) > 0), {}
+    tokens, mask = jnp.asarray(answers["input_ids"], jnp.int32), jnp.asarray(answers["attention_mask"]) > 0
+    segments = answers.get("token_type_ids")
+    return (tokens, mask), {} if segments is None else {"segments": jnp.asarray(segments, jnp.int32)}
+
+
+def close(found, expected, valid=None):
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape
+    kept = np.ones(found.shape[:1], bool) if valid is None else np.asarray(valid)
+    np.testing.assert_allclose(found[kept], expected[kept], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "scan"), [(n, s) for n in NAMES for s in (False, True) if not s or n in SCANNABLE])
+def test_answers_are_the_references(name, scan):
+    _, model, variables, answers = golden(name, scan)
+    inputs, options = inputs_of(answers)
+    valid = answers["attention_mask"] > 0 if "attention_mask" in answers and len(inputs) < 3 else None
+    if name == "gpt2":  # padding comes last, where the causal mask hides it
+        inputs = inputs[:1]
+    answer = model.apply(variables, *inputs, **options)
+    expected = [answers[key] for key in ("logits", "prediction_logits") if key in answers]
+    if name == "bert":
+        expected = [answers["last_hidden_state"]]
+    if name.startswith(("dinov2", "vit_features")):
+        expected = [answers["last_hidden_state"][:, 0]]
+    close(answer, expected[0], valid)
+    if name == "bert_pretraining":
+        close(model.apply(variables, *inputs, **options, method="pretraining")[1], answers["seq_relationship_logits"])
+    if name == "bert":
+        close(model.apply(variables, *inputs, **options, method="pooled"), answers["pooler_output"])
+    if name == "deit":
+        for head, key in zip(model.apply(variables, *inputs, method="all_heads"), ("cls", "distillation"), strict=True):
+            close(head, answers[f"{key}_logits"])
+    if scan and hasattr(model, "hidden_states"):
+        states = model.apply(variables, *inputs, **options, method="hidden_states")
+        single = golden(name)
+        looped = single[1].apply(single[2], *inputs, **options, method="hidden_states")
+        close(states, looped)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_block_is_the_references(name):
+    """Of decoders the last state in the golden files is behind the final norm: their logits speak for that block."""
+    _, model, variables, answers = golden(name)
+    inputs, options = inputs_of(answers)
+    inputs = inputs[:1] if name == "gpt2" else inputs
+    _, state = model.apply(variables, *inputs, **options, capture_intermediates=True)
+    inner = state["intermediates"]
+    if name == "swin":  # each state but the last one is what the next stage is given
+        close(inner["stage_1_merge"]["__call__"][0].reshape(2, 16, -1), answers["hidden.1"])
+        close(inner["stage_1_block_1"]["__call__"][0].reshape(2, 16, -1), answers["hidden.2"])
+        return
+    valid = answers["attention_mask"] > 0 if "attention_mask" in answers else None
+    stacks = {"encoder": "encoder", "decoder": "decoder"} if len(inputs) == 3 else {"hidden": "encoder"}
+    stacks = {"hidden": "decoder"} if name == "gpt2" else stacks
+    normed_last = name == "gpt2" or name.startswith("t5")
+    for key, ours in stacks.items():
+        for layer in range(2 - normed_last):
+            found = inner[ours][f"layer_{layer}"]["__call__"][0]
+            if name == "dinov2_registers":  # behind the class token there, last here
+                found = jnp.concatenate([found[:, :1], found[:, -2:], found[:, 1:-2]], axis=1)
+            close(found, answers[f"{key}.{layer + 1}"], valid if key != "decoder" else None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_exported_is_what_was_imported(name):
+    """Bit for bit, with every name used or dropped for a reason; importing that again is the identity."""
+    published, *_ = golden(name)
+    arrays = dict(read(published.match, published.arrays))
+    prefixed = bool(published.table.prefix) and any(one.startswith(published.table.prefix) for one in published.arrays)
+    again = theirs(published.table, arrays, prefixed=prefixed)
+    spelt, names = published.table.spelt, published.match.names
+    assert {spelt(key) for key in published.arrays} == {spelt(key) for key in (*again, *published.match.dropped)}
+    for key, array in again.items():
+        np.testing.assert_array_equal(array, published.arrays[names[spelt(key)]])
+    config = json.loads((GOLDEN / name / "config.json").read_text())
+    written = published.family.fields.theirs(vars(published.model))
+    assert published.family.fields.ours(written) == published.family.fields.ours(config)
+
+
+def test_the_original_vit(tmp_path):
+    """timm's golden ViT in the names and the layout of google-research/vision_transformer, as an .npz file."""
+    folder = GOLDEN.parent / "golden"
+    arrays = load_file(folder / "vit.safetensors")
+    weights = {name.removeprefix("weights/"): array for name, array in arrays.items() if name.startswith("weights/")}
+    model = ViT(10, patch_size=8, width=32, num_layers=2, num_heads=4, mlp_width=128)
+    ours = taken(model, model_inputs(model, 32), weights)
+    np.savez(tmp_path / "vit.npz", **theirs(ORIGINAL, ours, prefixed=False), **{"pre_logits/bias": np.ones(3)})
+    published = read_published(tmp_path / "vit.npz")
+    check(published.match, "vit.npz")
+    assert published.model == model and published.image_size == 32
+    again = dict(read(published.match, published.arrays))
+    assert again.keys() == ours.keys() and all(np.array_equal(again[path], ours[path]) for path in ours)
