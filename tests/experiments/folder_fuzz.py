@@ -31,7 +31,7 @@ def _half(path: Path) -> None:
 
 
 def _flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
+    content = bytearray(path.read_bytes() or b" ")
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
