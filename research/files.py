@@ -34,7 +34,12 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file yet to be written, which takes the place of `path` when the block ends well."""
+    """A file yet to be written, which takes the place of `path` when the block ends well.
+
+    Raises UserError where a folder lies there.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise UserError(f"{path} is a folder and should be a file: move it away, and run the same command again")
     temporary = path.with_name(path.name + ".partial")
     temporary.unlink(missing_ok=True)
     yield temporary

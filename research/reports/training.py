@@ -9,13 +9,13 @@ import jax
 from research.config import diff, load
 from research.data.plans import Bucketed
 from research.errors import UserError
-from research.files import read_or_set_aside, write_json
+from research.files import write_json
 from research.reports.live import live_report, record_samples
 from research.reports.pictures import draw
 from research.runs.checks import check_before_training
 from research.runs.evaluation import evaluate
 from research.runs.experiment import Experiment, build_experiment
-from research.runs.folder import Data, check_data, claim, data_of, leg_of, write_manifest
+from research.runs.folder import Data, check_data, claim, data_of, keep_results, kept_results, leg_of, write_manifest
 from research.runs.sections import later, moved
 from research.training.checkpoints import Checkpoints
 from research.training.interruptions import Interruptions
@@ -36,7 +36,7 @@ def train(
     elif whole:
         raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
     with claim(folder, config, later(config), moved(config)) as claimed, Interruptions(), live_report(folder):
-        results = None if claimed.measured else read_or_set_aside(folder / "results.json", dict[str, float])
+        results = None if claimed.measured else kept_results(folder)
         if results is not None and not claimed.moved:
             return _complete(folder, results)
         experiment = build_experiment(config, folder)
@@ -94,7 +94,7 @@ def _train(experiment: Experiment) -> dict[str, float]:
         scorer = experiment.task.scorer()
         if scorer is not None and (signatures := scorer.signatures()):
             write_json(folder / "signatures.json", signatures)
-        write_json(folder / "results.json", results)
+        keep_results(folder, results)
     print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))
     _report(results)
     return results

@@ -23,6 +23,7 @@ from research.data.source import Source
 from research.errors import UserError
 from research.files import Unreadable, read_json, read_or_set_aside, set_aside, write_json, write_text
 from research.locks import holder, try_lock
+from research.training.fingerprint import checksum
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -205,6 +206,27 @@ def write_manifest(
         legs = [*legs, dict(leg)]
     starts = [*before.get("starts", []), start]
     write_json(path, {"seed": seed, "data": data or {}, "legs": legs, "starts": starts})
+
+
+def keep_results(folder: Path, results: Mapping[str, float]) -> None:
+    """`results.json`, and in the manifest what `kept_results` knows it by."""
+    with contextlib.suppress(Unreadable):  # provenance alone
+        manifest = read_json(folder / "manifest.json", MANIFEST)
+        write_json(folder / "manifest.json", {**manifest, "results": checksum(dict(results))})
+    write_json(folder / "results.json", results)
+
+
+def kept_results(folder: Path) -> dict[str, float] | None:
+    """The results of a complete run. None where there are none, or others than were kept, which are set aside."""
+    path = folder / "results.json"
+    results = read_or_set_aside(path, dict[str, float])
+    known = None
+    with contextlib.suppress(Unreadable):
+        known = read_json(folder / "manifest.json", MANIFEST).get("results")
+    if results is not None and (not results or known not in (None, checksum(results))):
+        set_aside(path, f"{path} is not what was measured")
+        return None
+    return results
 
 
 def leg_of(folder: Path, config: ConfigDict) -> dict[str, Any]:

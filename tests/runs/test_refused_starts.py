@@ -147,3 +147,14 @@ def test_images_of_several_sizes_are_found_before_the_first_step(run, tmp_path: 
     done = run("train", "--config=configs/vision/cifar10.py:tiny", f"--workdir={folder}", *options)
     assert done.code == 2 and "set data.size to resize them" in done.stderr, done.stderr
     assert not (folder / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("spoil", ["digit", "empty"])
+def test_results_that_are_not_those_measured_are_measured_again(copy, run, spoil: str):
+    folder = copy(GROKKING)
+    before = (folder / "results.json").read_text()
+    digit = next(letter for letter in before if letter in "123456789")
+    (folder / "results.json").write_text("{}" if spoil == "empty" else before.replace(digit, "0", 1))
+    done = run("train", f"--config={GROKKING}", f"--workdir={folder}")
+    assert done.code == 0 and "is not what was measured" in done.stderr, done.stderr
+    assert (folder / "results.json").read_text() == before and (folder / "results.json.1").exists()
