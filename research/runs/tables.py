@@ -5,7 +5,9 @@ from research.data.image_folder import ImageFolder
 from research.data.mixture import Mixture
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
+from research.data.python_docs import PythonDocs
 from research.data.scan import Scan
+from research.data.stories import Stories
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.models.bert import BERT
@@ -36,7 +38,9 @@ SOURCES = {
     "modular": Modular,
     "parallel_text": ParallelText,
     "phrasebook": Phrasebook,
+    "python_docs": PythonDocs,
     "scan": Scan,
+    "stories": Stories,
     "text_file": TextFile,
     "tfds": Tfds,
 }
