@@ -1,5 +1,6 @@
 """The names of data sources, tasks and models in configs: the one place that a new one is added to."""
 
+from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.mixture import Mixture
@@ -7,7 +8,9 @@ from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.python_docs import PythonDocs
 from research.data.scan import Scan
+from research.data.squad import Squad
 from research.data.stories import Stories
+from research.data.table import Table
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.models.bert import BERT
@@ -32,6 +35,7 @@ from research.tasks.sentences import Sentences
 from research.tasks.translation import Translation
 
 SOURCES = {
+    "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
     "mixture": Mixture,
@@ -40,7 +44,9 @@ SOURCES = {
     "phrasebook": Phrasebook,
     "python_docs": PythonDocs,
     "scan": Scan,
+    "squad": Squad,
     "stories": Stories,
+    "table": Table,
     "text_file": TextFile,
     "tfds": Tfds,
 }
