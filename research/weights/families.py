@@ -44,14 +44,14 @@ class Family:
     """A kind of model in one library's names.
 
     name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
-    in configs. architectures: the library's classes, and for each the fields of ours that it stands for: several where
-    a file says which, the first that fits. labels: whether `num_classes` is the number of `id2label`.
+    in configs, None where no task here answers with it. architectures: the library's classes, and for each the fields
+    of ours that it stands for: several where a file says which, the first that fits.
     """
 
     name: str
     model: str
     cls: type
-    task: str
+    task: str | None
     tables: Callable[[Any], tuple[Table, ...]]
     fields: Fields
     architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
@@ -143,7 +143,7 @@ FAMILIES = (
         "roberta",
         "bert",
         BERT,
-        "sentences",
+        None,
         _always(bert.ROBERTA),
         Fields(TEXT_ENCODER, TEXT_FIXED | {"pad_token_id": 1}),
         {
@@ -242,7 +242,7 @@ FAMILIES = (
         "marian",
         "seq2seq",
         Seq2Seq,
-        "translation",
+        None,
         _always(marian.MARIAN),
         Fields(
             (
@@ -272,7 +272,7 @@ FAMILIES = (
         "t5",
         "seq2seq",
         Seq2Seq,
-        "translation",
+        None,
         lambda model: (t5.GATED if model.activation == "geglu" else t5.PLAIN,),
         Fields(
             (

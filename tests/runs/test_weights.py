@@ -8,15 +8,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import research.runs
 from experiments import evaluate, pictures, predict, report, weights
 from experiments.train import train
+from research.data.tokenizer import TrainedTokenizer
 from research.errors import UserError
 from research.parallel.sharding import by_path
-from research.runs.experiment import trained
+from research.runs.experiment import open_run, trained
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 GOLDEN = FIXTURES / "transformers"
@@ -248,6 +250,7 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(name, published, tmp_path):
     with pytest.raises(UserError, match=sentence) as error:
         command("import", source, tmp_path / "run")
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    assert {path.name for path in tmp_path.iterdir()} == {"bert"}
 
 
 def test_shards_are_one_model(published, tmp_path):
@@ -267,9 +270,9 @@ def test_diff_lists_everything(published, capsys):
     assert lines[-1].endswith("0 left out, 17 differ")
 
 
-@pytest.mark.parametrize("name", ["vit_features"])
-def test_a_model_without_a_head_is_started_from(name, published, tmp_path):
-    with pytest.raises(UserError, match="has no head, and so no answers to give: start a training from it, with train"):
+@pytest.mark.parametrize("name", ["vit_features", "roberta", "marian", "t5"])
+def test_a_model_without_answers_is_started_from(name, published, tmp_path):
+    with pytest.raises(UserError, match=r"has no head, or .* start a training from it, with train --from=.*"):
         command("import", published(name), tmp_path / "run")
 
 
@@ -280,3 +283,61 @@ def test_folders_that_hold_something_are_not_touched(published, tmp_path):
     for arguments in (("import", source, tmp_path / "run"), ("export", tmp_path / "x", tmp_path / "run")):
         with pytest.raises(UserError, match="run is not empty: give a new folder"):
             command(*arguments)
+
+
+def test_gpt2_with_its_tokenizer(tmp_path, capsys):
+    """A byte-level tokenizer as GPT-2's is made, here by the library itself; its tokens are the library's own."""
+    own = tokenizers.Tokenizer(tokenizers.models.BPE())
+    own.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    own.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    own.train_from_iterator(["To be, or not to be, that's the question: 42 times.\n\n  Indented."] * 9, trainer)
+    source, run = tmp_path / "gpt2", tmp_path / "run"
+    source.mkdir()
+    own.save(str(source / "tokenizer.json"))
+    config = json.loads((GOLDEN / "gpt2" / "config.json").read_text()) | {"vocab_size": own.get_vocab_size()}
+    (source / "config.json").write_text(json.dumps(config))
+    arrays = load_file(GOLDEN / "gpt2" / "model.safetensors")
+    random = np.random.default_rng(0)
+    table = random.normal(size=(own.get_vocab_size(), 16)).astype(np.float32)
+    save_file(arrays | {"transformer.wte.weight": table}, source / "model.safetensors")
+    command("import", source, run)
+    text = "To be's 42  times?\n\n\n  né"
+    assert open_run(run).task.vocabulary.encode(text) == own.encode(text).ids
+    (answer,) = research.runs.open(run).answer(["To be"])
+    assert answer["text"].startswith("To be")
+    command("verify", run)
+    command("export", run, tmp_path / "out")
+    again = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert again.encode(f"{text}<|endoftext|>").ids == own.encode(f"{text}<|endoftext|>").ids
+    tuned = tmp_path / "tuned"
+    (tmp_path / "text.txt").write_text("To be, or not to be.\n" * 60)
+    overrides = {"data.path": str(tmp_path / "text.txt"), "training.duration": {"steps": 2}, "task.length": 12}
+    overrides |= {"task.tokenizer": {"path": str(run / "tokenizer.json")}, "model.max_length": 12, "model.width": 16}
+    overrides |= {"model.num_layers": 2, "model.num_heads": 2, "model.use_bias": True, "model.activation": "gelu_tanh"}
+    assert np.isfinite(train("configs/language/shakespeare.py:tiny", tuned, overrides, str(run))["validation/loss"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
+        {"added_tokens": [{"id": 5, "content": "injected"}]},
+        {"normalizer": {"type": "Lowercase"}},
+    ],
+)
+def test_other_byte_level_tokenizers_are_refused(change, tmp_path):
+    vocabulary = {letter: number for number, letter in enumerate(tokenizers.pre_tokenizers.ByteLevel.alphabet())}
+    pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    stored = {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}, "pre_tokenizer": pre, "added_tokens": []}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(stored))
+    assert TrainedTokenizer.load(path).vocab_size == 256
+    path.write_text(json.dumps(stored | change))
+    with pytest.raises(UserError, match="is a tokenizer of another make"):
+        TrainedTokenizer.load(path)

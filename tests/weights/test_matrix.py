@@ -11,7 +11,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "weights.md"
 GOLDEN = ROOT / "tests" / "fixtures"
 NOT_SCANNED = {"swin", "resnet", "mobilenet", "efficientformer"}
-RUNS = {"classification", "sentences"}
 TIMM = {
     "vit": ("vit", "ViT"),
     "deit": ("vit", "DeiT, distilled"),
@@ -32,7 +31,7 @@ def rows():
     for family in FAMILIES:
         for architecture, variants in family.architectures.items():
             layers = "single" if family.model in NOT_SCANNED else "single, scanned"
-            task = family.task if family.task in RUNS and variants[0].get("num_classes") != 0 else "-"
+            task = (family.task if variants[0].get("num_classes") != 0 else None) or "-"
             golden = f"`{proved[architecture]}`" if architecture in proved else "as its family's"
             yield "transformers", architecture, family.model, "both", layers, task, golden
     for golden, (model, name) in TIMM.items():
