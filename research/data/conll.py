@@ -1,4 +1,4 @@
-"""Tagged words: CoNLL's columns (a word a line, an empty line between sentences) and Universal Dependencies' CoNLL-U."""
+"""Tagged words: columns as in CoNLL's tasks (a word a line, empty lines between sentences), and CoNLL-U."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
@@ -68,6 +68,17 @@ class GPT(nn.Module):
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
         """What the logits of `__call__` are the product of: a state for each token, and the output table."""
         return self._states(tokens, segments, positions, cache_index, train=train)
+
+    def text_states(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """The states of `features`. No token sees the padding behind it, and two texts are read as one."""
+        return self.features(tokens, train=train)[0]
 
     def hidden_states(
         self,

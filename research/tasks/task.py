@@ -102,6 +102,13 @@ class Task:
         """The model's fields that the data decide, such as `vocab_size`."""
         return {}
 
+    def with_head(self, model: nn.Module) -> nn.Module:
+        """The config's model as the task trains it: with a head of the task's own, where it has one.
+
+        Raises UserError for a model that has nothing to put a head on.
+        """
+        return model
+
     def token_ids(self) -> Mapping[str, Mapping[str, int]]:
         """The id of each token, of the vocabularies of "source" and "target"; {} where there are none."""
         return {}
