@@ -28,10 +28,14 @@ from research.tasks.classification import Classification
 from research.tasks.distillation import Distillation
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
+from research.tasks.masked_language import MaskedLanguage
 from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification
 from research.tasks.pretext import Pretext
+from research.tasks.question_answering import QuestionAnswering
 from research.tasks.sentences import Sentences
+from research.tasks.text_classification import TextClassification
+from research.tasks.token_classification import TokenClassification
 from research.tasks.translation import Translation
 
 SOURCES = {
@@ -55,10 +59,14 @@ TASKS = {
     "distillation": Distillation,
     "language_modeling": LanguageModeling,
     "masked_images": MaskedImages,
+    "masked_language": MaskedLanguage,
     "next_token": NextToken,
     "packed_classification": PackedClassification,
     "pretext": Pretext,
+    "question_answering": QuestionAnswering,
     "sentences": Sentences,
+    "text_classification": TextClassification,
+    "token_classification": TokenClassification,
     "translation": Translation,
 }
 MODELS = {
