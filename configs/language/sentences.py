@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/language/sentences.py --workdir=runs/sentences
 
-The loss of Henderson et al. 2017 (section 4) on generated English-French phrases; two minutes on two cores. No
+The loss of Henderson et al. 2017 (section 4) on generated English-French phrases; two minutes on 2 CPU cores. No
 published counterpart. With --from=FOLDER of an imported encoder it is a fine-tune: take its `model` section, and its
 vocabulary by `task.tokenizer={"path": "FOLDER/tokenizer.json"}`.
 """

@@ -58,7 +58,7 @@ CONTEXTS = [f"The {place} of the dog number {n} is big." for n in range(20) for 
 QUESTIONS = [
     {"context": context, "qas": [{"id": f"{number}", "question": f"What of {number} is big?", "answers": [
         {"text": context.split()[1], "answer_start": 4}]}]}
-    for number, context in enumerate(CONTEXTS * 10)
+    for number, context in enumerate(CONTEXTS * 12)
 ]  # fmt: skip
 
 
