@@ -23,7 +23,7 @@ from research.decoding.generate import generate
 from research.decoding.sampling import sampler
 from research.errors import UserError
 from research.layers.masks import causal_mask
-from research.ranges import ANSWERING, Count, Seed, Share, Size, Temperature
+from research.ranges import ANSWERING, Count, Range, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import (
@@ -35,12 +35,16 @@ from research.tasks.vocabulary import (
     vocabulary_of_run,
 )
 
+PREFILL = 64
+"""Tokens of the prompts that go through the model at once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModeling(Task):
     """Texts cut into windows of `length` tokens; reported in nats per token and bits per byte of the texts' UTF-8.
 
     temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
+    repetition_penalty: above 1 makes what was said less probable. stop: texts before which a continuation ends.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +53,8 @@ class LanguageModeling(Task):
     top_k: Annotated[Count | None, ANSWERING] = None
     top_p: Annotated[Share | None, ANSWERING] = None
     sample_seed: Annotated[Seed, ANSWERING] = 0
+    repetition_penalty: Annotated[float, ANSWERING, Range(1, 100)] = 1.0
+    stop: Annotated[tuple[str, ...], ANSWERING] = ()
     vocabulary: TrainedTokenizer = PREPARED
 
     pad: ClassVar[int | None] = -1
@@ -166,11 +172,15 @@ class LanguageModeling(Task):
             pad_token=-1,
             choose=sampler(self.temperature, self.top_k, self.top_p),
             rng=jax.random.key(self.sample_seed),
+            prefill=min(PREFILL, prompts.shape[1]),
+            penalty=self.repetition_penalty,
         )
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         (tokens,) = rows
-        return {"text": self.vocabulary.decode(tokens[tokens >= 0])}
+        text, prompt = self.vocabulary.decode(tokens[tokens >= 0]), len(example["text"])
+        ends = [end for stop in self.stop if stop and (end := text.find(stop, prompt)) >= 0]
+        return {"text": text[: min(ends, default=len(text))]}
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {"prompt": example["text"], "answer": answer["text"].removeprefix(example["text"])}

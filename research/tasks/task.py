@@ -187,7 +187,8 @@ class Task:
             if name not in known:
                 choices = f"use one of {', '.join(known)}" if known else "this run's have none"
                 raise UserError(f"{name} is not an option of answers: {choices}")
-        values = {name: convert(value, known[name], name, build) for name, value in options.items()}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        values = {name: convert(value, known[name], name, build) for name, value in given.items()}
         return dataclasses.replace(self, **values)  # pyrefly: ignore[bad-specialization]
 
     def scorer(self) -> Scorer | None:

@@ -171,3 +171,12 @@ def test_prompts_must_leave_room(prompt):
     tokenizer = Tokenizer("character").train(["abcdef"])
     with pytest.raises(UserError, match="prompt 1 has"):
         LanguageModeling(Tokenizer("character"), 8, vocabulary=tokenizer).questions([{"text": prompt}])
+
+
+def test_a_continuation_ends_before_a_stop_text():
+    task = trained("character", ["ab.\ncd"])
+    tokens = np.array([*task.vocabulary.encode("a.b\nc.d"), -1])
+    example = {"text": "a.b"}
+    assert task.answer(example, [tokens])["text"] == "a.b\nc.d"
+    assert task.answering(stop=["."]).answer(example, [tokens])["text"] == "a.b\nc"
+    assert task.answering(stop=["d", "\n", ""]).answer(example, [tokens])["text"] == "a.b"
