@@ -111,6 +111,16 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
+class SeparateTexts(Protocol):
+    """A language model that keeps several texts of a row apart."""
+
+    def separate_features(
+        self, tokens: Int[Array, "batch length"], segments: Int[Array, "batch length"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
+        """As `States.features`; a token sees those of its own segment alone, in which positions count from 0."""
+
+
+@runtime_checkable
 class WithHead(Protocol):
     """A model that is another one with a new layer, whose own parameters keep their paths."""
 

@@ -69,6 +69,12 @@ class GPT(nn.Module):
         """What the logits of `__call__` are the product of: a state for each token, and the output table."""
         return self._states(tokens, segments, positions, cache_index, train=train)
 
+    def separate_features(
+        self, tokens: Int[Array, "batch length"], segments: Int[Array, "batch length"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
+        """`features` of rows that hold several texts each, numbered by `segments`."""
+        return self.features(tokens, segments=segments, train=train)
+
     def text_states(
         self,
         tokens: Int[Array, "batch length"],
