@@ -31,12 +31,12 @@ def main(devices: int, scan: bool) -> None:
     from research.weights.families import TIMM
     from research.weights.match import check, read, shapes_of
     from research.weights.place import placed
-    from research.weights.published import _built, model_inputs, read_published
+    from research.weights.published import built, model_inputs, read_published
 
     with tempfile.TemporaryDirectory() as folder:
         source, config = Path(folder), {"architecture": ARCHITECTURE, "num_classes": 1000}
         name, fields = timm.fields_of(config)
-        model = _built(name, fields)
+        model = built(name, fields)
         inputs = model_inputs(model, 224)
         (table,) = TIMM[type(model)](model)
         random = np.random.default_rng(0)

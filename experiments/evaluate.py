@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from research.errors import UserError
-from research.runs.answers import add_answers, record
-from research.runs.command import add_plugin, run_command
+from research.runs.answers import add_answers, place_of, record
+from research.runs.command import add_plugin, number, run_command
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
 from research.runs.folder import check_data, data_of
@@ -31,21 +31,23 @@ def main(arguments: argparse.Namespace) -> None:
     data = data_of(experiment.source, splits)
     if not overrides:
         check_data(folder, data, learnt=())
+    fingerprints = {split: data[split]["fingerprint"] for split in splits}
+    changes = {"checkpoint": arguments.checkpoint, "options": arguments.options, "data": fingerprints}
+    place = None if arguments.name is None else place_of(experiment, arguments.name, changes)
     with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
         results = evaluate(experiment, checkpoints, splits, samples=arguments.samples)
     for name, value in sorted(results.items()):
         print(f"{name} {value:.4f}")
-    if arguments.name:
-        fingerprints = {split: data[split]["fingerprint"] for split in splits}
-        changes = {"checkpoint": arguments.checkpoint, "options": arguments.options, "data": fingerprints}
-        print(f"kept in {record(experiment, arguments.name, changes, results)}")
+    if place is not None:
+        record(experiment, place, changes, results)
+        print(f"kept in {place}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--splits", nargs="+", help="splits to measure (all but train when not given)")
-    parser.add_argument("--samples", type=int, default=5, help="answers to print")
+    parser.add_argument("--samples", type=number, default=5, help="answers to print")
     parser.add_argument("--name", help="keep the results in the run's folder, as evaluations/NAME.json")
     parser.add_argument(
         "--config.data.PATH", metavar="VALUE", help="other data, such as --config.data.test_source=newstest2015.en"

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from research.config import load
+from research.errors import UserError
 from research.runs.audit import audit
-from research.runs.command import add_config, run_command
+from research.runs.command import add_config, number, run_command
 from research.runs.experiment import Experiment, build_experiment
 from research.tasks.task import Example
 
@@ -26,6 +27,8 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         experiment = build_experiment(config, Path(folder))
         if arguments.audit:
+            if arguments.split != "train":
+                raise UserError("--audit reads all splits: leave --split out")
             sys.exit(_audit(experiment, arguments.format))
         examples = experiment.examples(arguments.split)
         if arguments.format == "jsonl":
@@ -35,7 +38,10 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{arguments.split}: {len(examples)} examples")
         for index in range(min(arguments.count, len(examples))):
             print(f"  {index}: {_short(examples[index])}")
-        batch = experiment.run.batches[arguments.step]
+        batches = experiment.run.batches
+        if arguments.step >= len(batches):
+            raise UserError(f"--step={arguments.step} is beyond the run's {len(batches):,} steps: use a smaller one")
+        batch = batches[arguments.step]
         print(f"\nthe training batch of step {arguments.step}:")
         for name, array in batch.items():
             print(f"  {name}: {array.dtype} {list(array.shape)}")
@@ -88,8 +94,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.inspect", description=__doc__)
     add_config(parser)
     parser.add_argument("--split", default="train", help="the split whose raw examples are shown")
-    parser.add_argument("--count", type=int, default=3, help="examples and batch rows to show")
-    parser.add_argument("--step", type=int, default=0, help="the step whose batch is shown")
+    parser.add_argument("--count", type=number, default=3, help="examples and batch rows to show")
+    parser.add_argument("--step", type=number, default=0, help="the step whose batch is shown")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: all raw examples")
     parser.add_argument(
         "--audit",

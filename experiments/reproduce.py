@@ -16,10 +16,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.train import train
 from research.errors import UserError
 from research.ledger.claims import find_claim, read_claims
 from research.ledger.reproduction import check, reproduce, show
+from research.reports.training import train
 from research.runs.command import run_command
 
 

@@ -3,116 +3,20 @@
 import argparse
 import contextlib
 import io
-import os
-import sys
+import json
 import tempfile
 from pathlib import Path
 
 import jax
 
-from research.config import diff, load
-from research.data.plans import Bucketed
+from research.config import load, to_json
 from research.errors import UserError
-from research.files import read_or_set_aside, write_json
 from research.parallel.processes import start_processes
-from research.reports.live import live_report, record_samples
-from research.reports.pictures import draw
-from research.runs.checks import check_before_training
+from research.reports.training import train
 from research.runs.command import add_config, run_command
-from research.runs.evaluation import evaluate
-from research.runs.experiment import Experiment, build_experiment
-from research.runs.folder import Data, check_data, claim, data_of, leg_of, write_manifest
+from research.runs.experiment import build_experiment
 from research.runs.overfit import overfit
 from research.runs.prove_resume import prove_resume
-from research.runs.sections import later, moved
-from research.training.checkpoints import Checkpoints
-from research.training.interruptions import Interruptions
-from research.training.loop import fit
-
-
-def train(
-    config_spec: str, folder: Path, overrides: dict[str, str], source: str | None = None, *, whole: bool = False
-) -> dict[str, float]:
-    """Runs the experiment to its end in `folder` and returns its results, `{"<split>/<metric>": value}`.
-
-    source, whole: what it starts from, and whether with that run's whole state (`Transfer`).
-    """
-    config = load(config_spec, overrides)
-    if source is not None:
-        given = {"source": os.path.abspath(os.path.expanduser(source)), "whole": whole}
-        config.transfer = (dict(config.transfer) if "transfer" in config else {"new": []}) | given
-    elif whole:
-        raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
-    with claim(folder, config, later(config), moved(config)) as places, Interruptions(), live_report(folder):
-        if (results := read_or_set_aside(folder / "results.json", dict[str, float])) is not None:
-            print(f"this run is complete: {folder}")
-            _report(results)
-            return results
-        experiment = build_experiment(config, folder)
-        data = _compared(experiment, bool(places)) if jax.process_index() == 0 else {}
-        check_before_training(experiment)
-        if jax.process_index() == 0:
-            changes = diff(load(config_spec), config)
-            write_manifest(folder, experiment.seed, data, config_spec, changes, leg_of(folder, config))
-        return _train(experiment)
-
-
-def _compared(experiment: Experiment, elsewhere: bool) -> Data:
-    """The data as the manifest has them, compared with those of earlier starts; says what of them is left out.
-
-    elsewhere: the data lie elsewhere than before, and all of them have to be the same.
-    """
-    experiment.examples("train")  # refuses data of other classes, of which more can be said than that they changed
-    data = data_of(experiment.source)
-    for split in data.values():
-        print(*split["left_out"], sep="\n", end="\n" * bool(split["left_out"]))
-    learnt = {*data} if elsewhere else {"train"} | ({"validation"} if experiment.checkpoint.best else set())
-    check_data(experiment.folder, data, learnt)
-    return data
-
-
-def _train(experiment: Experiment) -> dict[str, float]:
-    folder, run = experiment.folder, experiment.run
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state.params))
-    devices = jax.devices()
-    print(f"{experiment.config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
-    options = experiment.options
-    batch = f"{options.batch_size} examples" if options.batch_size else f"{options.batch_tokens} tokens"
-    print(f"{len(run.batches)} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
-    with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
-        _, timing = fit(run, checkpoints)
-    with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
-        results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
-    if jax.process_index() == 0:
-        write_json(folder / "timing.json", timing.report())
-        if jax.process_count() == 1:  # pictures need the whole model in one process; experiments.pictures draws later
-            _show(experiment)
-        scorer = experiment.task.scorer()
-        if scorer is not None and (signatures := scorer.signatures()):
-            write_json(folder / "signatures.json", signatures)
-        write_json(folder / "results.json", results)
-    print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))
-    _report(results)
-    return results
-
-
-def _show(experiment: Experiment) -> None:
-    """Draws the run and records samples of it; what goes wrong with that is one line and not the run's trouble."""
-    try:
-        draw(experiment, data=True)
-    except Exception as error:
-        print(f"warning: {experiment.folder} has no pictures: {error}", file=sys.stderr)
-    record_samples(experiment)
-
-
-def _padding(experiment: Experiment) -> str:
-    plan = experiment.run.batches.plan
-    return f", {plan.padding:.1%} of them padding" if isinstance(plan, Bucketed) else ""
-
-
-def _report(results: dict[str, float]) -> None:
-    for name, value in sorted(results.items()):
-        print(f"{name} {value:.4f}")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -145,7 +49,8 @@ def _try_out(arguments: argparse.Namespace) -> None:
         if arguments.prove_resume:
             overrides = [f"--config.{path}={value}" for path, value in arguments.overrides.items()]
             command = [f"--config={arguments.config}", *overrides]
-            print(prove_resume(command, Path(scratch), arguments.prove_resume))
+            checkpoint = json.loads(to_json(config.get("checkpoint") or {}))
+            print(prove_resume(command, checkpoint, Path(scratch), arguments.prove_resume))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import stat
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard, Union
 
@@ -27,10 +28,16 @@ def write_text(path: Path, text: str) -> None:
 
     Nothing is written through a link or a pipe that lies there, whoever made it.
     """
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file yet to be written, which takes the place of `path` when the block ends well."""
     temporary = path.with_name(path.name + ".partial")
     temporary.unlink(missing_ok=True)
-    with temporary.open("x", encoding="utf-8") as file:  # refuses what appears there meanwhile
-        file.write(text)
+    yield temporary
     os.replace(temporary, path)
 
 
@@ -116,6 +123,14 @@ def inside(path: Path, folder: Path) -> bool:
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # a loop of links, a name with a zero byte
         return path.resolve().is_relative_to(folder.resolve())
     return False
+
+
+def own_folder(path: Path) -> Path:
+    """A folder within a run's, made where there is none. Raises UserError for a link that leads out of the run."""
+    if not inside(path, path.parent):
+        raise UserError(f"{path} leads out of its folder: move it away, and run the same command again")
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def _finite(text: str) -> float:

@@ -2,9 +2,12 @@
 
     python -m experiments.train --config=configs/language/sentences.py --workdir=runs/sentences
 
-The loss of Henderson et al. 2017 (section 4) on generated English-French phrases; two minutes on 2 CPU cores. No
-published counterpart. With --from=FOLDER of an imported encoder it is a fine-tune: take its `model` section, and its
-vocabulary by `task.tokenizer={"path": "FOLDER/tokenizer.json"}`.
+The loss of Henderson et al. 2017 (section 4) on generated English-French phrases. No published counterpart. Expected:
+test/accuracy 1.00 (of the 64 of a batch, the right translation is the nearest). Hardware: two CPU cores, one minute at
+18 steps a second, and as long or longer to compile.
+
+With --from=FOLDER of an imported encoder it is a fine-tune: take its `model` section, and its vocabulary by
+`task.tokenizer={"path": "FOLDER/tokenizer.json"}`.
 """
 
 from ml_collections import ConfigDict

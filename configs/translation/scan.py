@@ -61,6 +61,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(num_layers=1, width=16)
         if options.model == "transformer":
             config.model.update(num_heads=2, mlp_width=32)
-        config.training.update(batch_size=8, buckets=2, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)
+        config.training.update(batch_size=8, buckets=1, duration={"steps": 6}, evaluate_every={"steps": 3}, log_every=2)
         config.checkpoint.every = {"steps": 3}
     return config

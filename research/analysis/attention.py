@@ -1,5 +1,6 @@
 """Attention weights of any layer of any model."""
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +17,7 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
 
     Keys are the layers' paths, such as "decoder/layer_0/cross_attention", in the order of the layers.
     """
-
-    @jax.jit
-    def collect(variables, inputs):
-        return model.apply(variables, *inputs, train=False, mutable=["attention"])[1]
-
-    collected = collect(variables, inputs)
+    collected = _collect(model, variables, inputs)
     weights: dict[str, np.ndarray] = {}
     for path, value in jax.tree_util.tree_leaves_with_path(collected.get("attention", {})):
         names = [str(getattr(key, "key", key)) for key in path if hasattr(key, "key")][:-1]
@@ -32,6 +28,11 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
         else:
             weights[layer] = np.asarray(value)
     return dict(sorted(weights.items(), key=lambda item: _natural(item[0])))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _collect(model: nn.Module, variables: Mapping[str, Any], inputs: tuple) -> Mapping[str, Any]:
+    return model.apply(variables, *inputs, train=False, mutable=["attention"])[1]
 
 
 def special_tokens(model: object) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from research.analysis.pictures import save_figure
+
 
 def cost_picture(rows: Sequence[Mapping[str, Any]], batch_sizes: Sequence[int], path: Path) -> None:
     """Bars for each model, one panel for its multiply-adds and one for its latency at each batch size.
@@ -27,7 +29,7 @@ def cost_picture(rows: Sequence[Mapping[str, Any]], batch_sizes: Sequence[int], 
         axes.margins(x=0.22)
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].invert_yaxis()
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
 def growth_picture(
@@ -47,7 +49,7 @@ def growth_picture(
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
 def _power_law(axes: Axes, sizes: np.ndarray, values: np.ndarray, exponent: float, name: str) -> None:

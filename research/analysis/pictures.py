@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from research.files import replacing
+
 DRAWN = 1e300
 """The largest number in a picture: matplotlib takes differences."""
 
@@ -30,7 +32,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
             axes.legend(frameon=False)
     for axes in figure.axes[len(names) :]:
         axes.remove()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def attention_heat_maps(
@@ -52,7 +54,7 @@ def attention_heat_maps(
         axes.set_title(f"head {head + 1}", fontsize=9)
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.6, label="attention weight")
     figure.suptitle(_plain(title), fontsize=10, wrap=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def image_heat_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, path: Path) -> None:
@@ -71,7 +73,7 @@ def image_heat_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: st
     for axes in panels:
         axes.set_axis_off()
     figure.suptitle(_plain(title), fontsize=10, wrap=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def mask_pictures(masks: Mapping[str, np.ndarray], path: Path) -> None:
@@ -80,7 +82,7 @@ def mask_pictures(masks: Mapping[str, np.ndarray], path: Path) -> None:
     for axes, (name, mask) in zip(figure.subplots(1, len(masks), squeeze=False).flat, masks.items(), strict=True):
         axes.imshow(mask, cmap="Blues", vmin=0, vmax=1.3)
         axes.set(title=name, xlabel="key", ylabel="query")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def position_picture(table: np.ndarray, path: Path) -> None:
@@ -95,7 +97,7 @@ def position_picture(table: np.ndarray, path: Path) -> None:
     image = right.imshow(table @ table.T / np.maximum(np.outer(norms, norms), 1e-9), cmap="viridis")
     right.set(xlabel="position", ylabel="position", title="cosine similarity")
     figure.colorbar(image, ax=right)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def schedule_picture(rates: np.ndarray, steps: np.ndarray, path: Path) -> None:
@@ -105,7 +107,7 @@ def schedule_picture(rates: np.ndarray, steps: np.ndarray, path: Path) -> None:
     axes.plot(steps, rates)
     axes.set(xlabel="step", ylabel="learning rate")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _visible(token: str) -> str:
@@ -118,5 +120,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=100)
+def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
+    """Writes a PNG file in place of what has its name: nothing is written through a link that lies there."""
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)

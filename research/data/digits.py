@@ -5,12 +5,12 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from research.data.source import Example, Source, check_split
-from research.ranges import Count
+from research.ranges import Range
 
 RANGES = {"train": slice(0, 1257), "validation": slice(1257, 1437), "test": slice(1437, 1797)}
 
@@ -23,7 +23,7 @@ class Digits(Source):
     train_size: training scans used, the first of the file; all 1,257 unless given.
     """
 
-    train_size: Count | None = None
+    train_size: Annotated[int, Range(1, RANGES["train"].stop)] | None = None
 
     splits = tuple(RANGES)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")

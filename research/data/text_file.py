@@ -8,7 +8,7 @@ from typing import Annotated
 from research.data.image_files import shown
 from research.data.lines import Pairs
 from research.data.source import Source, check_split
-from research.data.texts import Texts, files_of
+from research.data.texts import Texts, files_of, kind_of
 from research.errors import UserError
 from research.ranges import AFTERWARDS, MOVED, Rate
 
@@ -64,6 +64,10 @@ class TextFile(Source):
         check_split(split, self.splits)
         own = {"validation": self.validation_path, "test": self.test_path}.get(split)
         texts = Texts(files_of(own or self.path)[0], self.field)
+        if self.field != "text" and all(
+            kind_of(file) == "plain" for path in self.paths() for file in files_of(path)[0]
+        ):
+            raise UserError(f"data.field {self.field!r} is for .jsonl and .parquet files, of which there are none")
         if not texts.characters:
             raise UserError(f"{own or self.path} is empty: give a file with text")
         if own:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.archives import hidden
-from research.data.plain_text import cut, opened, read_pieces
+from research.data.plain_text import EXPANSION, SMALLEST_LIMIT, cut, opened, read_pieces
 from research.data.source import Example, Mixed, Streamed
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
@@ -214,7 +215,19 @@ def _records(file: str, field: str) -> Iterator[str]:
         if not isinstance(text, str):
             keys = ", ".join(map(repr, list(record)[:8])) if isinstance(record, dict) else type(record).__name__
             raise UserError(f"record {number} of {file} has no text {field!r} ({keys}): set data.field to its key")
+        if not text.isascii() and not _encodable(text):
+            raise UserError(f"record {number} of {file} has half a surrogate pair, which is no text: correct it")
+        if "\0" in text:
+            raise UserError(f"record {number} of {file} has a NUL character, which no text has: remove it")
         yield text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _objects(file: str) -> Iterator[Any]:
@@ -233,8 +246,13 @@ def _rows(file: str, field: str) -> Iterator[Any]:
     from pyarrow import parquet
 
     with opened(file) as stream:
+        if not isinstance(stream, io.BufferedReader):
+            raise UserError(f"{file} is a compressed Parquet file, which is read from its end: decompress it")
         try:
             table = parquet.ParquetFile(stream)
+            unpacked = sum(table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups))
+            if unpacked > max(SMALLEST_LIMIT, EXPANSION * os.path.getsize(os.path.expanduser(file))):
+                raise UserError(f"{file} holds {unpacked:,} bytes, more than text of its size would: write it anew")
             if field not in table.schema_arrow.names:
                 names = ", ".join(map(repr, table.schema_arrow.names[:8]))
                 raise UserError(f"{file} has no column {field!r} (it has {names}): set data.field to one of its names")

@@ -24,7 +24,7 @@ import rich.progress
 from rich.console import Console
 
 from research.errors import UserError
-from research.files import fits, read_or_set_aside, write_json
+from research.files import fits, read_or_set_aside, set_aside, write_json
 from research.locks import holder, locked
 
 SMALL = 2**23
@@ -33,6 +33,8 @@ AHEAD = 2
 """Chunks that are encoded while one is written."""
 SAVE_EVERY = 16
 """Chunks after which a killed process resumes at the latest."""
+BLOCK = 2**24
+"""Elements that are looked at together."""
 FORMAT = 1
 
 CACHE_VARIABLE = "HEED_CACHE"
@@ -135,11 +137,13 @@ def arrays_of(
     dtypes: Mapping[str, np.dtype],
     origin: Origin | None,
     maker: Any,
+    sound: Callable[[Arrays], bool],
 ) -> Arrays:
     """The concatenated arrays of all chunks: mapped from the origin's store, which is made where it is missing.
 
     chunks: always the same ones, in the same order. dtypes: of each array that `encode` gives. maker: JSON of what
-    `encode` depends on, such as a vocabulary. Without an origin the arrays are made in memory and not kept.
+    `encode` depends on, such as a vocabulary. sound: whether arrays are such as `encode` gives, which is asked of a
+    store whoever wrote it; another is made anew. Without an origin the arrays are made in memory and not kept.
     """
     if origin is None:
         parts = [arrays for arrays, _ in _encoded(chunks(), encode)]
@@ -150,7 +154,9 @@ def arrays_of(
     name = digest([FORMAT, maker, dict(origin.part), {name: np.dtype(dtype).str for name, dtype in dtypes.items()}])
     store = origin.place / name
     if (arrays := _opened(store, dtypes, origin)) is not None:
-        return arrays
+        if sound(arrays):
+            return arrays
+        set_aside(store / "store.json", f"{store} holds what are no tokens of this text")
     with writing(origin.place):
         origin.place.mkdir(parents=True, exist_ok=True)
     lock = origin.place / f".{name}.lock"
@@ -179,6 +185,11 @@ def _opened(store: Path, dtypes: Mapping[str, np.dtype], origin: Origin) -> Arra
     if not fits(counts := notes.get("counts"), dict[str, int]) or not _whole(store, counts, dtypes):
         return None
     return {name: Mapped(store / name, dtype) if counts[name] else np.zeros(0, dtype) for name, dtype in dtypes.items()}
+
+
+def highest(array: np.ndarray) -> int:
+    """The largest element, read in parts; -1 of none."""
+    return max((int(array[start : start + BLOCK].max()) for start in range(0, len(array), BLOCK)), default=-1)
 
 
 def _whole(folder: Path, counts: Mapping[str, int], dtypes: Mapping[str, np.dtype]) -> bool:

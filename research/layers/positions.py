@@ -25,15 +25,16 @@ def sinusoidal_positions(length: int, width: int) -> Float32[Array, "{length} {w
 
 
 def sincos_2d(
-    height: int, width_in_patches: int, channels: int
+    height: int, width_in_patches: int, channels: int, *, longest: bool = True
 ) -> Float32[Array, "{height}*{width_in_patches} {channels}"]:
     """Row-major table for a grid of patches: a quarter of the channels each for sin x, cos x, sin y and cos y.
 
-    Chen et al. 2021 (MoCo v3); wavelengths from 2π to 10000 · 2π with both ends included, as in big_vision.
+    Chen et al. 2021 (MoCo v3); wavelengths from 2π to 10000 · 2π with both ends included, as in big_vision, or without
+    the `longest`, as He et al. 2022 published their masked autoencoders.
     """
     if channels % 4 or channels < 8:
         raise UserError(f"width {channels} is not a multiple of 4 from 8 up: sincos2d positions need one")
-    frequencies = 10_000.0 ** -jnp.linspace(0.0, 1.0, channels // 4)
+    frequencies = 10_000.0 ** -jnp.linspace(0.0, 1.0, channels // 4, endpoint=longest)
     y, x = jnp.mgrid[:height, :width_in_patches]
     x, y = (axis.reshape(-1, 1) * frequencies for axis in (x, y))
     return jnp.concatenate([jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)], axis=-1)

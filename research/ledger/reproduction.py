@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from research.analysis.pictures import save_figure
 from research.config import build
 from research.errors import UserError
 from research.files import read_json, write_text
@@ -73,7 +74,7 @@ def _draw(claim: Claim, folder: Path) -> None:
     axes.set(xscale="log", xlabel="step", ylabel=name.replace("_", " "), title=claim.title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(folder / "metric.png", dpi=120)
+    save_figure(figure, folder / "metric.png", 120)
 
 
 def _published(claim: Claim) -> str:

@@ -22,6 +22,7 @@ class MAE(nn.Module):
 
     Fields:
         masked: share of the patches that the encoder does not see.
+        longest_wave: whether positions have the longest wavelength, see `sincos_2d`; the published weights have not.
     """
 
     patch_size: Size = 16
@@ -34,6 +35,7 @@ class MAE(nn.Module):
     decoder_heads: Size = 16
     masked: Part = 0.75
     norm_epsilon: Positive = 1e-6
+    longest_wave: bool = True
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 
@@ -82,7 +84,7 @@ class MAE(nn.Module):
         hidden = jnp.broadcast_to(self.mask_token, (len(x), rows * columns - visible.shape[1], self.decoder_width))
         shuffled = jnp.concatenate([encoded[:, 1:], hidden.astype(encoded.dtype)], axis=1)
         canvas = jnp.take_along_axis(shuffled, jnp.argsort(order)[:, :, None], axis=1)  # every patch at its place again
-        canvas += sincos_2d(rows, columns, self.decoder_width).astype(encoded.dtype)
+        canvas += sincos_2d(rows, columns, self.decoder_width, longest=self.longest_wave).astype(encoded.dtype)
         painted = self.decoder(jnp.concatenate([encoded[:, :1], canvas], axis=1), train=train)
         return self.head(painted[:, 1:])
 
@@ -94,10 +96,8 @@ class MAE(nn.Module):
     def _embedded(self, images: Array) -> tuple[Array, tuple[int, int]]:
         x = self.patch_embedding(images)
         batch, rows, columns, width = x.shape
-        return x.reshape(batch, rows * columns, width) + sincos_2d(rows, columns, width).astype(x.dtype), (
-            rows,
-            columns,
-        )
+        positions = sincos_2d(rows, columns, width, longest=self.longest_wave)
+        return x.reshape(batch, rows * columns, width) + positions.astype(x.dtype), (rows, columns)
 
     def _with_cls(self, x: Array) -> Array:
         return jnp.concatenate([jnp.broadcast_to(self.cls_token, (len(x), 1, self.width)).astype(x.dtype), x], axis=1)

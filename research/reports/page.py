@@ -24,6 +24,7 @@ def run_page(records: Sequence[Record]) -> str:
     heads = [_head(one, records) for one in records]
     content = {
         "Results": _together(sections.results, records),
+        "Other evaluations": _each(sections.evaluations, records),
         "Learning curves": _together(lambda runs: sections.drawn(charts.learning_curves(runs)), records),
         "Samples": _each(sections.samples, records),
         "Attention": _together(sections.explorer, records),

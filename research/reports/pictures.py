@@ -18,7 +18,7 @@ from research.analysis.pictures import (
 )
 from research.analysis.relevance import grad_cam
 from research.errors import UserError
-from research.files import write_json
+from research.files import own_folder, write_json
 from research.layers.positions import sinusoidal_positions
 from research.models.contract import FeatureMap, Patches
 from research.runs.experiment import Experiment
@@ -68,8 +68,7 @@ def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View)
         queries, keys = (list(view.tokens[side]) for side in view.sides(path))
         heads = weights[0, :, : len(queries), : len(keys)]
         layers[path] = {"queries": queries, "keys": keys, "weights": np.round(heads, 4).tolist()}
-        (folder / "attention").mkdir(exist_ok=True)
-        file = folder / "attention" / f"{path.replace('/', '_')}.png"
+        file = own_folder(folder / "attention") / f"{path.replace('/', '_')}.png"
         attention_heat_maps(heads, keys, queries, f"{path}: {view.title}", file)
     if layers:
         write_json(folder / "attention.json", {"title": view.title, "layers": layers})
@@ -91,7 +90,7 @@ def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View
 def _draw_patches(model: Patches, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path) -> None:
     grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
     special = special_tokens(model)
-    folder.mkdir(exist_ok=True)
+    own_folder(folder)
     for path, layer in weights.items():
         maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}
         image_heat_maps(image, maps, f"{path}: {title}", folder / f"{path.replace('/', '_')}.png")

@@ -23,6 +23,7 @@ type State = Literal["running", "finished", "stopped"]
 class Record:
     """A run. `shown` is what `research.reports.samples` recorded: samples, attention and memory.
 
+    `evaluations` are those that `evaluate --name` kept, by their names.
     `notes` are sentences about what its files hold and a page cannot show.
     """
 
@@ -34,6 +35,7 @@ class Record:
     timing: stored.Values
     manifest: dict[str, Any]
     shown: dict[str, Any]
+    evaluations: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property
@@ -96,6 +98,7 @@ def read_run(folder: Path, state: State | None = None, root: Path | None = None)
         timing=stored.read(folder / "timing.json", stored.Values, root, notes) or {},
         manifest=stored.read(folder / "manifest.json", dict[str, Any], root, notes) or {},
         shown=stored.shown(folder / "report.json", root, notes),
+        evaluations=stored.evaluations(folder / "evaluations", root, notes),
         notes=notes,
     )
 

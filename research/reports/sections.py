@@ -74,6 +74,22 @@ def results(records: Sequence[Record]) -> str:
     return note + measured
 
 
+def evaluations(record: Record) -> str:
+    """What was measured with other options, another checkpoint or other data, under the name it was given."""
+    if not record.evaluations:
+        return ""
+    names = sorted({name for kept in record.evaluations.values() for name in kept["results"]})
+    rows = []
+    for name, kept in record.evaluations.items():
+        changes = kept.get("changes", {})
+        options = section(changes, "options")
+        set_to = ", ".join(f"{option}={text(value)}" for option, value in options.items()) or NONE
+        measured = (number(kept["results"].get(metric)) for metric in names)
+        values = [NONE if value is None else f"{value:.5g}" for value in measured]
+        rows.append([name, text(changes.get("checkpoint")), set_to, *values])
+    return table([["evaluation", "checkpoint", "options", *names], *rows])
+
+
 def _mean(members: Sequence[Record], name: str) -> str:
     values = [record.metrics[name] for record in members if name in record.metrics]
     if not values:

@@ -17,7 +17,7 @@ from research.errors import UserError
 from research.files import LARGEST, Unreadable, fits, inside, read_json, read_text
 from research.training.loggers import read_lines
 
-MOST_METRICS = 500
+MOST_METRICS, MOST_EVALUATIONS = 500, 100
 MOST_TRIALS, MOST_COLUMNS = 5_000, 60
 """What is read of a `sweep.csv`."""
 
@@ -69,6 +69,21 @@ def results(path: Path, root: Path, notes: list[str]) -> Values:
     if len(values) > MOST_METRICS:
         notes.append(f"{path.name} has {len(values):,} metrics, of which {MOST_METRICS} are shown")
     return dict(itertools.islice(sorted(values.items()), MOST_METRICS))
+
+
+def evaluations(folder: Path, root: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """What `evaluate --name` kept: by the name, `changes` and `results`."""
+    if not exists(folder, root) or not folder.is_dir():
+        return {}
+    paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    if len(paths) > MOST_EVALUATIONS:
+        notes.append(f"{folder.name} has {len(paths):,} files, of which {MOST_EVALUATIONS} are shown")
+    found = {}
+    for path in paths[:MOST_EVALUATIONS]:
+        kept = read(path, dict[str, dict[str, Any]], root, notes)
+        if kept is not None and fits(kept.get("results"), Values):
+            found[path.stem] = kept
+    return found
 
 
 def trials(path: Path, root: Path, notes: list[str]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from research.config import pick
 from research.errors import UserError
-from research.files import read_json, write_json
+from research.files import own_folder, read_json, write_json
 from research.runs.experiment import Experiment
 from research.runs.tables import TASKS
 from research.values import described, literal
@@ -63,20 +63,24 @@ def _listed(arguments: list[str]) -> str | None:
     return f"options of {folder} for --set, with their types and values: {', '.join(known) or 'none'}"
 
 
-def record(experiment: Experiment, name: str, changes: Mapping[str, Any], results: Mapping[str, float]) -> Path:
-    """Keeps results that were measured otherwise than at the run's end: `evaluations/NAME.json` in its folder.
+def place_of(experiment: Experiment, name: str, changes: Mapping[str, Any]) -> Path:
+    """Where results that were measured otherwise than at the run's end are kept: `evaluations/NAME.json` in its folder.
 
     changes: what was chosen. Raises UserError for a name that is taken by results of another choice, or is no name.
     """
-    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "._-" for letter in name):
-        raise UserError(f"--name {name!r} is not a name for a file: use letters, digits, '.', '_' and '-'")
-    path = experiment.folder / "evaluations" / f"{name}.json"
+    plain = all(letter.isalnum() or letter in "._-" for letter in name)
+    if not plain or not 0 < len(name) <= 100 or name.startswith("."):
+        raise UserError(f"--name {name!r} is not a name for a file: use up to 100 letters, digits, '.', '_' and '-'")
+    path = own_folder(experiment.folder / "evaluations") / f"{name}.json"
     if path.exists():
         before = read_json(path)
         if before.get("changes") != changes:
             raise UserError(f"{path} has results of another choice ({before.get('changes')}): use another --name")
-    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def record(experiment: Experiment, path: Path, changes: Mapping[str, Any], results: Mapping[str, float]) -> None:
+    """Keeps such results at the place of them."""
     scorer = experiment.task.scorer()
     signatures = scorer.signatures() if scorer else {}
     write_json(path, {"changes": changes, "results": results, "signatures": signatures})
-    return path

@@ -1,13 +1,10 @@
 """What can be known before the first step is checked before it: a run that was paid for can be measured."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from research.data.loader import Batches
 from research.data.rows import Rows
 from research.data.source import Mixed, Streamed
 from research.errors import UserError
@@ -27,58 +24,66 @@ def check_before_training(experiment: Experiment) -> None:
     """
     run, task = experiment.run, experiment.task
     check_memory(run, experiment.sample_batch)
-    _check_best(experiment)
+    variables = run.abstract_state.variables()
     splits = [split for split in experiment.source.splits if split != "train"]
+    _check_best(experiment, variables)
     for split in splits:
         examples = experiment.examples(split)
         if not len(examples):
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
-        _longest_batch(experiment, task.rows_of(examples, train=False, seed=0))
+        run.evaluator.trace_metrics(variables, task.rows_of(examples, train=False, seed=0))
         if task.scorer() is not None:
-            task.questions(examples)
-        _read(split, examples, READ_SECONDS / len(splits))
+            run.evaluator.trace_answers(variables, task.questions(examples))
+    for split in experiment.source.splits:
+        _read(experiment, split, experiment.examples(split), READ_SECONDS / len(experiment.source.splits))
     if splits and (samples := task.shown(experiment.examples(splits[-1]), 1)):
-        variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
-        with jax.set_mesh(experiment.mesh):
-            batch = _longest_batch(experiment, task.questions(samples))
-            jax.eval_shape(run.evaluator.inference.predict, variables, batch)
+        questions = task.questions(samples)
+        if task.scorer() is None:
+            run.evaluator.trace_answers(variables, questions)
 
 
-def _check_best(experiment: Experiment) -> None:
+def _check_best(experiment: Experiment, variables: Any) -> None:
     """Raises UserError where `checkpoint.best` is not measured."""
     best, run, scorer = experiment.checkpoint.best, experiment.run, experiment.task.scorer()
     if best is None:
         return
-    variables = jax.eval_shape(lambda state: state.variables(), run.abstract_state)
-    batch = {**experiment.sample_batch, "weight": np.zeros(1, np.float32)}
-    with jax.set_mesh(experiment.mesh):
-        metrics = jax.eval_shape(run.evaluator.inference.evaluate, variables, batch)
+    if run.validation is None:
+        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
+    rows = experiment.task.rows_of(run.validation, train=False, seed=0)
+    metrics = run.evaluator.trace_metrics(variables, rows)
     sums = {name: np.zeros((2, *total.shape)) for name, (total, _) in metrics.items()}
     known = [f"validation/{name}" for name in (*means(sums), *(scorer.names if scorer else ()))]
     if best not in known:
         raise UserError(f"checkpoint.best {best!r} is not measured: use one of {', '.join(known)}")
-    if run.validation is None:
-        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
 
 
-def _longest_batch(experiment: Experiment, rows: Rows) -> Mapping[str, np.ndarray]:
-    """The last batch of the evaluation's plan, which is that of the longest rows."""
-    plan = experiment.evaluator.plan(rows)
-    batches = Batches.on_mesh(rows, plan, int(plan.steps_per_epoch), experiment.mesh)
-    return batches[len(batches) - 1]
+def _read(experiment: Experiment, split: str, examples: Any, seconds: float) -> None:
+    """Reads examples in a random order until all are read or the time is over.
 
-
-def _read(split: str, examples: Any, seconds: float) -> None:
-    """Reads examples in a random order until all are read or the time is over."""
+    Raises UserError for one that cannot be read, or whose shape is another than that of the others.
+    """
     if isinstance(examples, list | Streamed):
         return
     if isinstance(examples, Mixed):
         for part in examples.parts:
-            _read(split, part, seconds / len(examples.parts))
+            _read(experiment, split, part, seconds / len(examples.parts))
         return
-    end = time.monotonic() + seconds
+    task, end = experiment.task, time.monotonic() + seconds
+    alike = task.rows_of(examples, train=False, seed=0).lengths() is None
     for count, index in enumerate(np.random.default_rng(0).permutation(len(examples)), 1):
-        examples[int(index)]
+        example = examples[int(index)]
+        if alike:
+            _check_shapes(f"example {index} of {split}", task.rows([example], train=False, seed=0), experiment)
         if time.monotonic() > end:
             print(f"{count:,} of {len(examples):,} {split} examples were read, as a check", flush=True)
             break
+
+
+def _check_shapes(name: str, rows: Rows, experiment: Experiment) -> None:
+    """Raises UserError where the arrays of an example have other shapes than those of the training's first one."""
+    for key, array in rows.first().items():
+        usual = experiment.sample_batch[key].shape[1:] if key in experiment.sample_batch else array.shape[1:]
+        if array.shape[1:] != usual:
+            raise UserError(
+                f"{name} has {key} of shape {list(array.shape[1:])}, others {list(usual)}: set data.size to resize them"
+            )

@@ -6,19 +6,25 @@ import ctypes
 import io
 import logging
 import os
+import platform
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from research.config import suggestion
-from research.data.token_store import CACHE_VARIABLE
+from research.data.image_files import shown
+from research.data.token_store import CACHE_VARIABLE, digest
 from research.errors import UserError, one_line
 from research.plugins import allow
 from research.training.interruptions import RESTART, Interrupted
+
+KEPT_PROGRAMS = 2**30
+"""Bytes of compiled programs that are kept, the latest used."""
 
 
 def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
@@ -31,10 +37,13 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     """
     _quiet()
     _keep_memory()
+    _keep_programs()
     _own_streams()
     _own_numbers()
     try:
+        _check_text(sys.argv)
         main(parse(parser, sys.argv[1:]))
+        _flush()
     except UserError as error:
         _stop(f"error: {error}", 2)
     except Interrupted as interruption:
@@ -44,7 +53,8 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     except OSError as error:
         if error.strerror is None:
             raise
-        _stop(f"error: {error.filename or 'a file'}: {error.strerror}: see to it, and run the same command again", 2)
+        name = error.filename or "standard output or a file"
+        _stop(f"error: {name}: {error.strerror}: see to it, and run the same command again", 2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         full = isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|Out of memory", str(error))
         if not full:
@@ -53,6 +63,21 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
         _stop(f"error: memory is full ({one_line(str(error))[:150]}): {remedy}", 2)
     except KeyboardInterrupt:
         _stop("interrupted: the same command resumes from the last checkpoint, if one was saved", 130)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument that is not text in this locale: it could be neither written nor shown."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(
+                f"{shown(argument)} is not {sys.getfilesystemencoding()} text: set PYTHONUTF8=1, or rename the file"
+            )
+
+
+def _flush() -> None:
+    """Raises OSError for output that cannot be written, instead of ending without a word."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 class _Pipe(io.FileIO):
@@ -91,7 +116,8 @@ def _own_numbers() -> None:
 def _stop(message: str, code: int) -> None:
     """Ends the process with one line. Threads that still read, save or log are not waited for: they may have failed."""
     with contextlib.suppress(OSError):  # a full disk may have been the reason to stop
-        sys.stdout.flush()
+        _flush()
+    with contextlib.suppress(OSError):
         print(one_line(message), file=sys.stderr, flush=True)
     os._exit(code)
 
@@ -130,6 +156,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "any of its values changes with --config.section.key=value",
     )
     add_cache(parser)
+
+
+def number(text: str) -> int:
+    """A number of things, as the type of an option."""
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999,999,999")
+    return int(text)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +207,25 @@ def _keep_memory() -> None:
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)
         mallopt(arena_max, 1)
+
+
+def _keep_programs() -> None:
+    """Compiled programs are kept for the next start, unless JAX_COMPILATION_CACHE_DIR names another place for them.
+
+    Each kind of processor has a folder of its own: a home folder may be shared by machines of several kinds.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    cpu = Path("/proc/cpuinfo")
+    features = re.findall(r"^(?:flags|Features)\s*:(.*)", cpu.read_text() if cpu.exists() else "", re.MULTILINE)[:1]
+    kind = digest([platform.machine(), features])
+    with contextlib.suppress(OSError, RuntimeError):  # no home folder, or one that cannot be written
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = home / "heed" / f"programs-{kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_compilation_cache_max_size", KEPT_PROGRAMS)
 
 
 def _quiet() -> None:

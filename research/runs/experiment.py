@@ -24,6 +24,7 @@ from research.files import read_json, read_or_set_aside, write_json
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.ranges import Seed
+from research.runs.folder import MADE_OF_DATA
 from research.runs.sections import REQUIRED, SECTIONS, at_home, later
 from research.runs.tables import MODELS, SOURCES, TASKS
 from research.tasks.task import Task
@@ -42,9 +43,6 @@ from research.values import convert
 from research.weights.families import taken
 from research.weights.files import read_arrays
 from research.weights.place import placed
-
-MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
-"""Files of a run's folder without which its parameters mean nothing."""
 
 EVALUATION_BATCH = 64
 """Examples of an evaluation batch where training counts its batches in tokens."""

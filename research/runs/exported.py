@@ -58,7 +58,8 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
 def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any], bool]:
     """The table, `config.json`, and whether names have the family's prefix."""
     model: Any = experiment.model
-    kinds = [one for one in FAMILIES if one.cls is type(model) and before.get("model_type", one.name) == one.name]
+    known = [one for one in FAMILIES if one.cls is type(model) and one.exported]
+    kinds = [one for one in known if before.get("model_type", one.name) == one.name]
     refused = ""
     for family in kinds:
         for architecture, variants in family.architectures.items():

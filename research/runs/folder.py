@@ -1,6 +1,7 @@
 """A run's folder: whose it is, what it was made with, and opening it again."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -33,29 +34,63 @@ MANIFEST = dict[str, dict[str, dict[str, Any]] | list[dict[str, Any]] | int | No
 LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
 """Parts of a config that do not change what is learnt: a run may resume with others."""
 LENGTH = "training.duration"
+MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
+"""Files of a run's folder without which its parameters mean nothing."""
+MADE_ANEW = (*MADE_OF_DATA, "batch.json", "teacher.json", "manifest.json")
+"""What a start leaves in the folder before its first step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A folder that this process alone writes to, and in what the config differs from that of the last start."""
+
+    folder: Path
+    config: ConfigDict
+    measured: tuple[str, ...] = ()
+    """Dotted paths that differ and change results, such as the size of a beam, or the end of the run."""
+    moved: tuple[str, ...] = ()
+    """Those that say where the data lie, which have to be the same."""
+
+    def keep(self) -> None:
+        """The folder is now this config's, whose results are to be measured anew where they may differ."""
+        if jax.process_index() > 0:
+            return
+        try:
+            write_text(self.folder / "config.json", to_json(self.config) + "\n")
+            if self.measured and (self.folder / "results.json").exists():
+                set_aside(self.folder / "results.json", f"{', '.join(self.measured)} changed since they were measured")
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
 
 
 @contextlib.contextmanager
 def claim(
     folder: Path, config: ConfigDict, later: Collection[str] = (), moved: Collection[str] = ()
-) -> Iterator[Collection[str]]:
-    """Makes the folder this config's, or checks that it already is, and keeps other commands from writing to it.
+) -> Iterator[Claim]:
+    """Checks that the folder is this config's, or new, and keeps other commands from writing to it.
 
     What is `LAUNCH_ONLY`, `later` or `moved` (dotted paths) may differ from the last start, and the duration may be
-    longer; the folder then keeps the new values. Results that were measured with other `later` values, or before the
-    new end, are set aside, to be measured anew. Gives the `moved` paths that differ: their data have to be the same.
+    longer: once that is checked, `Claim.keep` makes the folder keep the new values. One in which no step was logged or
+    saved takes any config.
 
     Raises UserError for another experiment's folder, or one that a living process writes to.
     """
     if jax.process_index() > 0:  # process 0 looks after the folder, the others wait until it has
         multihost_utils.sync_global_devices("claimed")
-        yield ()
+        yield Claim(folder, config)
         return
     with _locked(folder):
-        changed = _claim(folder, config, {*later, LENGTH}, moved)
+        try:
+            claimed = _claim(folder, config, {*later, LENGTH}, moved)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("claimed")
-        yield {*changed} & {*moved}
+        yield claimed
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder")
 
 
 @contextlib.contextmanager
@@ -64,7 +99,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
+        raise _unwritable(folder, error) from error
     lock = try_lock(folder / ".lock", patient=True)
     if lock is None:
         raise UserError(
@@ -75,24 +110,33 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _claim(folder: Path, config: ConfigDict, later: Collection[str], moved: Collection[str]) -> list[str]:
-    """The dotted paths that differ from the last start."""
+def _claim(folder: Path, config: ConfigDict, later: Collection[str], moved: Collection[str]) -> Claim:
     stored = folder / "config.json"
-    changes = []
-    try:
-        if not stored.exists() and any(not path.name.startswith(".lock") for path in folder.iterdir()):
-            raise UserError(f"{folder} holds other files and no run: give --workdir a new or empty folder")
-        if stored.exists():
-            changes = diff(read_config(stored), config)
-            _refuse([change for change in changes if not _may_change(change[0], {*later, *moved})], folder)
-            _check_longer(changes, folder)
-            measured = [path for path, _, _ in changes if _may_change(path, later) and not path.startswith(LAUNCH_ONLY)]
-            if measured and (folder / "results.json").exists():
-                set_aside(folder / "results.json", f"{', '.join(measured)} changed since they were measured")
+    if not stored.exists() and any(not path.name.startswith(".lock") for path in folder.iterdir()):
+        raise UserError(f"{folder} holds other files and no run: give --workdir a new or empty folder")
+    if not _begun(folder):
+        if stored.exists() and diff(read_config(stored), config):
+            for name in MADE_ANEW:
+                (folder / name).unlink(missing_ok=True)
         write_text(stored, to_json(config) + "\n")
-    except OSError as error:
-        raise UserError(f"--workdir {folder} cannot be written ({error.strerror}): use another folder") from error
-    return [path for path, _, _ in changes]
+        return Claim(folder, config)
+    changes = diff(read_config(stored), config)
+    _refuse([change for change in changes if not _may_change(change[0], {*later, *moved})], folder)
+    _check_longer(changes, folder)
+    paths = [path for path, _, _ in changes]
+    measured = [path for path in paths if _may_change(path, later) and not path.startswith(LAUNCH_ONLY)]
+    return Claim(folder, config, tuple(measured), tuple(sorted({*paths} & {*moved})))
+
+
+def _begun(folder: Path) -> bool:
+    """Whether something was learnt or measured there."""
+    log = folder / "metrics.jsonl"
+    return bool(_saved(folder)) or (folder / "results.json").exists() or (log.exists() and log.stat().st_size > 0)
+
+
+def _saved(folder: Path) -> list[int]:
+    """The steps of the checkpoints."""
+    return [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
 
 
 def _check_longer(changes: Sequence[tuple[str, Any, Any]], folder: Path) -> None:
@@ -165,12 +209,12 @@ def write_manifest(
 
 def leg_of(folder: Path, config: ConfigDict) -> dict[str, Any]:
     """The part of a run that begins now: its duration, its schedule and the step it begins at."""
-    steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
     sections: dict[str, Any] = {
         "duration": config.training.duration,
         "schedule": config.get("schedule", {"name": "constant"}),
     }
-    return {name: json.loads(to_json(section)) for name, section in sections.items()} | {"step": max(steps, default=0)}
+    plain = {name: json.loads(to_json(section)) for name, section in sections.items()}
+    return plain | {"step": max(_saved(folder), default=0)}
 
 
 def data_of(source: Source, splits: Sequence[str] | None = None) -> Data:

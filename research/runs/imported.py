@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from research.config import to_json
-from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.files import write_json, write_text
 from research.runs.certificate import certify, question
@@ -17,7 +16,7 @@ from research.runs.folder import write_manifest
 from research.training.checkpoints import Checkpoints
 from research.weights.families import TIMM
 from research.weights.match import check, read
-from research.weights.preprocessing import photo_of, sentences_of
+from research.weights.preprocessing import photo_of, sentences_of, vocabulary_of
 from research.weights.published import Published, labels_of, read_published
 
 SOURCE = "published.json"
@@ -98,17 +97,7 @@ def _bring(published: Published, task: str, folder: Path) -> None:
         write_json(folder / "classes.json", _class_names(published))
         write_json(folder / "image.json", [None, None, 3])
         return
-    files = [published.folder / name for name in ("tokenizer.json", "vocab.txt")]
-    found = next((file for file in files if file.exists()), None)
-    if found is None:
-        raise UserError(f"{published.folder} has neither tokenizer.json nor vocab.txt: fetch the model's tokenizer")
-    vocabulary = Tokenizer(path=str(found)).read()
-    rows = published.model.vocab_size
-    if vocabulary.vocab_size != rows:
-        raise UserError(
-            f"{found} has {vocabulary.vocab_size:,} tokens and the model's table {rows:,} rows: give the "
-            "tokenizer that was published with these weights"
-        )
+    vocabulary = vocabulary_of(published.folder, published.model.vocab_size)
     vocabulary.save(folder / "tokenizer.json")
 
 

@@ -34,7 +34,7 @@ RANDOM = (
 
 
 def overfit(experiment: Experiment, count: int) -> list[str]:
-    """Trains on the first `count` rows for at most STEPS updates of Adam; the sentences that tell how it went.
+    """Trains on the first `count` rows (or all) for at most STEPS updates of Adam; sentences that tell how it went.
 
     Without what is random in the model and the loss, with each row as it is in the first epoch. Raises UserError, with
     what did not move, where the loss does not fall to LEARNT of what it was.
@@ -45,6 +45,7 @@ def overfit(experiment: Experiment, count: int) -> list[str]:
     teacher, taught = calm.teacher()
     step = dataclasses.replace(calm.step(optimizer, teacher), accumulate=1, ema=None, spike=None)
     batch = jax.tree.map(jax.numpy.asarray, _batch(calm.batches, count))
+    count = len(batch["weight"])
     with jax.set_mesh(calm.mesh):
         state = jax.jit(calm.create_state(optimizer))({})
         train = jax.jit(step.train, donate_argnums=0)

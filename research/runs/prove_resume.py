@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ PATIENCE = 600
 """Seconds to wait for a step."""
 
 
-def prove_resume(command: Sequence[str], folder: Path, kills: int) -> str:
+def prove_resume(command: Sequence[str], checkpoint: Mapping[str, Any], folder: Path, kills: int) -> str:
     """Runs a training command alone and killed, in a scratch folder; says that no step differs.
 
-    command: arguments of `train` without a --workdir. Both save at every step, for STEPS_BETWEEN steps a kill; each
-    kill -9 comes when a checkpoint has just appeared. Raises UserError with the first step and array that differ.
+    command: arguments of `train` without a --workdir. checkpoint: that section of their config. Both save at every
+    step, for STEPS_BETWEEN steps a kill; each kill -9 comes when a checkpoint has just appeared. Raises UserError with
+    the first step and array that differ.
     """
     steps = STEPS_BETWEEN * (kills + 1)
+    kept = max(steps, checkpoint.get("average") or 0)
+    every_step = {**checkpoint, "every": {"steps": 1}, "keep": kept}
     arguments = [
         *command,
         f"--config.training.duration={{'steps': {steps}}}",
-        f"--config.checkpoint={{'every': {{'steps': 1}}, 'keep': {steps}}}",
+        f"--config.checkpoint={json.dumps(every_step)}",
         "--config.training.log_every=1",
     ]
     whole, killed = folder / "whole", folder / "killed"

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
+from research.analysis.pictures import save_figure
 from research.files import inside
 from research.search_space import Range, Space
 from research.sweeps.plan import Plan
@@ -63,7 +64,7 @@ def parallel(space: Space, paths: Sequence[str], trials: Sequence[FrozenTrial], 
     axes.set(xlim=(-0.1, len(paths) + 0.3), ylim=(-0.12, 1.05))
     axes.spines[:].set_visible(False)
     figure.colorbar(ScalarMappable(scale, colours), ax=axes, label=plan.objective)
-    figure.savefig(path, dpi=140)
+    save_figure(figure, path, 140)
 
 
 def _positions(space: Space, name: str, trials: Sequence[FrozenTrial]) -> tuple[np.ndarray, list[tuple[float, str]]]:
@@ -108,7 +109,7 @@ def slices(space: Space, paths: Sequence[str], trials: Sequence[FrozenTrial], ob
         axes.grid(alpha=0.3)
     for axes in figure.axes[len(paths) :]:
         axes.remove()
-    figure.savefig(path, dpi=140)
+    save_figure(figure, path, 140)
 
 
 def importance(study: Study, path: Path) -> None:
@@ -122,7 +123,7 @@ def importance(study: Study, path: Path) -> None:
     bars = axes.barh(list(shares)[::-1], list(shares.values())[::-1])
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.set(xlabel=f"importance for {study.plan.objective}", xlim=(0, 1.1))
-    figure.savefig(path, dpi=140)
+    save_figure(figure, path, 140)
 
 
 def curves(study: Study, groups: Sequence[Group], path: Path) -> None:
@@ -135,7 +136,7 @@ def curves(study: Study, groups: Sequence[Group], path: Path) -> None:
         axes.set(xlabel="step", ylabel=study.plan.objective)
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize=7, frameon=False)
-        figure.savefig(path, dpi=140)
+        save_figure(figure, path, 140)
 
 
 def _curve(axes: Axes, study: Study, group: Group) -> None:

@@ -40,6 +40,8 @@ class LabelledTask(ImageTask):
         return dataclasses.replace(task, class_names=names)
 
     def check_source(self, source: Any, folder: Path) -> None:
+        if not hasattr(source, "class_names"):
+            raise UserError(f"the data have no classes, unlike when {folder} began: give data of the same kind")
         if tuple(source.class_names) != self.class_names:
             raise UserError(
                 f"the data have {difference(source.class_names, self.class_names)}, unlike when {folder} began: give "

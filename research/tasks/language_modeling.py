@@ -16,7 +16,7 @@ from research.data.plain_text import cut
 from research.data.rows import Rows
 from research.data.text import Prompts, TokenWindows, sixteen_bits
 from research.data.texts import Chunk, beginnings, chunks_of_texts
-from research.data.token_store import arrays_of
+from research.data.token_store import arrays_of, highest
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
@@ -89,8 +89,14 @@ class LanguageModeling(Task):
             {"tokens": self.vocabulary.dtype, "bytes": np.dtype(np.uint16)},
             getattr(examples, "origin", None),
             {"vocabulary": self.vocabulary.digest, "several": several},
+            self._sound,
         )
         return TokenWindows(arrays["tokens"], arrays["bytes"], self.length, seed if train else None)
+
+    def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are ids of the vocabulary, and as many numbers of bytes."""
+        tokens, sizes = arrays["tokens"], arrays["bytes"]
+        return len(tokens) == len(sizes) and highest(tokens) < self.vocabulary.vocab_size
 
     def _encode(self, chunk: Chunk, several: bool) -> tuple[Mapping[str, np.ndarray], int]:
         """Tokens of pieces of texts, and the bytes of UTF-8 of each: together, all of the pieces'.

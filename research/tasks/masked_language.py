@@ -16,7 +16,7 @@ from research.data.masked_text import Marks, MaskedRows, windows_of
 from research.data.plain_text import cut
 from research.data.rows import Rows
 from research.data.texts import Chunk, beginnings, chunks_of_texts
-from research.data.token_store import arrays_of
+from research.data.token_store import arrays_of, highest
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.layers.embedding import vocabulary_logits
@@ -70,6 +70,7 @@ class MaskedLanguage(Task):
             {"tokens": self.vocabulary.dtype},
             getattr(examples, "origin", None),
             {"vocabulary": self.vocabulary.digest, "task": "masked_language"},
+            self._sound,
         )
         starts, ends, texts = windows_of(arrays["tokens"], self.vocabulary.end_token, self.length - self._marks)
         if not len(starts):
@@ -77,6 +78,10 @@ class MaskedLanguage(Task):
         marks = Marks.of(self.vocabulary, self.whole_words)
         options = {"masked": self.masked, "pairs": self.next_sentence, "seed": seed, "length": self.length}
         return MaskedRows(arrays["tokens"], starts, ends, texts, marks, **options)
+
+    def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are ids of the vocabulary."""
+        return highest(arrays["tokens"]) < self.vocabulary.vocab_size
 
     @property
     def _marks(self) -> int:

@@ -14,7 +14,7 @@ from sacrebleu.metrics import CHRF
 
 from research.data.rows import Rows
 from research.data.text import Ragged, SentencePairs
-from research.data.token_store import arrays_of
+from research.data.token_store import arrays_of, highest
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
@@ -128,9 +128,18 @@ class Translation(Task):
             | {f"{side}_lengths": np.dtype(np.int32) for side in sides},
             getattr(examples, "origin", None),
             {side: vocabulary.digest for side, vocabulary in sides.items()},
+            self._sound,
         )
         source, target = (Ragged.of_lengths(arrays[side], arrays[f"{side}_lengths"]) for side in sides)
         return SentencePairs(source, target, self.max_length)
+
+    def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are ids of the vocabularies, in pairs whose lengths are those of the ids."""
+        for side, vocabulary in {"source": self.vocabulary, "target": self._target}.items():
+            tokens, lengths = arrays[side], arrays[f"{side}_lengths"]
+            if highest(tokens) >= vocabulary.vocab_size or lengths.min(initial=1) < 1 or lengths.sum() != len(tokens):
+                return False
+        return len(arrays["source_lengths"]) == len(arrays["target_lengths"])
 
     def _encode(self, examples: Sequence[Example]) -> tuple[Mapping[str, np.ndarray], int]:
         sources, targets = ([example[side] for example in examples] for side in ("source", "target"))
@@ -211,7 +220,9 @@ class Translation(Task):
         return sample
 
     def view(self, example: Example, answer: Mapping[str, Any]) -> View:
-        batch = self._pairs([{"source": example["source"], "target": answer["text"]}]).first()
+        pair = self._pairs([{"source": example["source"], "target": answer["text"]}])
+        length = min(1 << int(pair.lengths()[0] - 1).bit_length(), self.max_length)  # few programs for many views
+        batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), length)
         tokens = {
             side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
             for side in ("source", "target_input", "target_output")

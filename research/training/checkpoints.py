@@ -279,7 +279,8 @@ class Checkpoints:
             raise Damaged(self._damaged[step])
         parts = {path.partition("/")[0] for path in by_path(wanted)}
         expected = self._stored[step]["contents"]
-        expected = {path: array for path, array in expected.items() if path.partition("/")[0] in parts}
+        if isinstance(wanted, dict):
+            expected = {path: array for path, array in expected.items() if path.partition("/")[0] in parts}
         _check_fits(expected, wanted, step)
         stored = self._metadata(step).metadata
         with self._damage(step):
@@ -348,5 +349,5 @@ def _check_fits(stored: Contents, abstract: Any, step: int) -> None:
         if have.get(path) != want.get(path):
             raise UserError(
                 f"the checkpoint of step {step} does not fit the config: {path} is {have.get(path, 'absent')} there "
-                f"and {want.get(path, 'absent')} here: use the model and optimizer sections it was trained with"
+                f"and {want.get(path, 'absent')} here: use the model, optimizer and training.ema it was trained with"
             )

@@ -19,7 +19,7 @@ from research.parallel.mesh import place_batch
 from research.tasks.task import Example, Task
 from research.training.inference import Inference
 
-NUM_BUCKETS, BATCHES_PER_BUCKET = 4, 4
+NUM_BUCKETS, BATCHES_PER_BUCKET = 4, 16
 """Static lengths that evaluation pads to at most, and the batches for which another one is worth its compilation."""
 MULTIPLE = 8
 """What such lengths are multiples of, so that splits share their programs."""
@@ -113,6 +113,22 @@ class Evaluator:
                     del waiting[owner]
                     yield owner, task.answer(examples[owner], [rows[index] for index in sorted(rows)])
 
+    def trace_metrics(self, variables: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+        """The shapes of the task's sums for the longest batch of a split, made without computing anything.
+
+        variables: arrays, or their shapes and shardings. What is traced here is not traced again by `metrics`.
+        """
+        with jax.set_mesh(self.mesh):
+            return self._evaluate.eval_shape(variables, self._longest(rows))
+
+    def trace_answers(self, variables: Mapping[str, Any], questions: Rows) -> None:
+        """The same for the task's answers."""
+        self._predict.eval_shape(variables, self._longest(questions))
+
+    def _longest(self, rows: Rows) -> dict[str, jax.Array]:
+        batches = self._batches(rows, self.plan(rows))
+        return place_batch(batches[len(batches) - 1], self.mesh)
+
     def plan(self, rows: Rows) -> Plan:
         """Every row once, those of about equal length together, the longest last."""
         lengths = rows.lengths()
@@ -121,7 +137,8 @@ class Evaluator:
         count = min(max(len(rows) // (BATCHES_PER_BUCKET * self.batch_size), 1), NUM_BUCKETS)
         rounded = lengths
         if lengths.ndim == 1 and rows.longest is not None:
-            rounded = np.minimum(-(-lengths // MULTIPLE) * MULTIPLE, rows.longest)
+            rounded = -(-lengths // MULTIPLE) * MULTIPLE if count > 1 else _powers_of_two(lengths)
+            rounded = np.minimum(rounded, rows.longest)
         return ByLength(lengths, make_buckets(rounded, count, batch_size=self.batch_size))
 
     def _load(self, rows: Rows, plan: Plan) -> Iterator[dict[str, jax.Array]]:
@@ -158,19 +175,24 @@ def means(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
 def few_shapes(rows: Rows, batch_size: int) -> Plan:
     """A plan whose batches have few shapes whatever the rows: lengths and numbers of rows are powers of two.
 
-    So answers to other inputs need no new program; no batch has more than `batch_size` rows. Rows that fit into one
-    batch have one shape.
+    So answers to other inputs need no new program; no batch has more than `batch_size` rows. Rows of few batches have
+    one shape.
     """
     lengths = rows.lengths()
     if lengths is None:
         return InOrder(len(rows), _size(len(rows), batch_size))
-    rounded = 2 ** np.ceil(np.log2(np.maximum(lengths, 8))).astype(int)
-    if len(rows) <= batch_size:
+    rounded = _powers_of_two(lengths)
+    if len(rows) <= BATCHES_PER_BUCKET * batch_size:
         rounded = np.full_like(rounded, rounded.max(initial=1))
     longest = rows.longest or int(rounded.max(initial=1))
     counts = {int(length): int((rounded == length).sum()) for length in np.unique(rounded)}
     buckets = [Bucket(min(length, longest), _size(count, batch_size)) for length, count in counts.items()]
     return ByLength(lengths, tuple(buckets))
+
+
+def _powers_of_two(lengths: np.ndarray) -> np.ndarray:
+    """The lengths rounded up, to 8 at least."""
+    return 2 ** np.ceil(np.log2(np.maximum(lengths, 8))).astype(int)
 
 
 def _size(count: int, most: int) -> int:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from research.files import write_text
+from research.files import own_folder, write_text
 
 LONGEST_LINE = 2**20
 """Bytes of a line of `metrics.jsonl` that are read; real ones have a few hundred."""
@@ -26,14 +26,14 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, with `step` and the metrics logged at it.
 
     Opening it at a step drops the lines beyond: the resumed run writes them again, bit for bit the same. What was lost
-    of the lines before, one of which was due after each `every` steps, is one line of warning on stderr; a damaged file
-    is kept beside the new one as `metrics.jsonl.damaged`.
+    of the lines before, one of which was due after each `every` steps from the `first` one on, is one line of warning
+    on stderr; a damaged file is kept beside the new one as `metrics.jsonl.damaged`.
     """
 
-    def __init__(self, path: Path, step: int, every: int = 1):
+    def __init__(self, path: Path, step: int, *, first: int = 0, every: int = 1):
         rows, trouble = read_lines(path)
         kept = [row for row in rows if row["step"] <= step]
-        last = max((int(row["step"]) for row in kept), default=0)
+        last = max((int(row["step"]) for row in kept), default=first)
         told = [f"{path.name}: {trouble}, what it was is kept as {_keep_damaged(path)}"] if trouble else []
         if last < (due := step // every * every):
             told.append(f"{path.name} has no lines from step {last + 1} to {due}: they are lost")
@@ -122,12 +122,15 @@ def number(value: Any) -> float | None:
 class Loggers:
     """All places at once. With `folder` None (processes other than the first) nothing is written.
 
-    every: steps from one line to the next. bar: whether the console is one of the places.
+    first: the step at which the run began. every: steps from one line to the next. bar: whether the console is one of
+    the places.
     """
 
-    def __init__(self, folder: Path | None, step: int, total_steps: int, *, every: int = 1, bar: bool = True):
-        self._file = MetricsFile(folder / "metrics.jsonl", step, every) if folder else None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if folder else None
+    def __init__(
+        self, folder: Path | None, step: int, total_steps: int, *, first: int = 0, every: int = 1, bar: bool = True
+    ):
+        self._file = MetricsFile(folder / "metrics.jsonl", step, first=first, every=every) if folder else None
+        self._board = SummaryWriter(str(own_folder(folder / "tensorboard")), purge_step=step + 1) if folder else None
         self._bar = _ProgressBar(step, total_steps) if folder and bar else None
 
     def __enter__(self) -> "Loggers":

@@ -21,15 +21,16 @@ def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
 
     Raises Interrupted after a signal, once the state is saved.
     """
+    first = 0
     if found := checkpoints.restore_newest(run.abstract_state):
         state, notes, start = found
         checkpoints.check_belongs(start, run.belongings)
     else:
         state, notes = run.create_state(), {}
-        start = int(state.step)  # more than 0 where another run's whole state was taken over
+        start = first = int(state.step)  # more than 0 where another run's whole state was taken over
     main_process = jax.process_index() == 0
     folder, every = run.folder if main_process else None, run.options.log_every
-    with Loggers(folder, start, len(run.batches), every=every) as loggers:
+    with Loggers(folder, start, len(run.batches), first=first, every=every) as loggers:
         progress = Progress(run, checkpoints, loggers, notes)
         with Interruptions() as interruptions, interruptions.deferred():
             return _train(run, checkpoints, progress, interruptions, state, start), progress.timing

@@ -9,6 +9,7 @@ from research.models.bert import BERT
 from research.models.contract import WithHead
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
+from research.models.mae import MAE
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
 from research.models.seq2seq import Seq2Seq
@@ -46,7 +47,8 @@ class Family:
 
     name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
     in configs, None where no task here answers with it. architectures: the library's classes, and for each the fields
-    of ours that it stands for: several where a file says which, the first that fits.
+    of ours that it stands for: several where a file says which, the first that fits. exported: False where the library
+    needs arrays that ours has not, such as tables of sines and cosines.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Family:
     tables: Callable[[Any], tuple[Table, ...]]
     fields: Fields
     architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
+    exported: bool = True
 
 
 def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
@@ -112,6 +115,17 @@ def _marian_ours(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _marian_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
+
+
+def _mae_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing, but the decoder's feed-forward networks have four times its width."""
+    if config.get("decoder_intermediate_size", 2048) != 4 * config.get("decoder_hidden_size", 512):
+        raise UserError("config.json has another decoder_intermediate_size than 4 times the width: give another model")
+    return {}
+
+
+def _mae_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"decoder_intermediate_size": 4 * values["decoder_width"]}
 
 
 def _t5_ours(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +252,26 @@ FAMILIES = (
         _dinov2,
         Fields((*DINO, Field("registers", "num_register_tokens", 4)), DINO_FIXED, (_dino_ours, _dino_theirs)),
         {"Dinov2WithRegistersModel": ({"num_classes": 0},)},
+    ),
+    Family(
+        "vit_mae",
+        "mae",
+        MAE,
+        None,
+        _always(vit.MAE),
+        Fields(
+            (
+                *(field for field in PATCHES if field.ours != "dropout"),
+                Field("decoder_width", "decoder_hidden_size", 512),
+                Field("decoder_layers", "decoder_num_hidden_layers", 8),
+                Field("decoder_heads", "decoder_num_attention_heads", 16),
+                Field("masked", "mask_ratio", 0.75),
+            ),
+            {**PATCHES_FIXED, "hidden_dropout_prob": 0.0},
+            (_mae_ours, _mae_theirs),
+        ),
+        {"ViTMAEForPreTraining": ({"longest_wave": False},)},
+        exported=False,
     ),
     Family(
         "marian",

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import safe_open
 
 from research.errors import UserError
-from research.files import inside, read_json
+from research.files import read_json
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -107,8 +107,10 @@ def _folder(folder: Path) -> Arrays:
     places: dict[str, Place] = {}
     for name in sorted({*shards.values()}):
         shard = folder / name
-        if shard.parent != folder or not inside(shard, folder):
-            raise UserError(f"{folder / INDEX} names {name!r}, which is not a file of its folder: restore the index")
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise UserError(
+                f"{folder / INDEX} names {name!r}, which is not a .safetensors file of its folder: restore the index"
+            )
         if not shard.exists():
             raise UserError(f"{folder} lacks {name}, which its index names: fetch the missing file")
         places |= read_arrays(shard).places
@@ -151,6 +153,8 @@ def _npz(path: Path) -> dict[str, Place]:
             with archive.open(member) as file:
                 form, first = np.lib.format, np.lib.format.read_magic(file) == (1, 0)
                 shape, _, dtype = (form.read_array_header_1_0 if first else form.read_array_header_2_0)(file)
+            if dtype.hasobject:
+                raise ValueError(f"{name[:60]!r} holds objects that would have to be unpickled")
             places[name] = Place(path, name, dtype, shape)
     return places
 

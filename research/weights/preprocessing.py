@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.files import fits, read_json
 
@@ -80,6 +81,24 @@ def photo_written(task: Any) -> dict[str, Any]:
         written |= {"do_center_crop": True, "crop_size": {"height": photo.size, "width": photo.size}}
         written["size"] = {"shortest_edge": int(photo.size / photo.crop_fraction)}
     return written
+
+
+def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
+    """The vocabulary of a published model whose table has so many rows.
+
+    Raises UserError where there is none, where it is of a kind that is not read, and where it has another size.
+    """
+    files = [folder / name for name in ("tokenizer.json", "vocab.txt")]
+    found = next((file for file in files if file.exists()), None)
+    if found is None:
+        raise UserError(f"{folder} has neither tokenizer.json nor vocab.txt: fetch the model's tokenizer")
+    vocabulary = Tokenizer(path=str(found)).read()
+    if vocabulary.vocab_size != rows:
+        raise UserError(
+            f"{found} has {vocabulary.vocab_size:,} tokens and the model's table {rows:,} rows: give the "
+            "tokenizer that was published with these weights"
+        )
+    return vocabulary
 
 
 def sentences_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from research.config import build
 from research.errors import UserError
 from research.files import read_json
+from research.models.mae import MAE
 from research.models.seq2seq import Seq2Seq
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
@@ -58,7 +59,7 @@ def read_published(path: Path) -> Published:
     config = read_json(path / "config.json")
     if "architecture" in config:
         name, fields = timm.fields_of(config)
-        model = _built(name, fields)
+        model = built(name, fields)
         (table,) = TIMM[type(model)](model)
         return _published(path, config, None, name, fields, model, table, arrays)
     family, variants = family_of(config)
@@ -66,7 +67,7 @@ def read_published(path: Path) -> Published:
     candidates = []
     for variant in variants:
         fields = base | _with_labels(variant, config)
-        model = _built(family.model, fields)
+        model = built(family.model, fields)
         (table,) = family.tables(model)
         candidates.append(_published(path, config, family, family.model, fields, model, table, arrays))
         if candidates[-1].match.fits:
@@ -123,10 +124,14 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
         return tokens, tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     if hasattr(model, "vocab_size"):
         return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
-    return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if isinstance(model, MAE):
+        return images, jax.ShapeDtypeStruct((1, (size // model.patch_size) ** 2), jnp.int32)
+    return (images,)
 
 
-def _built(name: str, fields: Mapping[str, Any]) -> nn.Module:
+def built(name: str, fields: Mapping[str, Any]) -> nn.Module:
+    """Our model of a name and its fields, which are checked as a config's are. Raises UserError."""
     classes = {family.model: family.cls for family in FAMILIES} | {cls.__name__.lower(): cls for cls in TIMM}
     return build(classes[name], fields, "config.json")
 
@@ -160,4 +165,4 @@ def _original(path: Path, arrays: Arrays) -> Published:
     fields = {"num_classes": classes, "patch_size": patch, "width": width, "num_layers": layers, "num_heads": heads}
     fields |= {"mlp_width": mlp_width}
     config = {"image_size": round(max(tokens, 0) ** 0.5) * patch}
-    return _published(path, config, None, "vit", fields, _built("vit", fields), vit.ORIGINAL, arrays)
+    return _published(path, config, None, "vit", fields, built("vit", fields), vit.ORIGINAL, arrays)

@@ -113,6 +113,37 @@ DINOV2_GATED = dataclasses.replace(
 )
 """The largest, whose feed-forward networks are gated."""
 
+_MAE_LAYER, _MAE_OURS = "decoder.decoder_layers.{}", "decoder/layer_{}"
+MAE = Table(
+    (
+        *(one for one in _HUGGING_FACE if one.ours[0] not in ("position_embedding", "distillation_token")),
+        *dense("decoder_embedding", "decoder.decoder_embed"),
+        line("mask_token", "decoder.mask_token", SQUEEZE_TWICE),
+        *norm(f"{_MAE_OURS}/self_attention_norm", f"{_MAE_LAYER}.layernorm_before"),
+        *attention(
+            f"{_MAE_OURS}/self_attention",
+            f"{_MAE_LAYER}.attention.attention.query",
+            f"{_MAE_LAYER}.attention.attention.key",
+            f"{_MAE_LAYER}.attention.attention.value",
+            f"{_MAE_LAYER}.attention.output.dense",
+        ),
+        *norm(f"{_MAE_OURS}/feed_forward_norm", f"{_MAE_LAYER}.layernorm_after"),
+        *dense(f"{_MAE_OURS}/feed_forward/up", f"{_MAE_LAYER}.intermediate.dense"),
+        *dense(f"{_MAE_OURS}/feed_forward/down", f"{_MAE_LAYER}.output.dense"),
+        *norm("decoder/norm", "decoder.decoder_norm"),
+        *dense("head", "decoder.decoder_pred"),
+    ),
+    (
+        Drop(
+            r"embeddings\.position_embeddings|decoder\.decoder_pos_embed",
+            "sines and cosines, which follow from the grid",
+        ),
+    ),
+    ((r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),),
+    "vit.",
+    ("decoder.",),
+)
+
 ORIGINAL = Table(
     (
         line("cls_token", "cls", SQUEEZE_TWICE),

@@ -130,6 +130,8 @@ def test_splits_by_share_and_by_file(tmp_path: Path):
         ('{"text": "a"}\n{"text": \n', "line 2 of .* is not JSON"),
         ('["a"]\n', "record 1 .* has no text 'text' \\(list\\)"),
         ("[" * 100_000 + "\n", "line 1 of .* is not JSON"),
+        ('{"text": "a\\ud800b"}\n', "record 1 of .* has half a surrogate pair"),
+        ('{"text": "a"}\n{"text": "a\\u0000b"}\n', "record 2 of .* has a NUL character"),
     ],
 )
 def test_bad_records_are_named(tmp_path: Path, content: str, words: str):
@@ -150,6 +152,24 @@ def test_bad_tables_are_named(tmp_path: Path, formats: dict[str, str]):
         with pytest.raises(UserError) as error:
             list(Texts((str(tmp_path / f"{number}.parquet"),)))
         assert "\n" not in str(error.value)
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match=r"is a compressed Parquet file, which is read from its end: decompress it"):
+        list(Texts((str(tmp_path / "a.parquet.gz"),)))
+
+
+def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    parquet.write_table(pyarrow.table({"text": ["a" * 10_000_000]}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    monkeypatch.setattr(texts, "SMALLEST_LIMIT", 5_000_000)
+    monkeypatch.setattr(texts, "EXPANSION", 2)
+    with pytest.raises(UserError, match="more than text of its size would"):
+        list(Texts((str(tmp_path / "a.parquet"),)))
+
+
+def test_a_key_of_records_has_no_meaning_for_plain_text(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n" * 20)
+    with pytest.raises(UserError, match=r"data\.field 'body' is for \.jsonl and \.parquet files"):
+        TextFile(str(tmp_path / "a.txt"), field="body").examples("train")
 
 
 def test_chunks_hold_every_piece_once(monkeypatch: pytest.MonkeyPatch):

@@ -154,7 +154,7 @@ def itertools_islice(chunks, skipped):
             yield chunk
 
 
-@pytest.mark.parametrize("spoil", ["empty", "json", "short", "missing", "counts", "folder"])
+@pytest.mark.parametrize("spoil", ["empty", "json", "short", "missing", "counts", "folder", "ids"])
 def test_a_spoilt_store_is_made_again(tmp_path: Path, little, spoil: str):
     (tmp_path / "a.txt").write_text(TEXT)
     source, task = TextFile(str(tmp_path / "a.txt"), 0.0), task_of(TEXT)
@@ -162,6 +162,8 @@ def test_a_spoilt_store_is_made_again(tmp_path: Path, little, spoil: str):
     (notes,) = (tmp_path / "a.txt.tokens").glob("*/store.json")
     if spoil == "short":
         os.truncate(notes.with_name("bytes"), 10)
+    elif spoil == "ids":  # which a device would clamp without a word
+        notes.with_name("tokens").write_bytes(b"\xff" * notes.with_name("tokens").stat().st_size)
     elif spoil == "missing":
         notes.with_name("tokens").unlink()
     elif spoil == "folder":

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.train import train
 from research.errors import UserError
+from research.reports.training import train
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
 from research.runs.predictor import Predictor

@@ -62,10 +62,8 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
+def write_data(folder: Path) -> None:
     """Small stand-ins for the files that configs read."""
-    folder = tmp_path_factory.mktemp("data")
     (folder / "text.txt").write_text("To be, or not to be, that is the question:\n" * 40)
     for split in ("train", "valid", "test.2016"):
         for language, lines in LINES.items():
@@ -87,6 +85,12 @@ def data(tmp_path_factory) -> Path:
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "PNG")
                 archive.writestr(f"{split}/class_{label}/{number}.png", file.getvalue())
     subprocess.run([sys.executable, "-c", WMT14, str(folder / "tfds")], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
     return folder
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from experiments import evaluate, inspect, pictures, predict, report
-from experiments.train import train
 from research.errors import UserError
+from research.reports.training import train
 from research.runs.predictor import Predictor
 from research.runs.tables import TASKS
 

@@ -31,3 +31,15 @@ def test_it_lists_and_starts_commands(tmp_path):
 def test_what_is_not_a_command(tmp_path, name, hint):
     done = heed(tmp_path, name)
     assert done.returncode == 2 and hint in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path, run):
+    environment = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = ["train", "--config=configs/theory/grokking.py:tiny", "--config.training.duration.steps=1"]
+    for folder in ("a", "b"):
+        assert run(*command, f"--workdir={tmp_path / folder}", **environment).code == 0
+        kept = {path.name for path in (tmp_path / "cache" / "heed").glob("programs-*/*-cache")}
+        assert any(name.startswith("jit_train") for name in kept)
+        if folder == "a":
+            first = kept
+    assert kept == first

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.train import train
 from research.config import load
 from research.errors import UserError
 from research.files import read_json
 from research.reports.pictures import draw
+from research.reports.training import train
 from research.runs.experiment import open_run
 from research.runs.predictor import Predictor
 from research.training.loggers import read_metrics

@@ -30,6 +30,7 @@ FEW_MESHES = ("2x4 fsdp_tensor", "all axes")
 
 TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 CASES = {
+    "bert": ("configs/language/sentences.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128}),
     "decoder": ("configs/theory/grokking.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}),
     "efficientformer": (
         "configs/vision/digits.py:tiny",

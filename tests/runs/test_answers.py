@@ -83,11 +83,16 @@ def test_a_second_test_set_is_kept_under_its_own_name(trained_pairs: Path, run, 
     assert results.keys() == {name for name in before if name.startswith("test/")} and results != before
     assert json.loads((folder / "results.json").read_text()) == before
     assert run("evaluate", *arguments, *other).code == 0  # measured again
+    assert run("report", str(folder)).code == 0
+    section = (folder / "report.html").read_text().partition("Other evaluations</h2>")[2].partition("</section>")[0]
+    assert ">other</th>" in section and f"{results['test/loss']:.5g}" in section
     taken = run("evaluate", *arguments, *other, "--set=beam_size=2")
     assert taken.code == 2 and "has results of another choice" in taken.stderr and "use another --name" in taken.stderr
-    for name in ("../x", "", "a/b", ".hidden"):
+    for name in ("../x", "", "a/b", ".hidden", "x" * 101):
         refused = run("evaluate", *arguments[:-1], f"--name={name}", *other)
-        assert refused.code == (2 if name else 0), refused.stderr
+        assert refused.code == 2 and "is not a name for a file" in refused.stderr and not refused.stdout, refused.stderr
+    other_kind = run("evaluate", *arguments, "--config.data={'name': 'digits'}")
+    assert other_kind.code == 2 and other_kind.stderr.count("\n") == 1, other_kind.stderr
     trained_part = run("evaluate", *arguments, "--config.model.width=3")
     assert trained_part.code == 2 and "only --config.data... can be others" in trained_part.stderr
 

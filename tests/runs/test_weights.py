@@ -19,6 +19,8 @@ from research.data.tokenizer import TrainedTokenizer
 from research.errors import UserError
 from research.parallel.sharding import by_path
 from research.runs.experiment import open_run, trained
+from research.weights.match import read
+from research.weights.published import read_published
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 GOLDEN = FIXTURES / "transformers"
@@ -135,6 +137,43 @@ def test_a_fine_tune_from_imported_weights(from_folder, published, tmp_path, cap
     assert {"tokenizer.json", "vocab.txt", "modules.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config(arg=""):
+    return ConfigDict({config!r})
+"""
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "swin", "dinov2"])
+def test_a_fine_tune_of_images_from_imported_weights(name, published, tmp_path):
+    """The body is the published one, the head is new, of other classes. dinov2 has none: its folder is started from."""
+    source, run, tuned = published(name), tmp_path / "run", tmp_path / "tuned"
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    if name != "dinov2":
+        command("import", source, run)
+    model = dict(read_published(source).section)
+    config = {
+        "model": {key: value for key, value in model.items() if key != "num_classes"},
+        "task": {"name": "classification", "photo": {"size": 32 if name == "swin" else 16}},
+        "data": {"name": "image_folder", "path": str(tmp_path / "photos"), "validation_fraction": 0.25},
+        "optimizer": {"name": "sgd", "learning_rate": 1.0, "multipliers": {"^(?!head)": 0.0}},
+        "training": {"batch_size": 2, "duration": {"steps": 2}},
+        "transfer": {"source": "", "new": ["^head"]},
+    }
+    (tmp_path / "config.py").write_text(CONFIG.format(config=config))
+    results = train(str(tmp_path / "config.py"), tuned, {}, str(source if name == "dinov2" else run))
+    assert np.isfinite(results["validation/loss"])
+    after, expected = arrays_of(tuned), dict(read((found := read_published(source)).match, found.arrays))
+    body = [path for path in expected if not path.startswith("head")]
+    assert all(np.array_equal(after[f"params/{path}"], expected[path]) for path in body)
+    assert np.abs(after["params/head/kernel"]).max() > 0
+
+
 def test_verify_notices_what_changed(published, tmp_path):
     source, run = published("vit"), tmp_path / "run"
     command("import", source, run)
@@ -212,7 +251,7 @@ WRONG = {
     "too few layers": (lambda f: changed(f, num_hidden_layers=1), r"encoder\.layer\.1\..* which the model lacks"),
     "other weights": (lambda f: rewritten(f, lambda a: {"x": np.ones((99, 99), np.float32)}), "lacks embeddings"),
     "a shard is missing": (lambda f: sharded(f, lost=True), r"lacks model-2\.safetensors, which its index names"),
-    "a shard elsewhere": (lambda f: sharded(f, "../model-2.safetensors"), "is not a file of its folder: restore"),
+    "a shard elsewhere": (lambda f: sharded(f, "../model-2.safetensors"), r"is not a \.safetensors file of its folder"),
     "index without names": (
         lambda f: (sharded(f), (f / "model.safetensors.index.json").write_text('{"weight_map": [1]}')),
         "does not say which file holds which array",

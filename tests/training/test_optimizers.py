@@ -124,6 +124,10 @@ DEPTHS = {
     ),
     "vit": {"cls_token": 0, "position_embedding": 0, "patch_embedding": 0, "head": 3},
     "gpt": {"embedding": 0, "position_embedding": 0},
+    "bert": (
+        {"embedding": 0, "position_embedding": 0, "segment_embedding": 0, "embedding_norm": 0}
+        | {"pooler": 3, "masked": 3, "next_sentence": 3}
+    ),
 }  # fmt: skip
 
 
@@ -132,10 +136,10 @@ def test_depths_of_the_parameters_of_our_models(name):
     model, inputs = MODELS[name]
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     found = {part: set(jax.tree.leaves(tree)) for part, tree in layer_depths(params).items()}
-    stack = {"vit": "encoder", "gpt": "decoder"}.get(name)
+    stack = {"vit": "encoder", "gpt": "decoder", "bert": "encoder"}.get(name)
     if stack:
         parts = {part: set(jax.tree.leaves(tree)) for part, tree in layer_depths(params)[stack].items()}
-        assert parts == {"layer_0": {1}, "layer_1": {2}, "norm": {3}}
+        assert parts == {"layer_0": {1}, "layer_1": {2}} | ({} if name == "bert" else {"norm": {3}})
         del found[stack]
     assert found == {part: {depth} for part, depth in DEPTHS[name].items()}
     check_patterns(AdamW(0.1, layer_decay=0.5), params)

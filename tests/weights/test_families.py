@@ -37,6 +37,9 @@ def golden(name, scan=False):
 
 
 def inputs_of(answers):
+    if "noise" in answers:  # its order is the order of the patches
+        order = jnp.asarray(np.argsort(answers["noise"], axis=1), jnp.int32)
+        return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)), order), {}
     if "pixel_values" in answers:
         return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)),), {}
     if "decoder_input_ids" in answers:
@@ -113,9 +116,10 @@ def test_what_is_exported_is_what_was_imported(name):
     arrays = dict(read(published.match, published.arrays))
     prefixed = bool(published.table.prefix) and any(one.startswith(published.table.prefix) for one in published.arrays)
     again = theirs(published.table, arrays, prefixed=prefixed)
-    assert {*published.arrays} == {*again} | {*published.match.dropped}
+    spelt, names = published.table.spelt, published.match.names
+    assert {spelt(key) for key in published.arrays} == {spelt(key) for key in (*again, *published.match.dropped)}
     for key, array in again.items():
-        np.testing.assert_array_equal(array, published.arrays[key])
+        np.testing.assert_array_equal(array, published.arrays[names[spelt(key)]])
     config = json.loads((GOLDEN / name / "config.json").read_text())
     written = published.family.fields.theirs(vars(published.model))
     assert published.family.fields.ours(written) == published.family.fields.ours(config)

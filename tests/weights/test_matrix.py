@@ -33,7 +33,7 @@ def rows():
             layers = "single" if family.model in NOT_SCANNED else "single, scanned"
             task = (family.task if variants[0].get("num_classes") != 0 else None) or "-"
             golden = f"`{proved[architecture]}`" if architecture in proved else "as its family's"
-            yield "transformers", architecture, family.model, "both", layers, task, golden
+            yield "transformers", architecture, family.model, "both" if family.exported else "in", layers, task, golden
     for golden, (model, name) in TIMM.items():
         assert (GOLDEN / "golden" / f"{golden}.safetensors").exists()
         layers = "single" if model in NOT_SCANNED else "single, scanned"
