@@ -63,7 +63,8 @@ def _audit(experiment: Experiment, form: str) -> int:
     for split, count in found.counts.items():
         labels = found.labels[split]
         shown = ", ".join(
-            f"{names[label] if label < len(names) else label}: {labels[label]:,}" for label in sorted(labels)
+            f"{names[label] if isinstance(label, int) and label < len(names) else label}: {labels[label]:,}"
+            for label in sorted(labels)
         )
         print(f"{split}: {count:,} examples" + (f" ({shown})" if shown else ""))
     print(*(found.findings or ["nothing odd was found"]), sep="\n")

@@ -82,6 +82,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("person")
     text = "All the world's a stage,\nAnd all the men and women merely players;\n"
     (folder / "my_text.txt").write_text(text * 30)
+    (folder / "my_texts.csv").write_text("text,label\n" + "A man rides.,man\nTwo dogs run.,dog\n" * 40)
     for part in ("train", "valid"):
         (folder / f"my_{part}.en").write_text("A man rides a bicycle.\nTwo dogs run.\n" * 20)
         (folder / f"my_{part}.de").write_text("Ein Mann fährt Fahrrad.\nZwei Hunde rennen.\n" * 20)

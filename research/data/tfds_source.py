@@ -206,7 +206,16 @@ def _short(error: Exception) -> str:
 
 
 def _plain(value):
-    """Text as str and numbers as int or float, where TFDS gives bytes and numpy scalars; arrays as they are."""
+    """Text as str and numbers as int or float, where TFDS gives bytes and numpy scalars; arrays as they are.
+
+    Of a dict, such as the answers of SQuAD, also its lists of texts and numbers.
+    """
     if isinstance(value, bytes):
         return value.decode("utf-8")
+    if isinstance(value, dict):
+        return {name: _listed(part) for name, part in value.items()}
     return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _listed(value):
+    return [_plain(part) for part in value] if getattr(value, "ndim", None) == 1 else _plain(value)

@@ -125,6 +125,16 @@ class TrainedTokenizer:
             return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]
         return encoded
 
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each text its ids, int32 [tokens], and the characters that each token stands for, int64 [tokens, 2]:
+        the first one's place, and the place behind the last one."""
+        with library("a text cannot be encoded", "convert it to UTF-8"):
+            encoded = self._tokenizer.encode_batch(list(texts))
+        return [
+            (np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2))
+            for encoding in encoded
+        ]
+
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of the lines of a text, one after the other, and where in the text's UTF-8 each token ends.
 

@@ -21,6 +21,21 @@ def forbid(logits: Float[Array, "*shape vocab"], tokens: Sequence[int]) -> Float
     return logits.at[..., jnp.asarray(tokens, jnp.int32)].set(-jnp.inf)
 
 
+def penalised(
+    logits: Float[Array, "batch vocab"], tokens: Int[Array, "batch length"], penalty: float
+) -> Float[Array, "batch vocab"]:
+    """Logits of tokens that are there already, divided by the penalty where positive and multiplied by it elsewhere.
+
+    Keskar et al. 2019, section 4.1, as most tools do it. tokens: what each row holds, prompt included; negative ones
+    are none. A penalty of 1 changes nothing.
+    """
+    if penalty == 1:
+        return logits
+    rows, places = jnp.arange(len(logits))[:, None], jnp.where(tokens < 0, logits.shape[-1], tokens)
+    there = jnp.zeros(logits.shape, bool).at[rows, places].set(True, mode="drop")
+    return jnp.where(there, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
 def sampler(temperature: float, top_k: int | None = None, top_p: float | None = None) -> Choose:
     """Draws from softmax(logits / temperature), cut to the `top_k` tokens, then to the nucleus `top_p` of these."""
     if not 0 < temperature < float("inf"):

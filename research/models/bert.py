@@ -76,7 +76,7 @@ class BERT(nn.Module):
         if self.head in ("pooler", "pretraining"):
             self.pooler = nn.Dense(self.width, kernel_init=_INIT)
         if self.head in ("masked", "pretraining"):
-            self.masked = MaskedHead(self.vocab_size, self.activation, self.norm_epsilon)
+            self.masked = MaskedHead(self.vocab_size, self.width, self.activation, self.norm_epsilon)
         if self.head == "pretraining":
             self.next_sentence = nn.Dense(2, kernel_init=_INIT, dot_general=float32_dot_general)
 
@@ -92,12 +92,12 @@ class BERT(nn.Module):
 
         valid: which tokens are not padding (all, unless given). segments: of each token (0 unless given).
         """
-        states = self.encode(tokens, valid, segments, train=train)
+        states = self.text_states(tokens, valid, segments, train=train)
         if self.is_initializing() and self.head in ("pooler", "pretraining"):
             self._second_head(states)
         return self.masked(states, self.embedding.embedding) if self.head in ("masked", "pretraining") else states
 
-    def encode(
+    def text_states(
         self,
         tokens: Int[Array, "batch length"],
         valid: Bool[Array, "batch length"] | None = None,
@@ -105,7 +105,7 @@ class BERT(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch length width"]:
-        """The last layer's states."""
+        """The last layer's states. A model with one kind of segment has no use for `segments`."""
         return self._states(tokens, valid, segments, train=train)
 
     def hidden_states(
@@ -130,7 +130,7 @@ class BERT(nn.Module):
         """tanh of a projection of the state of [CLS]. Raises UserError where the model has no pooler."""
         if self.head not in ("pooler", "pretraining"):
             raise UserError(f"model.head {self.head!r} has no pooler: use 'pooler' or 'pretraining'")
-        return self._pool(self.encode(tokens, valid, segments, train=train))
+        return self._pool(self.text_states(tokens, valid, segments, train=train))
 
     def pretraining(
         self,
@@ -143,8 +143,33 @@ class BERT(nn.Module):
         """Logits of the tokens, and of whether the second segment follows the first (0) or not (1) (section 3.1)."""
         if self.head != "pretraining":
             raise UserError(f"model.head {self.head!r} does not tell next sentences: use 'pretraining'")
-        states = self.encode(tokens, valid, segments, train=train)
+        states = self.text_states(tokens, valid, segments, train=train)
         return self.masked(states, self.embedding.embedding), self.next_sentence(self._pool(states))
+
+    def masked_features(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"],
+        segments: Int[Array, "batch length"],
+        places: Int[Array, "batch masked"],
+        *,
+        train: bool = False,
+    ) -> tuple[
+        Float[Array, "batch masked width"],
+        Float[Array, "vocab width"],
+        Float[Array, "vocab"],
+        Float32[Array, "batch 2"] | None,
+    ]:
+        """What `pretraining` gives, without computing logits where nothing is masked: the features at `places`, the
+        table and the bias of the tokens' logits (`research.tasks.losses.vocabulary_loss`), and the logits of whether
+        the second segment follows, None for a model that does not tell.
+        """
+        if self.head not in ("masked", "pretraining"):
+            raise UserError(f"model.head {self.head!r} finds no masked tokens: use 'masked' or 'pretraining'")
+        states = self.text_states(tokens, valid, segments, train=train)
+        features = self.masked.features(jnp.take_along_axis(states, places[:, :, None], axis=1))
+        follows = self.next_sentence(self._pool(states)) if self.head == "pretraining" else None
+        return features, self.embedding.embedding, self.masked.bias, follows
 
     def _states(self, tokens, valid, segments, *, every_layer=False, train):
         if tokens.shape[1] + self.first_position > self.max_length:
@@ -152,7 +177,8 @@ class BERT(nn.Module):
             raise UserError(f"length {tokens.shape[1]} exceeds {room} positions: use a larger model.max_length")
         x = self.embedding(tokens)
         x += self.position_embedding(jnp.arange(tokens.shape[1]) + self.first_position)
-        x += self.segment_embedding(jnp.zeros_like(tokens) if segments is None else segments)
+        none = segments is None or self.segments == 1
+        x += self.segment_embedding(jnp.zeros_like(tokens) if none else segments)
         x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
         mask = None if valid is None else padding_mask(valid)
         return self.encoder(x, mask=mask, every_layer=every_layer, train=train)
@@ -170,16 +196,24 @@ class MaskedHead(nn.Module):
     """Logits of masked tokens: a projection, the activation and a norm, then the token table and a bias."""
 
     vocab_size: int
+    width: int
     activation: Activation
     norm_epsilon: float
 
-    @nn.compact
+    def setup(self):
+        self.transform = nn.Dense(self.width, kernel_init=_INIT)
+        self.norm = nn.LayerNorm(epsilon=self.norm_epsilon)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+
     def __call__(
         self, states: Float[Array, "batch length width"], table: Float[Array, "vocab width"]
     ) -> Float32[Array, "batch length vocab"]:
-        x = FUNCTIONS[self.activation](nn.Dense(states.shape[-1], kernel_init=_INIT, name="transform")(states))
-        x = nn.LayerNorm(epsilon=self.norm_epsilon, name="norm")(x)
-        return vocabulary_logits(x, table) + self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        """The logits of every place."""
+        return vocabulary_logits(self.features(states), table) + self.bias
+
+    def features(self, states: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        """What the logits are the product of, with the table, before the bias."""
+        return self.norm(FUNCTIONS[self.activation](self.transform(states)))
 
 
 def sentence_vectors(

@@ -10,7 +10,7 @@ inheriting anything, and `isinstance(model, Levels)` asks for it.
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 @runtime_checkable
@@ -90,3 +90,38 @@ class HiddenStates(Protocol):
 
     def hidden_states(self, *inputs: Any, train: bool = False) -> Float[Array, "layers batch tokens features"]:
         """The first layer's first, each after the final norm; the tokens are all those that the layers see."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A model of text whose states serve tasks that bring a head of their own (`research.models.text_head`)."""
+
+    def text_states(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """The last layer's states.
+
+        valid: which tokens are not padding, which stands behind them. segments: 0, and 1 for the second of two texts.
+        """
+
+
+@runtime_checkable
+class SeparateTexts(Protocol):
+    """A language model that keeps several texts of a row apart."""
+
+    def separate_features(
+        self, tokens: Int[Array, "batch length"], segments: Int[Array, "batch length"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
+        """As `States.features`; a token sees those of its own segment alone, in which positions count from 0."""
+
+
+@runtime_checkable
+class WithHead(Protocol):
+    """A model that is another one with a new layer, whose own parameters keep their paths."""
+
+    body: Any

@@ -5,24 +5,37 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
 from research.layers.masks import causal_mask, segment_mask
+from research.layers.norms import NormKind
 from research.layers.positions import LearnedPositions, segment_positions
 from research.layers.transformer import TransformerLayer, TransformerStack
 from research.ranges import Layers, Rate, Size
 
+SIZES = {
+    "gpt2": {"num_layers": 12, "width": 768, "num_heads": 12},
+    "gpt2_medium": {"num_layers": 24, "width": 1024, "num_heads": 16},
+    "gpt2_large": {"num_layers": 36, "width": 1280, "num_heads": 20},
+    "gpt2_xl": {"num_layers": 48, "width": 1600, "num_heads": 25},
+}
+"""Table 2 of the paper."""
+
 
 class GPT(nn.Module):
-    """Pre-LN causal Transformer whose token table is its output projection too; GPT-2 small is 12 layers, width 768.
+    """Pre-LN causal Transformer whose token table is its output projection too; `SIZES` has those of GPT-2.
+
+    Llama (Touvron et al. 2023, section 2.2) is norm_kind "rms", activation "swiglu", rotary positions and no biases,
+    with a projection of its own in place of the table.
 
     Fields:
         mlp_width: 4 · width unless given.
         num_kv_heads: `num_heads` unless given; fewer make grouped- or multi-query attention.
         max_length: the context.
         use_bias: biases of the projections and of LayerNorm.
+        norm_kind: LayerNorm, or RMSNorm, which has no bias.
     """
 
     vocab_size: Size
@@ -38,6 +51,7 @@ class GPT(nn.Module):
     positions: Literal["learned", "rotary"] = "learned"
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
+    norm_kind: NormKind = "layer"
 
     def __call__(
         self,
@@ -68,6 +82,23 @@ class GPT(nn.Module):
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
         """What the logits of `__call__` are the product of: a state for each token, and the output table."""
         return self._states(tokens, segments, positions, cache_index, train=train)
+
+    def separate_features(
+        self, tokens: Int[Array, "batch length"], segments: Int[Array, "batch length"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
+        """`features` of rows that hold several texts each, numbered by `segments`."""
+        return self.features(tokens, segments=segments, train=train)
+
+    def text_states(
+        self,
+        tokens: Int[Array, "batch length"],
+        valid: Bool[Array, "batch length"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """The states of `features`. No token sees the padding behind it, and two texts are read as one."""
+        return self.features(tokens, train=train)[0]
 
     def hidden_states(
         self,
@@ -104,6 +135,7 @@ class GPT(nn.Module):
             num_kv_heads=self.num_kv_heads,
             activation=self.activation,
             norm="pre",
+            norm_kind=self.norm_kind,
             norm_epsilon=1e-5,
             dropout=self.dropout,
             attention_dropout=self.dropout,

@@ -58,7 +58,7 @@ def audit(experiment: Experiment) -> Audit:
                 note(str(example), split, index)
                 continue
             if "label" in example:
-                labels[example["label"]] += 1
+                labels[example["label"] if isinstance(example["label"], int) else str(example["label"])] += 1
             earlier = first.setdefault(_digest(example), (split, index))
             if earlier != (split, index):
                 here = earlier[0] == split

@@ -313,7 +313,7 @@ def build_experiment(
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
-    model = choose(MODELS, config.model, "model", **task.model_fields())
+    model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
 

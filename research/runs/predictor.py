@@ -21,7 +21,7 @@ class Predictor:
     evaluator: Evaluator
     variables: Mapping[str, Any]
     step: int
-    _others: dict[tuple, Evaluator] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _others: dict[str, Evaluator] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def open(cls, folder: Path | str, checkpoint: int | str | None = None) -> Self:
@@ -66,7 +66,7 @@ class Predictor:
         """The evaluator whose task has these options, remembered with what it compiled."""
         if not options:
             return self.evaluator
-        task, key = self.task.answering(**options), tuple(sorted(options.items()))
+        task, key = self.task.answering(**options), repr(sorted(options.items()))
         if key not in self._others:
             inference = dataclasses.replace(self.evaluator.inference, task=task)
             self._others[key] = dataclasses.replace(self.evaluator, inference=inference)

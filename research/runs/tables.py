@@ -1,11 +1,16 @@
 """The names of data sources, tasks and models in configs: the one place that a new one is added to."""
 
+from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.mixture import Mixture
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
+from research.data.python_docs import PythonDocs
 from research.data.scan import Scan
+from research.data.squad import Squad
+from research.data.stories import Stories
+from research.data.table import Table
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.models.bert import BERT
@@ -23,20 +28,29 @@ from research.tasks.classification import Classification
 from research.tasks.distillation import Distillation
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
+from research.tasks.masked_language import MaskedLanguage
 from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification
 from research.tasks.pretext import Pretext
+from research.tasks.question_answering import QuestionAnswering
 from research.tasks.sentences import Sentences
+from research.tasks.text_classification import TextClassification
+from research.tasks.token_classification import TokenClassification
 from research.tasks.translation import Translation
 
 SOURCES = {
+    "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
     "mixture": Mixture,
     "modular": Modular,
     "parallel_text": ParallelText,
     "phrasebook": Phrasebook,
+    "python_docs": PythonDocs,
     "scan": Scan,
+    "squad": Squad,
+    "stories": Stories,
+    "table": Table,
     "text_file": TextFile,
     "tfds": Tfds,
 }
@@ -45,10 +59,14 @@ TASKS = {
     "distillation": Distillation,
     "language_modeling": LanguageModeling,
     "masked_images": MaskedImages,
+    "masked_language": MaskedLanguage,
     "next_token": NextToken,
     "packed_classification": PackedClassification,
     "pretext": Pretext,
+    "question_answering": QuestionAnswering,
     "sentences": Sentences,
+    "text_classification": TextClassification,
+    "token_classification": TokenClassification,
     "translation": Translation,
 }
 MODELS = {

@@ -22,8 +22,9 @@ from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import sampler
 from research.errors import UserError
-from research.layers.masks import causal_mask
-from research.ranges import ANSWERING, Count, Seed, Share, Size, Temperature
+from research.layers.masks import causal_mask, segment_mask
+from research.models.contract import SeparateTexts
+from research.ranges import ANSWERING, Count, Range, Seed, Share, Size, Temperature
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import (
@@ -35,20 +36,29 @@ from research.tasks.vocabulary import (
     vocabulary_of_run,
 )
 
+PREFILL = 64
+"""Tokens of the prompts that go through the model at once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModeling(Task):
     """Texts cut into windows of `length` tokens; reported in nats per token and bits per byte of the texts' UTF-8.
 
+    separate: in training and evaluation, texts that share a window do not see each other, and each counts its positions
+    from 0; otherwise a text sees what stands before it, whatever that is.
     temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
+    repetition_penalty: above 1 makes what was said less probable. stop: texts before which a continuation ends.
     """
 
     tokenizer: Tokenizer
     length: Size
+    separate: bool = False
     temperature: Annotated[Temperature, ANSWERING] = 0.8
     top_k: Annotated[Count | None, ANSWERING] = None
     top_p: Annotated[Share | None, ANSWERING] = None
     sample_seed: Annotated[Seed, ANSWERING] = 0
+    repetition_penalty: Annotated[float, ANSWERING, Range(1, 100)] = 1.0
+    stop: Annotated[tuple[str, ...], ANSWERING] = ()
     vocabulary: TrainedTokenizer = PREPARED
 
     pad: ClassVar[int | None] = -1
@@ -59,6 +69,13 @@ class LanguageModeling(Task):
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
+
+    def with_head(self, model: nn.Module) -> nn.Module:
+        if self.separate and not isinstance(model, SeparateTexts):
+            raise UserError(
+                f"model {type(model).__name__} cannot keep texts apart: set task.separate to False, or use gpt"
+            )
+        return model
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         several = len(examples) > 1
@@ -146,7 +163,10 @@ class LanguageModeling(Task):
     def loss(
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:
-        (states, table), updates = apply(*self.model_inputs(batch), method="features")
+        inputs, method = self.model_inputs(batch), "features"
+        if self.separate:
+            inputs, method = (*inputs, segments_of(inputs[0], self.vocabulary.end_token)), "separate_features"
+        (states, table), updates = apply(*inputs, method=method)
         labels = batch["tokens"][:, 1:]
         weights = (labels >= 0) * batch["weight"][:, None]
         labels = jnp.maximum(labels, 0)
@@ -172,11 +192,15 @@ class LanguageModeling(Task):
             pad_token=-1,
             choose=sampler(self.temperature, self.top_k, self.top_p),
             rng=jax.random.key(self.sample_seed),
+            prefill=min(PREFILL, prompts.shape[1]),
+            penalty=self.repetition_penalty,
         )
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         (tokens,) = rows
-        return {"text": self.vocabulary.decode(tokens[tokens >= 0])}
+        text, prompt = self.vocabulary.decode(tokens[tokens >= 0]), len(example["text"])
+        ends = [end for stop in self.stop if stop and (end := text.find(stop, prompt)) >= 0]
+        return {"text": text[: min(ends, default=len(text))]}
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {"prompt": example["text"], "answer": answer["text"].removeprefix(example["text"])}
@@ -186,7 +210,17 @@ class LanguageModeling(Task):
         return read_and_written(example["text"], tokens[:-1], tokens[1:], self.vocabulary)
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"decoder: causal": np.asarray(causal_mask(batch["tokens"].shape[1] - 1))[0, 0]}
+        mask = causal_mask(batch["tokens"].shape[1] - 1)
+        if not self.separate:
+            return {"decoder: causal": np.asarray(mask)[0, 0]}
+        segments = segments_of(jnp.asarray(batch["tokens"][:1, :-1]), self.vocabulary.end_token)
+        return {"decoder: causal, within a text": np.asarray(mask & segment_mask(segments, segments))[0, 0]}
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], -1)}"
+
+
+def segments_of(tokens: jax.Array, end_token: int) -> jax.Array:
+    """The number of each token's text in its row, int32 [batch, length]; an end marker belongs to the text it ends."""
+    ends = (tokens == end_token).astype(jnp.int32)
+    return jnp.cumsum(ends, axis=1) - ends

@@ -102,6 +102,13 @@ class Task:
         """The model's fields that the data decide, such as `vocab_size`."""
         return {}
 
+    def with_head(self, model: nn.Module) -> nn.Module:
+        """The config's model as the task trains it: with a head of the task's own, where it has one.
+
+        Raises UserError for a model that has nothing to put a head on.
+        """
+        return model
+
     def token_ids(self) -> Mapping[str, Mapping[str, int]]:
         """The id of each token, of the vocabularies of "source" and "target"; {} where there are none."""
         return {}
@@ -180,7 +187,8 @@ class Task:
             if name not in known:
                 choices = f"use one of {', '.join(known)}" if known else "this run's have none"
                 raise UserError(f"{name} is not an option of answers: {choices}")
-        values = {name: convert(value, known[name], name, build) for name, value in options.items()}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        values = {name: convert(value, known[name], name, build) for name, value in given.items()}
         return dataclasses.replace(self, **values)  # pyrefly: ignore[bad-specialization]
 
     def scorer(self) -> Scorer | None:

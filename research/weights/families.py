@@ -6,6 +6,7 @@ from typing import Any
 
 from research.errors import UserError
 from research.models.bert import BERT
+from research.models.contract import WithHead
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -340,7 +341,8 @@ TIMM: Mapping[type, Callable[[Any], tuple[Table, ...]]] = {
 
 
 def tables_of(model: Any) -> list[Table]:
-    """Every table in which a model of this class may be published: timm's first."""
+    """Every table in which a model of this class may be published: timm's first. A head of ours is in none."""
+    model = model.body if isinstance(model, WithHead) else model
     tables = list(TIMM.get(type(model), lambda model: ())(model))
     tables += [vit.ORIGINAL] * isinstance(model, ViT)
     return tables + [table for family in FAMILIES if type(model) is family.cls for table in family.tables(model)]

@@ -55,6 +55,27 @@ assert seen == set(range(8))
 text = Tfds("tiny_shapes", sys.argv[1], keys={"source": "en", "target": "fr"}).examples("train")
 assert sorted(e["source"] for e in text) == [f"text {index}" for index in range(8)]
 assert all(e["target"] == e["source"].replace("text", "été") for e in text)
+class Answers(tfds.core.GeneratorBasedBuilder):  # the features of TFDS's own squad
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        answers = tfds.features.Sequence({"text": tfds.features.Text(), "answer_start": np.int32})
+        texts = {name: tfds.features.Text() for name in ("id", "title", "context", "question")}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({**texts, "answers": answers}))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        answers = {"text": ["Été", "b"], "answer_start": [0, 4]}
+        yield 0, {"id": "x", "title": "t", "context": "Été b", "question": "?", "answers": answers}
+        yield 1, {"id": "y", "title": "t", "context": "c", "question": "?", "answers": {"text": [], "answer_start": []}}
+
+Answers(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+keys = {name: name for name in ("context", "question", "answers")}
+questions = Tfds("answers", sys.argv[1], validation=None, test=None, keys=keys).examples("train")
+found = sorted((each["context"], each["answers"]["text"], each["answers"]["answer_start"]) for each in questions)
+assert found == [("c", [], []), ("Été b", ["Été", "b"], [0, 4])], found
 assert "tensorflow" not in sys.modules
 """
 

@@ -7,7 +7,7 @@ import pytest
 
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
-from research.decoding.sampling import greedy, sampler
+from research.decoding.sampling import forbid, greedy, sampler
 from research.errors import UserError
 from research.models.gpt import GPT
 from tests.layers.random_params import random_params
@@ -22,7 +22,7 @@ def model_and_params(scan=False):
     return model, random_params(model, PROMPT, deviation=1.0, seed=8)
 
 
-def run(model, params, choose, prefill=1, prompt=PROMPT, prompt_length=PROMPT_LENGTH, max_length=LENGTH):
+def run(model, params, choose, prefill=1, prompt=PROMPT, prompt_length=PROMPT_LENGTH, max_length=LENGTH, penalty=1.0):
     def step(tokens, cache, index):
         logits, state = model.apply({**params, "cache": cache}, tokens, cache_index=index, mutable=["cache"])
         return logits, state["cache"]
@@ -31,6 +31,7 @@ def run(model, params, choose, prefill=1, prompt=PROMPT, prompt_length=PROMPT_LE
     def tokens(prompt, prompt_length):
         cache = init_cache(model, jnp.zeros((len(prompt), LENGTH), jnp.int32))
         settings = {"max_length": max_length, "end_token": END, "pad_token": PAD, "prefill": prefill}
+        settings["penalty"] = penalty
         return generate(step, cache, prompt, prompt_length, choose=choose, rng=jax.random.key(5), **settings)
 
     return tokens(prompt, prompt_length)
@@ -85,6 +86,43 @@ def count_on(log, prompt, lengths, max_length, end_token, prefill=1, limit=None)
     )
     jax.effects_barrier()
     return tokens.tolist()
+
+
+def test_prompts_go_through_in_pieces_as_long_as_every_row_has_more():
+    log = []
+    tokens = count_on(log, [[1, 2, 3, 4, 5, 6, 0], [6, 5, 4, 3, 2, 1, 0]], [6, 5], 8, end_token=9, prefill=2)
+    assert tokens == [[1, 2, 3, 4, 5, 6, 0, 1], [6, 5, 4, 3, 2, 3, 4, 5]]
+    assert log == [0, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("prefill", [1, 2])
+def test_prompts_of_unequal_length_answer_as_they_do_alone(prefill):
+    model, params = model_and_params()
+    together = run(model, params, greedy, prefill)
+    for row, length in enumerate(PROMPT_LENGTH):
+        alone = run(model, params, greedy, prefill, PROMPT[row : row + 1], PROMPT_LENGTH[row : row + 1])
+        np.testing.assert_array_equal(together[row], alone[0])
+        np.testing.assert_array_equal(together[row, :length], PROMPT[row, :length])
+
+
+def test_a_penalty_is_of_all_that_a_row_holds():
+    """Against numpy, position by position, with a model that never ends."""
+    model, params = model_and_params()
+
+    def endless(logits, rng):
+        return greedy(forbid(logits, [END]), rng)
+
+    found = run(model, params, endless, penalty=3.0)
+    for row, length in enumerate(PROMPT_LENGTH):
+        tokens = list(map(int, PROMPT[row, :length]))
+        while len(tokens) < LENGTH:
+            logits = np.float64(model.apply(params, jnp.array([tokens])))[0, -1]
+            seen = sorted({*tokens})
+            logits[seen] = np.where(logits[seen] > 0, logits[seen] / 3, logits[seen] * 3)
+            logits[END] = -np.inf
+            tokens.append(int(logits.argmax()))
+        assert found[row].tolist() == tokens
+    assert (found != run(model, params, endless)).any()
 
 
 def test_stops_when_every_row_has_ended():

@@ -40,7 +40,26 @@ class Wmt14Translate(tfds.core.GeneratorBasedBuilder):
         for n in range(60):
             yield n, {"de": f"Guten Morgen, {n} schöne Hunde!", "en": f"Good morning, {n} fine dogs!"}
 Wmt14Translate(config="de-en", data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+class Glue(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("2.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mrpc")]
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["not_equivalent", "equivalent"])
+        texts = {name: tfds.features.Text() for name in ("sentence1", "sentence2")}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({**texts, "label": label}))
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "validation")}
+    def _generate_examples(self):
+        for n in range(1200):
+            yield n, {"sentence1": f"{n} fine dogs", "sentence2": f"{n + n % 2} dogs", "label": 1 - n % 2}
+Glue(config="mrpc", data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 """
+CONTEXTS = [f"The {place} of the dog number {n} is big." for n in range(20) for place in ("house", "garden", "bed")]
+QUESTIONS = [
+    {"context": context, "qas": [{"id": f"{number}", "question": f"What of {number} is big?", "answers": [
+        {"text": context.split()[1], "answer_start": 4}]}]}
+    for number, context in enumerate(CONTEXTS * 12)
+]  # fmt: skip
 
 
 def write_data(folder: Path) -> None:
@@ -49,6 +68,15 @@ def write_data(folder: Path) -> None:
     for split in ("train", "valid", "test.2016"):
         for language, lines in LINES.items():
             (folder / f"{split}.{language}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    messages = "".join(f"{'spam' if n % 4 else 'ham'}\tcall {n} times\n" for n in range(2000))
+    (folder / "sms.tsv").write_text(messages)
+    (folder / "texts.csv").write_text("label,text\n" + messages.replace("\t", ","))
+    for split in ("dev", "test"):
+        sentence = "1\tdogs\t_\tNOUN\n2\tsing\t_\tVERB\n\n"
+        (folder / f"en_ewt-ud-{split}.conllu").write_text(sentence * 1000)
+    for split in ("train", "dev"):
+        articles = {"data": [{"title": "dogs", "paragraphs": QUESTIONS}]}
+        (folder / f"{split}-v1.1.json").write_text(json.dumps(articles))
     random = np.random.default_rng(0)
     for split, count in (("train", 150), ("test", 4)):
         with zipfile.ZipFile(folder / f"cifar10_{split}.zip", "w") as archive:
@@ -72,10 +100,14 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         "configs/translation/multi30k.py",
         "configs/theory/attention_ablation.py",
         "configs/vision/cifar10.py",
+        "configs/language/ud_ewt.py",
+        "configs/language/squad.py",
     ):
         return f"{config}:folder={data},", {}
-    if config == "configs/translation/wmt14.py":
+    if config in ("configs/translation/wmt14.py", "configs/language/glue.py"):
         return f"{config}:data_dir={data / 'tfds'},", {}
+    if config in ("configs/language/sms_spam.py", "configs/language/fine_tune.py"):
+        return f"{config}:file={data / ('sms.tsv' if 'sms' in config else 'texts.csv')},", {}
     archives = {"data.path": f"{data}/cifar10_train.zip", "data.validation_path": f"{data}/cifar10_test.zip"}
     paths = {
         "configs/language/shakespeare.py": {"data.path": f"{data}/text.txt"},

@@ -23,6 +23,10 @@ RUNS = {
     "next_token": ("configs/theory/grokking.py:tiny", None),
     "classification": ("configs/vision/digits.py:tiny", "IMAGE"),
     "sentences": ("configs/language/sentences.py:tiny", "5 days"),
+    "masked_language": ("configs/language/bert_pretrain.py:tiny", "the [MASK] of"),
+    "question_answering": ("configs/language/stories.py:tiny", "Where is Mary?\tMary went to the park."),
+    "text_classification": ("configs/language/fine_tune.py:file=texts.csv,tiny", "good dogs"),
+    "token_classification": ("configs/language/ud_ewt.py:folder=.,tiny", "good dogs"),
     "pretext": ("configs/vision/rotation.py:tiny", "IMAGE"),
     "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
@@ -35,6 +39,8 @@ def folders(tmp_path_factory):
     """A function from a task's name to the folder of its run, made once, and an input for it."""
     root = tmp_path_factory.mktemp("tasks")
     (root / "text.txt").write_text("To be, or not to be, that is the question.\n" * 60)
+    (root / "texts.csv").write_text("text,label\n" + "good dogs,yes\nbad cats,no\n" * 50)
+    (root / "a.conllu").write_text("1\tgood\t_\tADJ\n2\tdogs\t_\tNOUN\n\n" * 50)
     Image.fromarray(np.full((8, 8), 99, np.uint8)).save(root / "image.png")
 
     def made(name: str) -> tuple[Path, str]:
@@ -43,7 +49,13 @@ def folders(tmp_path_factory):
         if not folder.exists():
             if "TEACHER" in spec:
                 spec = spec.replace("TEACHER", str(made("classification")[0]))
-            overrides = FEW | ({"data.path": str(root / "text.txt")} if name == "language_modeling" else {})
+            data = {
+                "language_modeling": "text.txt",
+                "text_classification": "texts.csv",
+                "token_classification": "a.conllu",
+            }
+            overrides = FEW | ({"data.path": str(root / data[name])} if name in data else {})
+            overrides |= {"data.test_path": "none"} if name == "token_classification" else {}
             train(spec, folder, overrides)
         if item is None:
             report_of = json.loads((folder / "report.json").read_text())
@@ -82,6 +94,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     spec = RUNS[name][0].replace("TEACHER", str(folders("classification")[0]))
     overrides = json.loads((folder / "config.json").read_text())["data"]
     changed = {"data.path": overrides["path"]} if "path" in overrides else {}
+    changed |= {"data.test_path": "none"} if name == "token_classification" else {}
     capsys.readouterr()
     shown = {"split": "train", "count": 1, "step": 0, "format": "text", "audit": False}
     inspect.main(argparse.Namespace(config=spec, overrides=changed, **shown))

@@ -16,10 +16,10 @@ from tests.models.tiny import MODELS
 
 STAGED = {"Levels", "FeatureMap"}
 OFFERS = {
-    "bert": {"HiddenStates"},
+    "bert": {"HiddenStates", "TextEncoder"},
     "decoder": {"States"},
     "efficientformer": {*STAGED, "Heads"},
-    "gpt": {"States", "HiddenStates"},
+    "gpt": {"States", "HiddenStates", "TextEncoder", "SeparateTexts"},
     "mae": {"PooledFeatures", "Patches"},
     "mobilenet": STAGED,
     "resnet": STAGED,

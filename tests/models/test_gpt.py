@@ -5,7 +5,7 @@ import pytest
 
 from research.decoding.cache import init_cache
 from research.errors import UserError
-from research.models.gpt import GPT
+from research.models.gpt import GPT, SIZES
 from tests.layers.random_params import random_params
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
@@ -15,9 +15,23 @@ def tiny(**fields):
     return GPT(**{"vocab_size": 10, "num_layers": 2, "width": 8, "num_heads": 4, "max_length": 8} | fields)
 
 
-def test_gpt2_small_has_its_published_parameters():
-    params = jax.eval_shape(GPT(50_257, 12, 768, 12).init, jax.random.key(0), TOKENS)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 124_439_808
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("gpt2", 124_439_808), ("gpt2_medium", 354_823_168), ("gpt2_xl", 1_557_611_200)]
+)
+def test_sizes_have_their_published_parameters(size, parameters):
+    params = jax.eval_shape(GPT(50_257, **SIZES[size]).init, jax.random.key(0), TOKENS)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_rms_norm_in_place_of_layer_norm():
+    """The final states have a mean square of 1 and a mean that is not 0, and no norm has a bias."""
+    model = tiny(norm_kind="rms", activation="swiglu", positions="rotary", use_bias=False)
+    params = model.init(jax.random.key(0), TOKENS)
+    states, _ = model.apply(params, TOKENS, method="features")
+    np.testing.assert_allclose((np.float64(states) ** 2).mean(-1), 1, atol=0.1)
+    assert np.abs(states.mean(-1)).max() > 0.05
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    assert "bias" not in names and "scale" in names
 
 
 @pytest.mark.parametrize(

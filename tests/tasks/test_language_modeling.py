@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -8,8 +9,10 @@ import pytest
 
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
+from research.models.bert import BERT
 from research.models.gpt import GPT
 from research.tasks.language_modeling import LanguageModeling
+from tests.layers.random_params import random_params
 
 TEXT = "Größe zählt, ünd öfter ßo.\nEine zweite Zeile.\n"
 WHITESPACE = r"[\t\n\v\f\r \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000]+"  # Unicode's White_Space
@@ -171,3 +174,54 @@ def test_prompts_must_leave_room(prompt):
     tokenizer = Tokenizer("character").train(["abcdef"])
     with pytest.raises(UserError, match="prompt 1 has"):
         LanguageModeling(Tokenizer("character"), 8, vocabulary=tokenizer).questions([{"text": prompt}])
+
+
+def test_a_continuation_ends_before_a_stop_text():
+    task = trained("character", ["ab.\ncd"])
+    tokens = np.array([*task.vocabulary.encode("a.b\nc.d"), -1])
+    example = {"text": "a.b"}
+    assert task.answer(example, [tokens])["text"] == "a.b\nc.d"
+    assert task.answering(stop=["."]).answer(example, [tokens])["text"] == "a.b\nc"
+    assert task.answering(stop=["d", "\n", ""]).answer(example, [tokens])["text"] == "a.b"
+
+
+def losses(task, model, params, tokens):
+    """The loss of each predicted token of a row, in nats, by asking for the sums with and without it."""
+
+    def apply(*inputs, method=None):
+        return model.apply(params, *inputs, method=method), {}
+
+    found = []
+    for place in range(1, len(tokens)):
+        row = np.array(tokens)[None]
+        kept = np.where(np.arange(len(tokens)) <= place, row, -1)  # what is behind does not count
+        batch = {"tokens": jnp.asarray(kept), "bytes": jnp.ones_like(row), "weight": jnp.ones(1)}
+        found.append(float(task.loss(apply, batch)[0]["loss"][0]))
+    return np.diff(found, prepend=0)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_separate_texts_of_a_window_see_nothing_of_each_other(positions):
+    """The loss of the second text is the one that it has alone, whatever the first one says."""
+    task = trained("character", ["abcdefgh"], length=9)
+    separate = dataclasses.replace(task, separate=True)
+    model = GPT(task.vocabulary.vocab_size, num_layers=2, width=8, num_heads=2, max_length=9, positions=positions)
+    params = random_params(model, jnp.zeros((1, 4), jnp.int32), deviation=0.5)
+    end, first, other, second = task.vocabulary.end_token, [5, 6, 7], [8, 4, 4], [9, 10, 5, 4, 6]
+    behind = slice(len(first) + 1, None)  # the tokens of the second text but its first
+    alone = losses(task, model, params, second)
+    for before in (first, other):
+        np.testing.assert_allclose(losses(separate, model, params, [*before, end, *second])[behind], alone, atol=1e-5)
+    together = [losses(task, model, params, [*before, end, *second])[behind] for before in (first, other)]
+    assert np.abs(together[0] - together[1]).max() > 1e-3 and np.abs(together[0] - alone).max() > 1e-3
+
+
+def test_texts_are_kept_apart_in_the_picture_and_by_models_that_can():
+    task = dataclasses.replace(trained("character", ["ab"], length=4), separate=True)
+    row = np.array([[4, task.vocabulary.end_token, 5, 4, 5]])
+    ((name, mask),) = task.masks({"tokens": row}).items()
+    assert name == "decoder: causal, within a text"
+    assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    with pytest.raises(UserError, match=r"model BERT cannot keep texts apart: set task\.separate to False"):
+        task.with_head(BERT(vocab_size=9))
+    assert trained("character", ["ab"]).with_head(model := BERT(vocab_size=9)) is model
