@@ -4,7 +4,7 @@
 
 small: two layers of width 128 (the "tiny" of Turc et al. 2019) on the help texts and docstrings of the running Python,
 without a download, masked tokens alone. Hardware and time: 2 CPU cores, about 12 minutes. Expected: masked accuracy of
-42 % on validation, where always naming the most frequent token finds 6 %.
+24 % on validation and 27 % on the test, where always naming the most frequent token finds 5 % at best.
 
 base, large: the paper's models and its 256 rows of 512 tokens, on a folder of texts (`--config.data.path=FOLDER`; one
 document a file, or a line of a .jsonl) with whole words and next sentences. Hardware: 8 GPUs for days; not run here.
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "linear", "warmup": {"steps": 200 if small else 10_000}}
     config.training = {
         "batch_size": 32 if small else 256,
-        "duration": {"steps": 4000 if small else 1_000_000},
+        "duration": {"steps": 3000 if small else 1_000_000},
         "evaluate_every": {"steps": 500 if small else 10_000},
         "precision": f"params=float32,compute={'float32' if small else 'bfloat16'}",
     }

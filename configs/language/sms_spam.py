@@ -4,8 +4,9 @@
 
 file: the collection's own file, a label and a message between tabs in each line. Of 5,574 lines 5,171 are distinct; of
 these every fifth tests (1,035), the one after it validates, and 3,102 train. weights: the folder of all-MiniLM-L6-v2;
-without, a small encoder learns from scratch. Hardware and time: 2 CPU cores, about 5 minutes with the weights.
-Expected: accuracy of 98.5 % or more on the test, F1 of spam of 0.95 or more.
+without, a small encoder learns from scratch. Hardware and time: 2 CPU cores, about 10 minutes with the weights.
+Expected: accuracy of 99.0 % on the test, F1 of spam of 0.958 (seed 0); words weighted by TF-IDF with a logistic
+regression, chosen on validation, reach 98.5 % and 0.930.
 """
 
 from ml_collections import ConfigDict
