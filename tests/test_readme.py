@@ -5,6 +5,7 @@ Left out is what needs a cluster; several processes on one machine are tested in
 """
 
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -82,7 +83,14 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("person")
     text = "All the world's a stage,\nAnd all the men and women merely players;\n"
     (folder / "my_text.txt").write_text(text * 30)
-    (folder / "my_texts.csv").write_text("text,label\n" + "A man rides.,man\nTwo dogs run.,dog\n" * 40)
+    pairs = itertools.product(
+        ["big", "old", "red", "shy", "tan", "wet", "sad", "odd", "new"],
+        ["ant", "bat", "cat", "cow", "dog", "elk", "fox", "hen", "owl", "pig"],
+    )
+    rows = (
+        f"A {kind} {animal} runs.,{'cat' if number % 3 else 'dog'}\n" for number, (kind, animal) in enumerate(pairs)
+    )
+    (folder / "my_texts.csv").write_text("text,label\n" + "".join(rows))
     for part in ("train", "valid"):
         (folder / f"my_{part}.en").write_text("A man rides a bicycle.\nTwo dogs run.\n" * 20)
         (folder / f"my_{part}.de").write_text("Ein Mann fährt Fahrrad.\nZwei Hunde rennen.\n" * 20)

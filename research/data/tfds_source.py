@@ -218,4 +218,5 @@ def _plain(value):
 
 
 def _listed(value):
-    return [_plain(part) for part in value] if getattr(value, "ndim", None) == 1 else _plain(value)
+    several = isinstance(value, list | tuple) or getattr(value, "ndim", None) == 1
+    return [_plain(part) for part in value] if several else _plain(value)

@@ -17,7 +17,7 @@ from research.metrics.squad import SquadScorer
 from research.ranges import ANSWERING, Number, Size
 from research.tasks.losses import cross_entropy, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
-from research.tasks.text import TextTask
+from research.tasks.text import TextTask, parted
 from research.tasks.vocabulary import given_text, remarks_on
 
 MASKED = -1e9
@@ -46,7 +46,7 @@ class Span(NamedTuple):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(TextTask):
     """{"question", "context", "answers": {"text", "answer_start"}}, as SQuAD has them. Training learns the first
-    answer. A person parts question and context by a tab.
+    answer. A person parts question and context by a tab, or by a backslash and a t.
 
     length: tokens of a row. question_length: of the question, whose rest is cut. A longer context becomes several rows,
     each of which shares `overlap` tokens with the one before. no_answer: whether a question may have none (SQuAD 2.0):
@@ -77,10 +77,10 @@ class QuestionAnswering(TextTask):
         return self.headed(model, 2, None)
 
     def example(self, item: Any) -> Example:
-        question, tab, context = given_text(item).partition("\t")
-        if not tab:
+        question, *context = parted(given_text(item))
+        if not context:
             raise UserError("an input is a question and the text that answers it: write them with a tab between them")
-        return {"question": question, "context": context}
+        return {"question": question, "context": context[0]}
 
     def remarks(self, example: Example) -> list[str]:
         found = remarks_on(example["question"], "the question", self.vocabulary, self.question_length)

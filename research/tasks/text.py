@@ -95,6 +95,11 @@ class TextTask(Task):
         return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], PAD)}"
 
 
+def parted(text: str) -> list[str]:
+    """The two texts of an input, or the only one: between them is a tab or, as a shell leaves it, a backslash and t."""
+    return text.split("\t" if "\t" in text else "\\t", 1)
+
+
 def cut_pair(first: Sequence[int], second: Sequence[int], room: int) -> tuple[Sequence[int], Sequence[int]]:
     """Two lists of tokens, of which the longer one, and of equal ones the second, is cut until both fit into `room`."""
     half = room // 2

@@ -17,7 +17,7 @@ from research.models.text_head import Pooling
 from research.ranges import ANSWERING, Part
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
-from research.tasks.text import TextTask, class_names_of_run, cut_pair, unseen
+from research.tasks.text import TextTask, class_names_of_run, cut_pair, parted, unseen
 from research.tasks.vocabulary import given_text, remarks_on
 
 SIDES = ("source", "second")
@@ -87,7 +87,7 @@ class TextClassification(TextTask):
         return self.headed(model, len(self.class_names) or 1, self.pool)
 
     def example(self, item: Any) -> Example:
-        return dict(zip(SIDES, given_text(item).split("\t", 1), strict=False))
+        return dict(zip(SIDES, parted(given_text(item)), strict=False))
 
     def remarks(self, example: Example) -> list[str]:
         sides = [side for side in SIDES if side in example]

@@ -150,6 +150,7 @@ def test_what_else_a_person_can_be_told(tmp_path):
         task.rows([EXAMPLE, NOTHING], train=True, seed=0)
     with pytest.raises(UserError, match="write them with a tab between them"):
         task.example("Where is John?")
+    assert task.example("Who?\\tHe.") == {"question": "Who?", "context": "He."}
     assert task.example("Who?\tHe.\tShe.") == {"question": "Who?", "context": "He.\tShe."}
     with pytest.raises(UserError, match=r"task\.length 12 leaves no room for new words beside a question of 6"):
         made(tmp_path, length=12)
