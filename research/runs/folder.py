@@ -38,7 +38,8 @@ LENGTH = "training.duration"
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
 MADE_ANEW = (*MADE_OF_DATA, "batch.json", "teacher.json", "manifest.json")
-"""What a start leaves in the folder before its first step."""
+LEFT_BY_A_START = (*MADE_ANEW, "config.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints")
+"""What a start makes before its first step, and of it what depends on the config."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +131,10 @@ def _claim(folder: Path, config: ConfigDict, later: Collection[str], moved: Coll
 
 
 def _begun(folder: Path) -> bool:
-    """Whether something was learnt or measured there."""
+    """Whether there is more than a start leaves before its first step, such as a checkpoint or a line of the log."""
     log = folder / "metrics.jsonl"
-    return bool(_saved(folder)) or (folder / "results.json").exists() or (log.exists() and log.stat().st_size > 0)
+    others = {path.name for path in folder.iterdir() if not path.name.startswith(".lock")} - {*LEFT_BY_A_START}
+    return bool(others) or bool(_saved(folder)) or (log.exists() and log.stat().st_size > 0)
 
 
 def _saved(folder: Path) -> list[int]:

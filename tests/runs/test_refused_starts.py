@@ -71,6 +71,19 @@ def test_the_corrected_command_takes_the_folder_of_a_refused_one(trained, run, t
     assert done.code == 2 and "holds a run of another config" in done.stderr
 
 
+def test_what_is_left_of_a_run_is_not_taken_for_a_refused_start(copy, run):
+    """Its checkpoints and its log are gone, and its vocabulary may be all that is left of it."""
+    folder = copy(PHRASEBOOK)
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(folder / name)
+    for name in ("metrics.jsonl", "results.json"):
+        (folder / name).unlink()
+    before = files_of(folder)
+    done = run("train", f"--config={PHRASEBOOK}", f"--workdir={folder}", "--config.model.width=8")
+    assert done.code == 2 and "holds a run of another config" in done.stderr, done.stderr
+    assert files_of(folder) == before
+
+
 def test_another_average_is_not_called_damage_and_nothing_is_lost(trained, run, tmp_path: Path):
     arguments = [f"--config={GROKKING}", f"--from={trained(GROKKING)}", "--whole", "--config.training.duration.steps=9"]
     done = run("train", *arguments, f"--workdir={tmp_path / 'a'}", "--config.training.ema=0.9")
