@@ -1,5 +1,6 @@
 """The certificate of an imported model: what it was made of, and what it answers; and its verification."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
@@ -99,11 +100,10 @@ def question(experiment: Experiment) -> Mapping[str, Any]:
     """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0."""
     task: Any = experiment.task
     if task.pad is not None:
-        whole = (
-            experiment.config.task.name == "sentences"
-        )  # to which a language model would leave no room for an answer
-        texts = EXAMPLES if whole else [text.split()[0] for text in EXAMPLES]
-        return task.questions([task.example(text) for text in texts]).first(len(texts))
+        for texts in (EXAMPLES, [text.split()[0] for text in EXAMPLES]):  # these where a model takes few tokens
+            with contextlib.suppress(UserError):
+                return task.questions([task.example(text) for text in texts]).first(len(texts))
+        raise UserError("the model has no room for a single word: give one with more positions")
     size = task.photo.size
     pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
     return task.questions([task.example(jax.device_get(pixels))]).first()

@@ -19,7 +19,6 @@ from research.weights import timm
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
-from research.weights.preprocessing import FILE, photo_written, sentences_written
 from research.weights.table import Table
 
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
@@ -118,12 +117,10 @@ def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, 
 
 
 def _bring(experiment: Experiment, folder: Path, library: str) -> None:
-    """Writes the tokenizer, the pooling of sentences or, for transformers, the preprocessing of images."""
+    """Writes the tokenizer and, for transformers, what else it has to know, such as the preprocessing of images."""
     if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
         vocabulary.publish(folder)
-    elif library == "transformers" and getattr(experiment.task, "photo", None) is not None:
-        write_json(folder / FILE, photo_written(experiment.task))
-    if experiment.config.task.name == "sentences":
-        for name, content in sentences_written(experiment.task, experiment.model).items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            write_json(folder / name, content)
+    files = experiment.task.published(experiment.model) if library == "transformers" else {}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_json(folder / name, content)

@@ -19,6 +19,8 @@ from research.ranges import NotNegative, Rate
 from research.tasks.images import ImageTask
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Example, Metrics, Teacher
+from research.weights.preprocessing import FILE as PREPROCESSOR
+from research.weights.preprocessing import photo_written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,9 @@ class Classification(LabelledTask):
     mixup: NotNegative = 0.0
     photo: PhotoAugmentation | None = None
     cutmix: NotNegative = 0.0
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return {} if self.photo is None else {PREPROCESSOR: photo_written(self)}
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         if not train:

@@ -20,6 +20,7 @@ from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import given_text, remarks_on, show_tokens, token_ids, vocabulary_of_run
+from research.weights.preprocessing import sentences_written
 
 SIDES = ("source", "target")
 
@@ -53,6 +54,9 @@ class Sentences(Task):
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return sentences_written(self, model)
 
     def token_ids(self) -> Mapping[str, Mapping[str, int]]:
         return token_ids(self)

@@ -117,6 +117,10 @@ class Task:
         """A person's input, such as a text, a file or an array, as an example without its answer; or a UserError."""
         raise UserError(f"{type(self).__name__} answers no inputs: give a run of another task")
 
+    def published(self, model: Any) -> dict[str, Any]:
+        """What transformers has to know of the task beside a model's weights: JSON by the names of its files."""
+        return {}
+
     def remarks(self, example: Example) -> list[str]:
         """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
         return []

@@ -12,12 +12,14 @@ PHRASEBOOK = "configs/translation/phrasebook.py:tiny"
 
 def checked(folder, **overrides):
     config = load(PHRASEBOOK, {name.replace("__", "."): value for name, value in overrides.items()})
-    check_before_training(build_experiment(config, folder))
+    experiment = build_experiment(config, folder)
+    check_before_training(experiment)
+    return experiment
 
 
 @pytest.mark.parametrize("best", ["validation/loss", "validation/token_accuracy", "validation/bleu"])
 def test_the_best_may_be_any_metric_or_score(tmp_path, best):
-    checked(tmp_path, checkpoint__best=best)
+    assert checked(tmp_path, checkpoint__best=best).checkpoint.best == best
 
 
 @pytest.mark.parametrize("best", ["validation/blue", "test/loss", "loss", "validation/loss/0"])

@@ -294,9 +294,12 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(name, published, tmp_path):
 
 def test_shards_are_one_model(published, tmp_path):
     source = published("bert")
+    command("import", source, tmp_path / "whole")
     sharded(source)
     command("import", source, tmp_path / "run")
     command("verify", tmp_path / "run")
+    found, expected = (trained(tmp_path / name)[1] for name in ("run", "whole"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, expected))
 
 
 def test_diff_lists_everything(published, capsys):
