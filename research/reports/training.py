@@ -9,13 +9,13 @@ import jax
 from research.config import diff, load
 from research.data.plans import Bucketed
 from research.errors import UserError
-from research.files import write_json
+from research.files import read_json, write_json
 from research.reports.live import live_report, record_samples
 from research.reports.pictures import draw
 from research.runs.checks import check_before_training
 from research.runs.evaluation import evaluate
 from research.runs.experiment import Experiment, build_experiment
-from research.runs.folder import Data, check_data, claim, data_of, keep_results, kept_results, leg_of, write_manifest
+from research.runs.folder import Data, check_data, claim, data_of, keep_results, leg_of, write_manifest
 from research.runs.sections import later, moved
 from research.training.checkpoints import Checkpoints
 from research.training.interruptions import Interruptions
@@ -36,24 +36,24 @@ def train(
     elif whole:
         raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
     with claim(folder, config, later(config), moved(config)) as claimed, Interruptions(), live_report(folder):
-        results = None if claimed.measured else kept_results(folder)
-        if results is not None and not claimed.moved:
-            return _complete(folder, results)
+        if claimed.complete and not claimed.moved:
+            return _complete(folder)
         experiment = build_experiment(config, folder)
-        data = _compared(experiment, bool(claimed.moved)) if jax.process_index() == 0 else {}
-        if results is None:
+        data = _compared(experiment, claimed.moved) if jax.process_index() == 0 else {}
+        if not claimed.complete:
             check_before_training(experiment)
         claimed.keep()
-        if results is not None:
-            return _complete(folder, results)
+        if claimed.complete:
+            return _complete(folder)
         if jax.process_index() == 0:
             changes = diff(load(config_spec), config)
             write_manifest(folder, experiment.seed, data, config_spec, changes, leg_of(folder, config))
         return _train(experiment)
 
 
-def _complete(folder: Path, results: dict[str, float]) -> dict[str, float]:
+def _complete(folder: Path) -> dict[str, float]:
     print(f"this run is complete: {folder}")
+    results = read_json(folder / "results.json", dict[str, float])
     _report(results)
     return results
 

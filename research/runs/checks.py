@@ -1,6 +1,7 @@
 """What can be known before the first step is checked before it: a run that was paid for can be measured."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from research.data.rows import Rows
 from research.data.source import Mixed, Streamed
 from research.errors import UserError
 from research.runs.experiment import Experiment
+from research.tasks.task import Scorer
 from research.training.evaluation import means
 from research.training.limits import check_memory
 
@@ -26,12 +28,16 @@ def check_before_training(experiment: Experiment) -> None:
     check_memory(run, experiment.sample_batch)
     variables = run.abstract_state.variables()
     splits = [split for split in experiment.source.splits if split != "train"]
-    _check_best(experiment, variables)
+    best = experiment.checkpoint.best
+    if best is not None and run.validation is None:
+        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
     for split in splits:
         examples = experiment.examples(split)
         if not len(examples):
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
-        run.evaluator.trace_metrics(variables, task.rows_of(examples, train=False, seed=0))
+        metrics = run.evaluator.trace_metrics(variables, task.rows_of(examples, train=False, seed=0))
+        if split == "validation" and best is not None:
+            _check_best(best, metrics, task.scorer())
         if task.scorer() is not None:
             run.evaluator.trace_answers(variables, task.questions(examples))
     for split in experiment.source.splits:
@@ -42,15 +48,8 @@ def check_before_training(experiment: Experiment) -> None:
             run.evaluator.trace_answers(variables, questions)
 
 
-def _check_best(experiment: Experiment, variables: Any) -> None:
-    """Raises UserError where `checkpoint.best` is not measured."""
-    best, run, scorer = experiment.checkpoint.best, experiment.run, experiment.task.scorer()
-    if best is None:
-        return
-    if run.validation is None:
-        raise UserError(f"checkpoint.best {best!r} needs a validation split, and the data have none: leave it out")
-    rows = experiment.task.rows_of(run.validation, train=False, seed=0)
-    metrics = run.evaluator.trace_metrics(variables, rows)
+def _check_best(best: str, metrics: Mapping[str, Any], scorer: Scorer | None) -> None:
+    """Raises UserError where `checkpoint.best` is neither a metric, whose sums have these shapes, nor a score."""
     sums = {name: np.zeros((2, *total.shape)) for name, (total, _) in metrics.items()}
     known = [f"validation/{name}" for name in (*means(sums), *(scorer.names if scorer else ()))]
     if best not in known:
@@ -68,12 +67,12 @@ def _read(experiment: Experiment, split: str, examples: Any, seconds: float) -> 
         for part in examples.parts:
             _read(experiment, split, part, seconds / len(examples.parts))
         return
-    task, end = experiment.task, time.monotonic() + seconds
-    alike = task.rows_of(examples, train=False, seed=0).lengths() is None
+    end, alike = time.monotonic() + seconds, experiment.batches.rows.lengths() is None
     for count, index in enumerate(np.random.default_rng(0).permutation(len(examples)), 1):
         example = examples[int(index)]
         if alike:
-            _check_shapes(f"example {index} of {split}", task.rows([example], train=False, seed=0), experiment)
+            rows = experiment.task.rows([example], train=False, seed=0)
+            _check_shapes(f"example {index} of {split}", rows, experiment)
         if time.monotonic() > end:
             print(f"{count:,} of {len(examples):,} {split} examples were read, as a check", flush=True)
             break

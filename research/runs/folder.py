@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -48,10 +49,12 @@ class Claim:
 
     folder: Path
     config: ConfigDict
+    complete: bool = False
+    """Whether `results.json` holds what this config is to measure."""
     measured: tuple[str, ...] = ()
     """Dotted paths that differ and change results, such as the size of a beam, or the end of the run."""
-    moved: tuple[str, ...] = ()
-    """Those that say where the data lie, which have to be the same."""
+    moved: bool = False
+    """Whether the data lie elsewhere, and have to be the same."""
 
     def keep(self) -> None:
         """The folder is now this config's, whose results are to be measured anew where they may differ."""
@@ -78,8 +81,8 @@ def claim(
     Raises UserError for another experiment's folder, or one that a living process writes to.
     """
     if jax.process_index() > 0:  # process 0 looks after the folder, the others wait until it has
-        multihost_utils.sync_global_devices("claimed")
-        yield Claim(folder, config)
+        complete, elsewhere = multihost_utils.broadcast_one_to_all(np.zeros(2, bool))
+        yield Claim(folder, config, bool(complete), moved=bool(elsewhere))
         return
     with _locked(folder):
         try:
@@ -87,7 +90,7 @@ def claim(
         except OSError as error:
             raise _unwritable(folder, error) from error
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("claimed")
+            multihost_utils.broadcast_one_to_all(np.array([claimed.complete, claimed.moved]))
         yield claimed
 
 
@@ -127,7 +130,8 @@ def _claim(folder: Path, config: ConfigDict, later: Collection[str], moved: Coll
     _check_longer(changes, folder)
     paths = [path for path, _, _ in changes]
     measured = [path for path in paths if _may_change(path, later) and not path.startswith(LAUNCH_ONLY)]
-    return Claim(folder, config, tuple(measured), tuple(sorted({*paths} & {*moved})))
+    complete = not measured and kept_results(folder) is not None
+    return Claim(folder, config, complete, tuple(measured), bool({*paths} & {*moved}))
 
 
 def _begun(folder: Path) -> bool:

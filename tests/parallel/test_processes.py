@@ -76,6 +76,11 @@ def test_two_processes_train_as_one(config, mesh, tmp_path):
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
     assert results[0] == pytest.approx(results[1], rel=1e-5)
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["starts"][0]["processes"] == 2
+    if "digits" in config:
+        again = [*arguments, f"--workdir={tmp_path / 'two'}"]
+        assert "this run is complete" in launch(2, 4, again)[0]
+        launch(2, 4, [*again, "--config.training.duration.steps=8"])  # trained on, by both
+        assert losses(tmp_path / "two")[-1]["step"] == 8
 
 
 @pytest.mark.parametrize(
