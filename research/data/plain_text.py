@@ -118,6 +118,16 @@ def decode_lines(content: bytes, name: str) -> list[str]:
     return lines_of(decode(content, name))
 
 
+def check_text(text: str, what: str) -> None:
+    """Raises a UserError that begins with `what` for a string that is no text, as JSON and Parquet may hold."""
+    if "\0" in text:
+        raise UserError(f"{what} has a NUL character, which no text has: remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} has half a surrogate pair, which is no text: correct it") from error
+
+
 def read_text(path: str) -> str:
     """The text of a file. Raises a UserError for one that `opened` refuses, that is empty or not text."""
     text = "".join(read_pieces(path))

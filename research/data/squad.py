@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from research.data.plain_text import read_text
+from research.data.plain_text import check_text, read_text
 from research.data.source import Example
 from research.data.split_files import SplitFiles
 from research.errors import UserError
@@ -23,7 +23,7 @@ class Squad(SplitFiles):
             raise UserError(f"{path} is not JSON ({str(error)[:100]}): give a file as SQuAD publishes it") from error
         try:
             return [
-                _example(question, paragraph["context"])
+                _example(question, paragraph["context"], path)
                 for article in content["data"]
                 for paragraph in article["paragraphs"]
                 for question in paragraph["qas"]
@@ -35,14 +35,16 @@ class Squad(SplitFiles):
             ) from error
 
 
-def _example(question: dict[str, Any], context: str) -> Example:
+def _example(question: dict[str, Any], context: str, path: str) -> Example:
     answers = question.get("answers", [])
+    for text in (question["question"], context, *(answer["text"] for answer in answers)):
+        check_text(text + "", f"the question {question['id']!r} of {path}")  # a text, or a TypeError
     return {
         "id": str(question["id"]),
         "question": question["question"].strip(),
-        "context": context + "",  # a text, or a TypeError
+        "context": context,
         "answers": {
-            "text": [answer["text"] + "" for answer in answers],
+            "text": [answer["text"] for answer in answers],
             "answer_start": [answer["answer_start"] + 0 for answer in answers],
         },
     }

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from research.data.plain_text import lines_of, read_text
+from research.data.plain_text import check_text, lines_of, read_text
 from research.data.source import Example
 from research.data.split_files import SplitFiles
-from research.data.texts import RECORDS
+from research.data.texts import json_lines, kind_of
 from research.errors import UserError
 
 KEYS = {"source": "text", "label": "label"}
@@ -59,16 +59,17 @@ class Table(SplitFiles):
             value = row[column]
             if key != "label" and not isinstance(value, str):
                 raise UserError(f"{column!r} in line {number} of {path} is not a text: set data.keys.{key} to one")
+            for text in value if isinstance(value, list) else [value]:
+                check_text(str(text), f"{column!r} in line {number} of {path}")
             example[key] = value if isinstance(value, str | list) else json.dumps(value)
         return example
 
     def _rows(self, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """The rows by their columns' names, each with its number among the lines."""
-        suffixes, text = [suffix.lower() for suffix in Path(path).suffixes], read_text(path)
-        if {*suffixes} & {*RECORDS}:
-            yield from _objects(text, path)
+        if kind_of(path) == "records":
+            yield from _objects(path)
             return
-        fields = _fields(text, path, ".tsv" in suffixes)
+        fields = _fields(read_text(path), path, ".tsv" in [suffix.lower() for suffix in Path(path).suffixes])
         names = self.columns
         if names is None:
             _, header = next(fields)
@@ -103,14 +104,8 @@ def _fields(text: str, path: str, tabbed: bool) -> Iterator[tuple[int, list[str]
             yield number, row
 
 
-def _objects(text: str, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(lines_of(text), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"line {number} of {path} is not JSON ({str(error)[:100]}): correct the line") from error
+def _objects(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, row in json_lines(path):
         if not isinstance(row, dict):
             raise UserError(f"line {number} of {path} is not a JSON object: give one with the columns by name")
         yield number, row

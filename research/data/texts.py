@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.archives import hidden
-from research.data.plain_text import EXPANSION, SMALLEST_LIMIT, cut, opened, read_pieces
+from research.data.plain_text import EXPANSION, SMALLEST_LIMIT, check_text, cut, opened, read_pieces
 from research.data.source import Example, Mixed, Streamed
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
@@ -210,33 +210,24 @@ def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 def _records(file: str, field: str) -> Iterator[str]:
     """The texts of a file of records; a UserError names the first that has none."""
-    for number, record in enumerate(_rows(file, field) if kind_of(file) == "table" else _objects(file), 1):
+    records = _rows(file, field) if kind_of(file) == "table" else (record for _, record in json_lines(file))
+    for number, record in enumerate(records, 1):
         text = record.get(field) if isinstance(record, dict) else None
         if not isinstance(text, str):
             keys = ", ".join(map(repr, list(record)[:8])) if isinstance(record, dict) else type(record).__name__
             raise UserError(f"record {number} of {file} has no text {field!r} ({keys}): set data.field to its key")
-        if not text.isascii() and not _encodable(text):
-            raise UserError(f"record {number} of {file} has half a surrogate pair, which is no text: correct it")
-        if "\0" in text:
-            raise UserError(f"record {number} of {file} has a NUL character, which no text has: remove it")
+        check_text(text, f"record {number} of {file}")
         yield text
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _objects(file: str) -> Iterator[Any]:
+def json_lines(file: str) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines, each with the number of its line; empty lines are left out."""
     lines = itertools.chain.from_iterable(map(cut, read_pieces(file)))
     for number, line in enumerate(lines, 1):
         if line.isspace():
             continue
         try:
-            yield json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"line {number} of {file} is not JSON ({str(error)[:100]}): correct the line") from error
 

@@ -1,5 +1,6 @@
 """Labels of texts and of pairs of texts: classes, several labels at once, or a number (GLUE's tasks and their like)."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,10 +115,10 @@ class TextClassification(TextTask):
         """An example's label as the loss has it: a class's number, a 1 for each label, or a number."""
         label = example["label"]
         if self.kind == "number":
-            try:
-                return np.float32(label)
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{what} has the label {label!r}, which is not a number: correct it") from error
+            with contextlib.suppress(TypeError, ValueError):
+                if np.isfinite(value := np.float32(label)):
+                    return value
+            raise UserError(f"{what} has the label {label!r}, which is not a number: correct it")
         if isinstance(label, int) and self.kind == "classes":
             if not 0 <= label < len(self.class_names):
                 raise unseen(what, label, self.class_names)

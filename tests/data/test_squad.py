@@ -56,6 +56,10 @@ def test_questions_with_their_answers(tmp_path):
         ("[]", "is not SQuAD's JSON"),
         ('{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "x"}]}]}]}', "is not SQuAD's JSON .*'context'"),
         ('{"data": [{"paragraphs": [{"context": 3, "qas": [{"id": 1, "question": "x"}]}]}]}', "not SQuAD's JSON"),
+        (
+            '{"data": [{"paragraphs": [{"context": "\\ud800", "qas": [{"id": 1, "question": "x"}]}]}]}',
+            "question 1 of .*half",
+        ),
         ('{"data": []}', "holds no examples"),
     ],
 )

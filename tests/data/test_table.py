@@ -66,6 +66,8 @@ def test_several_labels_stay_a_list(written):
         ("a.jsonl", "[1]\n", "line 1 of .* is not a JSON object"),
         ("a.jsonl", '{"text": 3, "label": "x"}\n', "'text' in line 1 of .* is not a text"),
         ("a.jsonl", '{"label": "x"}\n', "line 1 of .* has no column 'text'"),
+        ("a.jsonl", '\n{"text": "a\\ud800", "label": "x"}\n', "'text' in line 2 of .* has half a surrogate pair"),
+        ("a.jsonl", '{"text": "a", "label": ["x", "\\u0000"]}\n', "'label' in line 1 of .* has a NUL character"),
     ],
 )
 def test_files_that_are_not_tables(name, text, words, written):

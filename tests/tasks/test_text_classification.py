@@ -133,8 +133,10 @@ def test_labels_that_do_not_fit(tmp_path):
     task = made(tmp_path, SINGLE)
     with pytest.raises(UserError, match=r"example 1 has the label 'eggs', which training has not seen \(ham, spam\)"):
         task.rows([SINGLE[0], {"source": "a", "label": "eggs"}], train=False, seed=0)
-    with pytest.raises(UserError, match="the label 'much', which is not a number"):
-        made(tmp_path / "a", PAIRS, kind="number").rows([{**PAIRS[0], "label": "much"}], train=False, seed=0)
+    numbers = made(tmp_path / "a", PAIRS, kind="number")
+    for label in ("much", "nan", "-inf"):
+        with pytest.raises(UserError, match=f"the label '{label}', which is not a number"):
+            numbers.rows([{**PAIRS[0], "label": label}], train=False, seed=0)
     with pytest.raises(UserError, match=r"no example of 'eggs', one of 3 classes in task\.class_names: add examples"):
         made(tmp_path / "b", SINGLE, class_names=("ham", "spam", "eggs"))
     with pytest.raises(UserError, match=r"task\.class_names lists"):
