@@ -47,7 +47,8 @@ def test_a_second_process_in_the_same_folder_is_refused(run, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while first.poll() is None and not (tmp_path / "run" / "metrics.jsonl").exists():
+    log = tmp_path / "run" / "metrics.jsonl"
+    while first.poll() is None and not (log.exists() and log.stat().st_size):  # a run that has begun
         time.sleep(0.05)
     code, _, stderr = run("train", *arguments)
     assert code == 2 and f"is being written by another process (process {first.pid} on" in stderr
