@@ -11,8 +11,9 @@ import io
 import math
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -56,6 +57,8 @@ TRANSPOSED = {
 }
 """What undoes each EXIF orientation; from 5 on height and width are exchanged."""
 BITS, PHOTOMETRIC, SUBFILE, SAMPLE_FORMAT = 258, 262, 254, 339  # tags of TIFF
+GAMMA = 1 / 2.2
+"""Of PNG files that mean sRGB."""
 COLOUR_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 
 # Damaged metadata and large images, which are refused here by a lower limit or read all the same.
@@ -95,7 +98,7 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels:
     with _opened(data, name) as image:
         _refuse_pages(image, name)
         picture, alpha = _plain(image, data, name)
-        picture = _in_srgb(picture, image.info.get("icc_profile"))
+        picture = _in_srgb(picture, image.info)
         if alpha is not None and alpha.getextrema() != (255, 255):
             ground = Image.new(picture.mode, picture.size, "white")
             ground.paste(picture, mask=alpha)
@@ -237,13 +240,23 @@ def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image
     return Image.fromarray(grey), alpha
 
 
-def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """L or RGB as its colour profile means it; one that cannot be used is ignored, as viewers do."""
+def _in_srgb(picture: Image.Image, info: Mapping[str | tuple[int, int], Any]) -> Image.Image:
+    """L or RGB as its colour profile or PNG's gamma means it; what cannot be used is ignored, as viewers do."""
+    profile, gamma = info.get("icc_profile"), info.get("gamma")
+    if gamma and not profile and "srgb" not in info and abs(gamma - GAMMA) > 0.01:
+        return picture.point(_gamma_table(gamma) * len(picture.getbands()))
     if profile or picture.mode == "LAB":
         transform = _transform(profile or b"", picture.mode)
         if transform is not None:
             return transform.apply(picture)
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+@functools.lru_cache(maxsize=32)
+def _gamma_table(gamma: float) -> list[int]:
+    """What each of 256 stored values is in sRGB (IEC 61966-2-1), where light is value ** (1 / gamma) (PNG, gAMA)."""
+    light = (np.arange(256) / 255) ** (1 / gamma)
+    return np.rint(255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)).tolist()
 
 
 @functools.lru_cache(maxsize=32)

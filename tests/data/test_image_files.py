@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -140,6 +141,20 @@ def test_colour_profiles_are_honoured():
     close(png(np.dstack([COLOUR, ALPHA]), iccp(linear)), on_white(srgb_of(COLOUR / 255), ALPHA), 3)
     close(png(GREY, iccp(profile("GRAY", 1.8))), srgb_of((GREY / 255) ** 1.8), 2)
     close(save(COLOUR, "TIFF", icc_profile=linear), srgb_of(COLOUR / 255), 3)
+
+
+def gama(gamma: float) -> tuple[bytes, bytes]:
+    """The chunk of a PNG that says the power which light was stored with."""
+    return b"gAMA", struct.pack(">I", round(gamma * 100_000))
+
+
+def test_gamma_of_a_png_is_honoured():
+    close(png(COLOUR, gama(1.0)), srgb_of(COLOUR / 255))
+    close(png(GREY, gama(1 / 1.8)), srgb_of((GREY / 255) ** 1.8), 1)
+    close(png(np.full((2, 3), 128, np.uint8), gama(1.0)), np.full((2, 3), 188))  # half of the light
+    close(png(np.dstack([COLOUR, ALPHA]), gama(1.0)), on_white(srgb_of(COLOUR / 255), ALPHA), 1)
+    for same in ([gama(0.45455)], [(b"sRGB", b"\0"), gama(1.0)], [gama(0)]):
+        close(png(COLOUR, *same), COLOUR)
 
 
 @pytest.mark.parametrize(
