@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,13 @@ FILE, ANSWERS = "certificate.json", "certificate.safetensors"
 TOLERANCE = 1e-4
 """Of answers that another machine, or a reference library, gave in float32."""
 EXAMPLES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
-INPUTS = {"input_ids": np.int32, "attention_mask": bool, "token_type_ids": np.int32, "pixel_values": np.float32}
-"""A reference's inputs, by transformers' names, in the order in which our models take them."""
+INPUTS = {
+    "input_ids": ("tokens", np.int32),
+    "attention_mask": ("valid", bool),
+    "token_type_ids": ("segments", np.int32),
+    "pixel_values": ("images", np.float32),
+}
+"""A reference's inputs by transformers' names: what our models call them, and their type."""
 
 
 def certify(experiment: Experiment, published: Published, reference: Path | None = None) -> dict[str, Any]:
@@ -122,17 +128,21 @@ def _answers(experiment: Experiment, variables: Mapping[str, Any], inputs: Any) 
 
 def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: Path) -> dict[str, Any]:
     arrays = read_arrays(reference)
-    inputs = [np.asarray(arrays[name]).astype(dtype) for name, dtype in INPUTS.items() if name in arrays]
+    inputs = {ours: np.asarray(arrays[name]).astype(dtype) for name, (ours, dtype) in INPUTS.items() if name in arrays}
     expected = next((arrays[name] for name in ("logits", "last_hidden_state") if name in arrays), None)
     if not inputs or expected is None:
         raise UserError(
             f"{reference} has no inputs ({', '.join(INPUTS)}) or no logits: make it as docs/weights.md says"
         )
-    if inputs[0].ndim == 4:  # [batch, channels, height, width]
-        inputs[0] = inputs[0].transpose(0, 2, 3, 1)
-    taken = inputs if experiment.config.model.name == "bert" else inputs[:1]
-    found, expected = _answers(experiment, variables, taken), np.asarray(expected)
-    valid = inputs[1] if len(inputs) > 1 else np.ones(found.shape[:1], bool)
+    if "images" in inputs:  # [batch, channels, height, width]
+        inputs["images"] = inputs["images"].transpose(0, 2, 3, 1)
+    else:
+        inputs.setdefault("valid", np.ones(inputs["tokens"].shape, bool))
+    arguments = inspect.signature(type(experiment.model).__call__).parameters.values()
+    # Of the same names, arguments by keyword alone mean something else.
+    taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]
+    found = _answers(experiment, variables, [inputs[name] for name in taken if name in inputs])
+    expected, valid = np.asarray(expected), inputs.get("valid", np.ones(found.shape[:1], bool))
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")
     return {"sha256": hashlib.sha256(reference.read_bytes()).hexdigest(), "largest_difference": largest}

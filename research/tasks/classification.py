@@ -18,9 +18,9 @@ from research.files import read_or_set_aside, write_json
 from research.ranges import NotNegative, Rate
 from research.tasks.images import ImageTask
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Teacher
+from research.tasks.task import Apply, Example, Metrics, Teacher, no_answers
 from research.weights.preprocessing import FILE as PREPROCESSOR
-from research.weights.preprocessing import photo_written
+from research.weights.preprocessing import photo_of, photo_written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,15 @@ class Classification(LabelledTask):
     mixup: NotNegative = 0.0
     photo: PhotoAugmentation | None = None
     cutmix: NotNegative = 0.0
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        if not published.model.num_classes:
+            raise no_answers(published.folder)
+        write_json(folder / "classes.json", published.class_names)
+        write_json(folder / "image.json", [None, None, 3])
+        fields = photo_of(published.folder, published.config, published.image_size)
+        return {"task": fields, "data": {"name": "image_folder", "path": "my_photos"}}
 
     def published(self, model: Any) -> dict[str, Any]:
         return {} if self.photo is None else {PREPROCESSOR: photo_written(self)}

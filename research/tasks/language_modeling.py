@@ -35,6 +35,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabulary_of_run,
 )
+from research.weights.preprocessing import vocabulary_of
 
 PREFILL = 64
 """Tokens of the prompts that go through the model at once."""
@@ -66,6 +67,14 @@ class LanguageModeling(Task):
     def prepare(self, source: Any, folder: Path) -> "LanguageModeling":
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("text",), folder)
         return dataclasses.replace(self, vocabulary=vocabulary)
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        model = published.model
+        vocabulary_of(published.folder, model.vocab_size).save(folder / "tokenizer.json")
+        tokenizer = {"kind": "bpe", "specials": False, "vocab_size": model.vocab_size}
+        fields = {"length": model.max_length, "tokenizer": tokenizer}
+        return {"task": fields, "data": {"name": "text_file", "path": "my_text.txt"}}
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

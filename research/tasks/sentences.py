@@ -20,7 +20,7 @@ from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import given_text, remarks_on, show_tokens, token_ids, vocabulary_of_run
-from research.weights.preprocessing import sentences_written
+from research.weights.preprocessing import sentences_of, sentences_written, vocabulary_of
 
 SIDES = ("source", "target")
 
@@ -54,6 +54,16 @@ class Sentences(Task):
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        model = published.model
+        vocabulary_of(published.folder, model.vocab_size).save(folder / "tokenizer.json")
+        fields = sentences_of(published.folder, published.config)
+        fields["length"] = min(fields["length"], model.max_length - model.first_position)
+        fields["tokenizer"] = {"kind": "wordpiece", "vocab_size": model.vocab_size}
+        data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
+        return {"task": fields, "data": data}
 
     def published(self, model: Any) -> dict[str, Any]:
         return sentences_written(self, model)

@@ -69,6 +69,14 @@ class View:
     target: int | None = None
 
 
+def no_answers(folder: Path) -> UserError:
+    """The error of a published model that no task here answers with."""
+    return UserError(
+        f"{folder} has no head, or no vocabulary that is read here, and so no answers to give: start a training from "
+        f"it, with train --from={folder}"
+    )
+
+
 class Task:
     """One problem: how examples become arrays, what is minimised and measured, and how an answer is made and shown.
 
@@ -116,6 +124,15 @@ class Task:
     def example(self, item: Any) -> Example:
         """A person's input, such as a text, a file or an array, as an example without its answer; or a UserError."""
         raise UserError(f"{type(self).__name__} answers no inputs: give a run of another task")
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        """The sections "task" and "data" for a published model (`research.weights.published.Published`).
+
+        What `prepare` would learn from data, such as the vocabulary, is written into the run's folder. The data are of
+        names that a person replaces: `evaluate --config.data.path=...`. Raises UserError where it has no answers.
+        """
+        raise no_answers(published.folder)
 
     def published(self, model: Any) -> dict[str, Any]:
         """What transformers has to know of the task beside a model's weights: JSON by the names of its files."""

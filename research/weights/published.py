@@ -45,6 +45,16 @@ class Published:
         """Pixels on a side of the images it is published for."""
         return image_size(self.config)
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of its classes by their numbers; the numbers where timm gives no names."""
+        if self.family:
+            return labels_of(self.config)
+        names, count = self.config.get("label_names"), self.model.num_classes
+        if isinstance(names, list) and len(names) == count and type(self.model) in TIMM:
+            return [str(name) for name in names]
+        return [str(number) for number in range(count)]
+
 
 def read_published(path: Path) -> Published:
     """The model of a folder or of an original ViT's .npz file, whether or not all of its arrays fit.
