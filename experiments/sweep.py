@@ -14,7 +14,7 @@ from research.errors import UserError
 from research.runs.command import run_command
 from research.search_space import Choice
 from research.sweeps.compare import compare
-from research.sweeps.database import DATABASE_ERRORS, cause
+from research.sweeps.database import told
 from research.sweeps.launchers import LocalLauncher
 from research.sweeps.pictures import draw
 from research.sweeps.plan import PRUNERS, SAMPLERS, Plan, direction_of, objective_of
@@ -87,13 +87,8 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("a sweep needs --config=FILE.py and --workdir=FOLDER (or --compare A B): give both")
     if arguments.launcher != "vectorized":
         jax.config.update("jax_platforms", "cpu")  # the accelerators are the trials'
-    try:
-        with Study(Path(arguments.workdir), plan_of(arguments), arguments.storage) as study:
-            sweep(study, arguments)
-    except DATABASE_ERRORS as error:
-        raise UserError(
-            f"the study's database fails ({cause(error)}): see to it, and the same command resumes"
-        ) from error
+    with told(), Study(Path(arguments.workdir), plan_of(arguments), arguments.storage) as study:
+        sweep(study, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

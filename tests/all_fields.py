@@ -273,10 +273,7 @@ def _train(config: ConfigDict, folder: Path, log: Path, gibibytes: int) -> typin
         lines = ("from research.config import from_json", f"TEXT = {to_json(config)!r}", "def get_config(arg):")
         spec.write_text("\n".join((*lines, "    return from_json(TEXT)", "")), encoding="utf-8")
         sys.argv = ["train", f"--config={spec}", f"--workdir={folder}"]
-        parser = argparse.ArgumentParser()
-        command.add_config(parser)
-        parser.add_argument("--workdir")
-        command.run_command(train.main, parser)
+        command.run_command(train.main, train.parser())
         code = 0
     except SystemExit as error:
         code = error.code or 0

@@ -44,6 +44,17 @@ class Comparison:
 
         return float(stats.ttest_rel(self.b, self.a).pvalue)
 
+    def verdict(self) -> str:
+        """Whether B's values are higher or lower than A's, as far as the interval and the test agree on it.
+
+        Where the interval holds 0, or the test says that chance alone does as much in one of 20 cases, it is neither.
+        The bootstrap of so few pairs as there are seeds is too sure of itself, hence the test.
+        """
+        low, high = self.interval()
+        if low <= 0 <= high or self.p_value() >= 0.05:
+            return "no clear difference"
+        return f"clearly {'higher' if low > 0 else 'lower'}"
+
 
 def compare(a: Path, b: Path, metric: str | None = None) -> str:
     """The sentence about two sweeps (their best points) or two folders of runs. Raises UserError for missing pairs."""
@@ -68,7 +79,7 @@ def sentence(result: Comparison, a: str, b: str) -> str:
     return (
         f"{result.metric} is {scales[0]} for {a} and {scales[1]} for {b} (mean ± standard deviation of {len(result.a)} "
         f"seeds): a difference of {(result.b - result.a).mean():+.3g} (95 % interval {low:+.3g} to {high:+.3g}, paired "
-        f"bootstrap; p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}, paired t-test)."
+        f"bootstrap; p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}, paired t-test): {result.verdict()}."
     )
 
 

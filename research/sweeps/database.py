@@ -7,7 +7,7 @@ reads the same rows again.
 import contextlib
 import math
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +33,17 @@ def cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).partition("\n")[0] or type(error).__name__
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Makes one sentence of a database that fails."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise UserError(
+            f"the study's database fails ({cause(error)}): see to it, and the same command resumes"
+        ) from error
 
 
 def sqlite_url(path: Path) -> str:

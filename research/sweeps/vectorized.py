@@ -39,10 +39,15 @@ TRACED = ("seed", "optimizer.", "schedule.", "model.", "task.", "training.ema", 
 PRUNED = "pruned"
 
 
+class Apart(UserError):
+    """Trials that no program can train together, though each of them can be trained alone."""
+
+
 def work_together(study: Study, say: Callable[[Trial], None]) -> None:
     """Runs all waiting trials of the study to their end; `say` hears of each that has ended.
 
-    Raises UserError where trials differ in more than numbers, and Interrupted after a signal, once all are saved.
+    Raises UserError where trials differ in more than numbers, Apart before anything is trained where they cannot be
+    trained together, and Interrupted after a signal, once all are saved.
     """
     if study.plan.sampler in ("tpe", "cmaes"):
         raise UserError(f"--sampler={study.plan.sampler} waits for results, and these come all at once: use random")
@@ -113,7 +118,7 @@ class _Group:
         self.experiments = {experiment.folder: experiment for experiment in experiments}
         self.first = experiments[0]
         if self.first.task.teacher is not None:
-            raise UserError("trials with a teacher cannot be trained together: use --launcher=local")
+            raise Apart("trials with a teacher cannot be trained together: use --launcher=local")
         changes = [path for other in experiments for path, *_ in diff(self.first.config, other.config)]
         self.paths = _paths(change for change in changes if not change.startswith(LAUNCH_ONLY))
         for path in self.paths:
@@ -125,6 +130,10 @@ class _Group:
                     f"trials differ in {path} ({value!r}), which decides what is computed: only numbers such as "
                     "optimizer.learning_rate, model.dropout or seed can; leave it out, or use --launcher=local"
                 )
+        if "seed" in self.paths and len(getattr(self.first.batches.plan, "buckets", ())) > 1:
+            raise Apart(
+                "trials of several seeds read batches of different lengths: use training.buckets=1 or --launcher=local"
+            )
         taken_over = self.first.taken_over(self.first.run.abstract_state)
         self.together = Together(self._step, self._create, taken_over, len(experiments))
         self._batches: dict[str, Batches] = {}
