@@ -5,6 +5,7 @@ take things and put them down; a sentence tells each action, and a question need
 copied from that data set: the world is simulated here, and any number of stories can be drawn from it.
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,16 +67,22 @@ class _Stories(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
         if not 0 <= index < self.size:
             raise IndexError(index)
-        key = (self.source.seed, self.source.task, list(SHARES).index(self.split), index)
-        attempt = 0
-        while True:
-            example = _example(np.random.default_rng((*key, attempt)), self.source.task)
-            if example and zlib.crc32(example["context"].encode()) % 10 in SHARES[self.split]:
-                break
-            attempt += 1
+        example = _drawn(self.source.seed, self.source.task, list(SHARES).index(self.split), index)
         if self.source.pairs:
             return {"source": example["question"], "target": example["support"][0]}
         return example
+
+
+@functools.lru_cache(maxsize=20_000)  # a split is read for the checks, for its scores and for its samples
+def _drawn(seed: int, task: int, split: int, index: int) -> Example:
+    """The first of the draws of this key that has an answer and whose story belongs to the split."""
+    shares = [*SHARES.values()][split]
+    attempt = 0
+    while True:
+        example = _example(np.random.default_rng((seed, task, split, index, attempt)), task)
+        if example and zlib.crc32(example["context"].encode()) % 10 in shares:
+            return example
+        attempt += 1
 
 
 @dataclass
