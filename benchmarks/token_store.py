@@ -24,7 +24,9 @@ tokenizer = TrainedTokenizer.load(sys.argv[2])._tokenizer
 began = time.perf_counter()
 tokens = 0
 for piece in read_pieces(sys.argv[1]):
-    tokens += sum(len(each.ids) for each in tokenizer.encode_batch_fast(cut(piece)))
+    lines = cut(piece)
+    texts = ["".join(lines[first : first + 50]) for first in range(0, len(lines), 50)]  # faster than single lines
+    tokens += sum(len(each.ids) for each in tokenizer.encode_batch_fast(texts))
 print(tokens, time.perf_counter() - began)
 """
 STORED = """

@@ -42,6 +42,22 @@ from research.ranges import Size
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
 
 
+BLOCK = 4096
+"""Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
+
+
+def _blocks(lines: Iterable[str]) -> list[str]:
+    """Lines joined to blocks of `BLOCK` characters or a little more; what ends with no line feed ends its block."""
+    blocks, block, size = [], [], 0
+    for line in lines:
+        block.append(line)
+        size += len(line)
+        if size >= BLOCK or not line.endswith("\n"):
+            blocks.append("".join(block))
+            block, size = [], 0
+    return [*blocks, "".join(block)] if block else blocks
+
+
 class TrainedTokenizer:
     """Text to ids and back.
 
@@ -140,6 +156,9 @@ class TrainedTokenizer:
 
         int32 and int64 [tokens]. Unknown tokens end where their text ends; what lies between tokens belongs to none.
         """
+        # GPT-2's tokens may hold several line ends, those of the other kinds none.
+        if not isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+            lines = _blocks(lines)
         encoded = self.encode_batch(lines)
         tokens = np.fromiter(itertools.chain(*encoded), np.int32)
         counts = np.array([len(line) for line in encoded], np.int64)

@@ -58,6 +58,19 @@ def test_round_trip_is_lossless(config: Tokenizer, tmp_path: Path):
 
 
 @identify
+def test_many_lines_at_once_are_as_each_line_alone(config: Tokenizer):
+    trained, random = config.train(TEXTS), np.random.default_rng(0)
+    letters = [*"".join(TEXTS), "\n", "\n", " ", "\r", "\x0c", "\u2028", "ß", "é"]
+    lines = ["".join(random.choice(letters, size)).replace("\n", "") + "\n" for size in random.integers(0, 30, 900)]
+    lines[500] = lines[500].strip()  # where one text ends, and the next begins
+    tokens, ends = trained.encode_lines(lines)
+    starts = np.cumsum([0, *(len(line.encode()) for line in lines)])
+    alone = [trained.encode_lines([line]) for line in lines]
+    assert tokens.tolist() == [token for line, _ in alone for token in line]
+    assert ends.tolist() == [start + end for start, (_, line) in zip(starts, alone, strict=False) for end in line]
+
+
+@identify
 def test_special_tokens_have_fixed_ids(config: Tokenizer):
     trained = config.train(TEXTS)
     assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
