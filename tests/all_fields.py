@@ -71,6 +71,18 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("configs/vision/mae.py:tiny", {}),
     "unet": (MEMBRANE, {}),
     "segmenter": (f"{MEMBRANE},model=segmenter", {}),
+    "segformer": (
+        MEMBRANE,
+        {
+            "model": {
+                "name": "segformer",
+                "widths": (8,) * 4,
+                "depths": (1,) * 4,
+                "decoder_width": 8,
+                "num_heads": (1,) * 4,
+            }
+        },
+    ),
     "scenes": ("configs/vision/segmenter_scenes.py:tiny", {}),
     "jigsaw": ("configs/vision/jigsaw.py:tiny", {}),
     "packed": ("configs/vision/packed.py:tiny", {}),
@@ -101,7 +113,7 @@ OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
     **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
-    **{MODELS[name]: {"num_classes": 10} for name in ("segmenter", "unet")},
+    **{MODELS[name]: {"num_classes": 10} for name in ("segformer", "segmenter", "unet")},
     Duration: {"steps": 1},
     Interval: {"steps": 1},
     TrainingOptions: {"duration": {"steps": 1}, "batch_size": 8},

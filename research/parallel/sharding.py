@@ -54,6 +54,7 @@ RULES = (
     ),
     Rule("tokens of an image model", r"^(encoder/)?((cls|mask|distillation)_token|registers|pool_query)$", ()),
     Rule("input of an image model", r"^(encoder/)?(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
+    Rule("levels of a SegFormer", r"^project_\d/(kernel|bias)$", ()),
     Rule("masks of a Segmenter", r"^class_embedding$|^(project|(patch|class)_projection)/(kernel|bias)$", ()),
     Rule(
         "heads of an encoder of text",

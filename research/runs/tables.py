@@ -23,6 +23,7 @@ from research.models.mae import MAE
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
 from research.models.rnn import RNNSeq2Seq
+from research.models.segformer import SegFormer
 from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
@@ -86,6 +87,7 @@ MODELS = {
     "mobilenet": MobileNet,
     "resnet": ResNet,
     "rnn": RNNSeq2Seq,
+    "segformer": SegFormer,
     "segmenter": Segmenter,
     "seq2seq": Seq2Seq,
     "swin": Swin,

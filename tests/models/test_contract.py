@@ -24,6 +24,7 @@ OFFERS = {
     "mobilenet": STAGED,
     "resnet": STAGED,
     "rnn": {"States"},
+    "segformer": set(),
     "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},

@@ -1,4 +1,6 @@
-"""U-Net and Segmenter against their papers' formulas in float64 numpy, and counts of parameters by hand."""
+"""U-Net, Segmenter and SegFormer against their papers' formulas in float64 numpy, and counts of parameters by hand."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,8 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
+from research.models import segformer
+from research.models.segformer import MixBlock
 from research.models.segmenter import Segmenter
 from research.models.unet import Enlarge, UNet
 from research.models.vit import ViT, fields
@@ -139,3 +143,58 @@ def test_the_up_convolution_has_a_projection_for_each_corner():
 def test_models_that_do_not_fit_are_refused(model, sentence):
     with pytest.raises(UserError, match=sentence):
         jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+
+
+def attended(x, memory, params, heads):
+    """Attention by its formula: x [tokens, width], memory [keys, width]."""
+    project = {n: np.einsum("tw,whs->ths", x if n == "query" else memory, params[n]["kernel"]) + params[n]["bias"]
+               for n in ("query", "key", "value")}  # fmt: skip
+    scores = np.einsum("qhs,khs->hqk", project["query"], project["key"]) / np.sqrt(x.shape[-1] // heads)
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    values = np.einsum("hqk,khs->qhs", weights, project["value"])
+    return np.einsum("qhs,hsw->qw", values, params["out"]["kernel"]) + params["out"]["bias"]
+
+
+def test_a_segformer_block_shrinks_keys_and_mixes_neighbours():
+    """Equations 1 to 3, token by token."""
+    x = jax.random.normal(jax.random.key(2), (1, 4, 6, 8))
+    variables = variables_of(MixBlock(2, 2, 2), x)
+    params = jax.tree.map(np.float64, variables["params"])
+    image = np.float64(x)[0]
+    normed = layer_norm(image, **params["attention_norm"], epsilon=1e-6)
+    squares = np.array([[normed[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].ravel() for j in range(3)] for i in range(2)])
+    small = squares @ params["reduce"]["kernel"] + params["reduce"]["bias"]
+    small = layer_norm(small, **params["reduce_norm"], epsilon=1e-6).reshape(6, 8)
+    image = image + attended(normed.reshape(24, 8), small, params["attention"], 2).reshape(image.shape)
+    hidden = layer_norm(image, **params["feed_forward_norm"], epsilon=1e-6)
+    hidden = hidden @ params["up"]["kernel"] + params["up"]["bias"]
+    padded = np.pad(hidden, [(1, 1), (1, 1), (0, 0)])
+    mixed = sum(
+        padded[i : i + 4, j : j + 6] * params["conv"]["kernel"][i, j, 0] for i, j in np.ndindex(3, 3)
+    ) + params["conv"]["bias"]  # fmt: skip
+    active = mixed * 0.5 * (1 + np.vectorize(math.erf)(mixed / math.sqrt(2)))
+    image = image + active @ params["down"]["kernel"] + params["down"]["bias"]
+    np.testing.assert_allclose(MixBlock(2, 2, 2).apply(variables, x)[0], image, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("B0", 3.753), ("B1", None), ("B2", None)])
+def test_parameters_of_a_segformer(size, millions):
+    """Of every part by hand; B0 with 150 classes has 3.753 million in the reference implementation."""
+    widths, depths, decoder = (segformer.SIZES[size][name] for name in ("widths", "depths", "decoder_width"))
+    total, channels = 0, 3
+    for stage, (width, depth, reduction) in enumerate(zip(widths, depths, (8, 4, 2, 1), strict=True)):
+        total += ((3 if stage else 7) ** 2 * channels + 1) * width + 2 * width
+        block = 4 * (width + 1) * width + 4 * width + (width + 1) * 4 * width + 10 * 4 * width + (4 * width + 1) * width
+        if reduction > 1:
+            block += (reduction**2 * width + 1) * width + 2 * width
+        total += depth * block + 2 * width + (width + 1) * decoder
+        channels = width
+    total += 4 * decoder**2 + 2 * decoder + (decoder + 1) * 150
+    assert count(segformer.SegFormer(150, **segformer.fields(size)), 1, 64, 64, 3) == total
+    assert millions is None or round(total / 1e6, 3) == millions
+
+
+def test_a_segformer_answers_images_of_odd_sizes():
+    model = segformer.SegFormer(2, (4,) * 4, (1,) * 4, 4, (1,) * 4)
+    images = jnp.zeros((1, 37, 50, 1))
+    assert jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape == (1, 37, 50, 2)

@@ -49,6 +49,10 @@ CASES = {
         {"depths": (1, 1), "bottleneck": True, "width": 16, "small_images": True},
     ),
     "rnn": ("configs/translation/phrasebook.py:tiny", {"num_layers": 1, "width": 64}),
+    "segformer": (
+        MEMBRANE,
+        {"widths": (16,) * 4, "depths": (1,) * 4, "decoder_width": 16, "num_heads": (4,) * 4, "stochastic_depth": 0.0},
+    ),
     "segmenter": (
         MEMBRANE,
         {
@@ -80,7 +84,7 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     paths = {"shakespeare": str(text), "membrane": write_masks(folder / "masks")}
     path = next((paths[name] for name in paths if name in spec), None)
     config = load(spec, {"data.path": path} if path else {})
-    if model in ("efficientformer", "mobilenet", "resnet", "unet"):
+    if model in ("efficientformer", "mobilenet", "resnet", "segformer", "unet"):
         config.training.batch_size = 64  # statistics of few examples magnify rounding
     if model not in ("decoder", "gpt", "mae", "seq2seq", "vit"):
         config.model = {"name": model, **fields}
