@@ -17,8 +17,7 @@ from research.errors import UserError
 from research.ranges import AFTERWARDS, MOVED, Range
 
 Value = Annotated[int, Range(-(2**31), 2**31 - 1)]
-Byte = Annotated[int, Range(0, 255)]
-Colour = tuple[Byte, Byte, Byte]
+Colour = tuple[int, int, int]
 HeldOut = Annotated[int, Range(0, 2**31 - 1)]
 NAMED = 5
 """Files that a sentence names."""
@@ -51,6 +50,9 @@ class ImageMasks(Source):
     def __post_init__(self):
         if not 0 < len(self.classes) <= IGNORED or len({*self.classes}) < len(self.classes):
             raise UserError(f"data.classes has {len(self.classes)} names: give 1 to {IGNORED} different ones")
+        colours = [value for value in (*(self.values or ()), self.ignore) if isinstance(value, tuple)]
+        if wrong := [colour for colour in colours if not all(0 <= part <= 255 for part in colour)]:
+            raise UserError(f"data.values and data.ignore have the colour {wrong[0]}: use numbers from 0 to 255")
         keys = self._keys
         if len(keys) != len(self.classes):
             raise UserError(f"data.values has {len(keys)} values for {len(self.classes)} data.classes: give one each")

@@ -138,17 +138,17 @@ class SceneList(Sequence[Example]):
     most: int
     scale: tuple[float, float]
     key: tuple[int, int]
-    count: int
+    length: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of a scene, which is not drawn for that."""
         return self.size, self.size
 
     def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.length:
             raise IndexError(index)
         random = np.random.default_rng((*self.key, index))
         scene = Image.fromarray(_ground(self.size, random))
@@ -181,7 +181,8 @@ class SceneList(Sequence[Example]):
         drawing = drawing.rotate(random.uniform(-180, 180), Image.Resampling.BILINEAR, expand=True)
         drawing = drawing.crop(drawing.getbbox())
         ratio = side / max(drawing.size)
-        drawing = drawing.resize(tuple(max(round(ratio * length), 1) for length in drawing.size))
+        width, height = (max(round(ratio * length), 1) for length in drawing.size)
+        drawing = drawing.resize((width, height))
         left, top = (int(random.integers(self.size - length + 1)) for length in drawing.size)
         return drawing, (left, top)
 

@@ -108,8 +108,8 @@ class AveragePrecisionScorer:
 
 def _of_class(boxes: Boxes, number: int) -> Boxes:
     mine = boxes.classes == number
-    parts = {field.name: getattr(boxes, field.name) for field in dataclasses.fields(boxes)}
-    return Boxes(**{name: None if part is None else np.asarray(part)[mine] for name, part in parts.items()})
+    rest = (None if part is None else part[mine] for part in (boxes.scores, boxes.areas, boxes.crowd))
+    return Boxes(boxes.boxes[mine], boxes.classes[mine], *rest)
 
 
 def _matched(true: Boxes, found: Boxes, limits: tuple[float, float]) -> _Matches:

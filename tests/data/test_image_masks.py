@@ -148,6 +148,7 @@ def test_pairs_that_do_not_fit_are_named(mask, fields, sentence, tmp_path):
         ({"classes": ("a", "b"), "values": (1, 1)}, "name a value twice"),
         ({"classes": ("a", "b"), "ignore": 1}, "name a value twice"),
         ({"classes": ("a", "b"), "ignore": (1, 2, 3)}, "use one kind for both"),
+        ({"classes": ("a",), "values": ((0, 0, 256),)}, r"have the colour \(0, 0, 256\): use numbers from 0 to 255"),
     ],
 )
 def test_classes_that_do_not_fit_are_refused(fields, sentence):
