@@ -50,6 +50,8 @@ A, B = (0, 0, 10, 10), (50, 50, 90, 90)
         (truth([A]), found([(0, 0, 10, 7.1)], [0.5]), {"ap": 0.5, "ap50": 1, "ap75": 0}),
         # What lies in a crowd counts for nothing; the crowd is not to be found.
         (truth([A, B], crowd=np.array([0, 1])), found([A, (52, 52, 60, 60), B], [0.5, 0.9, 0.8]), {"ap": 1}),
+        # A box that is to be found goes before a crowd that fits better; above 0.71 the crowd takes the detection.
+        (truth([A, (0, 0, 20, 20)], crowd=np.array([0, 1])), found([(0, 0, 10, 7.1)], [0.5]), {"ap": 0.5}),
         # The area that is given decides on the size.
         (truth([B], areas=np.array([9.0])), found([B], [0.5]), {"ap_small": 1, "ap_medium": -1}),
         # Another class is another thing.
