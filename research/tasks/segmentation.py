@@ -20,7 +20,7 @@ from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, soft_dice, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
 
-FLIPS = {"none": ((),), "horizontal": ((), (2,)), "both": ((), (2,), (1,), (1, 2))}
+FLIPS = {"off": ((),), "horizontal": ((), (2,)), "both": ((), (2,), (1,), (1, 2))}
 """Axes of a batch of images that are mirrored, one after the other."""
 LARGEST_SCALE = 100.0
 
@@ -43,7 +43,7 @@ class Segmentation(LabelledTask):
     turns: bool = False
     dice: NotNegative = 1.0
     overlap: Annotated[Rate, ANSWERING] = 0.5
-    flips: Annotated[Literal["none", "horizontal", "both"], ANSWERING] = "none"
+    flips: Annotated[Literal["off", "horizontal", "both"], ANSWERING] = "off"
 
     def __post_init__(self):
         low, high = self.scale
