@@ -1,7 +1,7 @@
 """Cell membranes in electron-microscopy slices of 512 x 512 pixels (ISBI 2012): a U-Net and a Segmenter from scratch.
 
     python -m experiments.train --config=configs/vision/membrane.py:folder=membrane --workdir=runs/membrane
-    python -m experiments.train --config=configs/vision/membrane.py:folder=membrane,model=segmenter --workdir=runs/masks
+    python -m experiments.train --config=configs/vision/membrane.py:folder=membrane,model=segmenter --workdir=runs/vit
 
 folder holds the 30 training slices of the challenge as images/N.png and labels/N.png, where 0 is membrane. The last six
 are the test, which the challenge's own test set is not: not a published result. Answers are means over windows that
@@ -29,8 +29,7 @@ MODELS = {
             "pool": "mean",
             "positions": "sincos2d",
         },
-        "decoder": "mask",
-        "num_heads": 3,
+        "decoder": "linear",  # the other one needs three classes
     },
 }
 
@@ -53,7 +52,6 @@ def get_config(arg: str = "") -> ConfigDict:
             config.model.update(width=4, depth=2)
         else:
             config.model.encoder.update(patch_size=4, width=16, num_layers=1, num_heads=2, mlp_width=32)
-            config.model.update(num_layers=1, num_heads=2)
         config.training.update(batch_size=4, log_every=2)
         config.training.duration = {"steps": 4}
         config.checkpoint.every = {"steps": 2}

@@ -15,6 +15,7 @@ from research.models.contract import Levels
 from research.ranges import NESTED, Layers, Rate, Size
 
 EPSILON = 1e-5
+LEAST_CLASSES = 3
 INIT = nn.initializers.truncated_normal(0.02)
 
 
@@ -26,7 +27,7 @@ class Segmenter(nn.Module):
             paper, with num_classes 0.
         decoder: "linear", a projection of each patch (section 3.2.1), or "mask", a Transformer over the patches and one
             learned embedding for each class: a patch's logit of a class is the product of both outputs, normalised
-            (section 3.2.2).
+            (section 3.2.2). That norm is over the classes, of which there have to be three: of two it leaves a sign.
         num_layers, width, num_heads, mlp_width: of the mask Transformer; width and mlp_width are those of the encoder's
             level, and 4 times that, unless given.
     """
@@ -47,6 +48,11 @@ class Segmenter(nn.Module):
         """Logits of the classes of each pixel, float32."""
         if not isinstance(self.encoder, Levels):
             raise UserError("model.encoder has no feature levels: use vit, swin, resnet or another image backbone")
+        if self.decoder == "mask" and self.num_classes < LEAST_CLASSES:
+            raise UserError(
+                f"model.decoder 'mask' normalises over the classes, and {self.num_classes} are too few for that: use "
+                "'linear'"
+            )
         level = self.encoder.levels(images, train=train)[-1]
         if self.decoder == "linear":
             logits = classifier(self.num_classes, kernel_init=INIT, name="head")(level)

@@ -137,7 +137,11 @@ def test_the_up_convolution_has_a_projection_for_each_corner():
             UNet(2, width=2, depth=3),
             r"an image of 8 x 12 pixels cannot be halved model\.depth 3 times: use multiples of 8",
         ),
-        (Segmenter(2, UNet(2, width=2)), r"model\.encoder has no feature levels: use vit, swin, resnet"),
+        (
+            Segmenter(2, ViT(0, **fields("Ti/4"))),
+            r"model\.decoder 'mask' normalises over the classes, and 2 are too few",
+        ),
+        (Segmenter(3, UNet(2, width=2)), r"model\.encoder has no feature levels: use vit, swin, resnet"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(model, sentence):

@@ -54,7 +54,7 @@ CASES = {
         {"widths": (16,) * 4, "depths": (1,) * 4, "decoder_width": 16, "num_heads": (4,) * 4, "stochastic_depth": 0.0},
     ),
     "segmenter": (
-        MEMBRANE,
+        "configs/vision/segmenter_scenes.py:tiny",
         {
             "encoder": {"name": "vit", "num_classes": 0, "patch_size": 4, "pool": "cls", "width": 64, "num_layers": 1}
             | {"num_heads": 4, "mlp_width": 128, "dropout": 0.1},

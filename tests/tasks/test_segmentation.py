@@ -103,7 +103,7 @@ def test_flips_are_the_mean_over_mirrored_windows():
     wanted = softmax(np.concatenate([np.roll(given, 1, 2), given, 0 * given], -1))
     mirrored = softmax(np.concatenate([np.roll(given, -1, 2), given, 0 * given], -1))
     for flips, expected in (
-        ("none", wanted),
+        ("off", wanted),
         ("horizontal", (wanted + mirrored) / 2),
         ("both", (wanted + mirrored) / 2),
     ):
