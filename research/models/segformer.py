@@ -47,6 +47,7 @@ class OverlappingPatches(nn.Module):
             strides=self.stride,
             padding=self.kernel // 2,
             promote_dtype=to_kernel_dtype,
+            conv_general_dilated=convolution,
             name="conv",
         )(x)
         return nn.LayerNorm(epsilon=EPSILON, name="norm")(x)
