@@ -7,9 +7,11 @@ Inputs are texts, image files, or lines on standard input when none is given. Fr
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from research.data.plain_text import decode_lines
 from research.errors import UserError
+from research.reports.pictures import save_pictures
 from research.runs.answers import add_answers
 from research.runs.command import add_plugin, run_command
 from research.runs.predictor import Predictor
@@ -21,7 +23,11 @@ def main(arguments: argparse.Namespace) -> None:
     if not inputs:
         raise UserError("there is nothing to answer: give inputs as arguments or as lines on standard input")
     predictor = Predictor.open(arguments.workdir, arguments.checkpoint)
-    for answer in predictor.answer(inputs, **arguments.options):
+    examples = [predictor.task.example(item) for item in inputs]
+    answers = predictor.answers(examples, **arguments.options)
+    if arguments.pictures is not None:
+        save_pictures(predictor.task, examples, answers, Path(arguments.pictures))
+    for answer in answers:
         if arguments.format == "jsonl":
             print(json.dumps(answer, ensure_ascii=False))
         else:
@@ -33,6 +39,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.predict", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="how answers are printed")
+    parser.add_argument("--pictures", metavar="FOLDER", help="draw boxes and masks over the images: FOLDER/1.png, ...")
     parser.add_argument("inputs", nargs="*", help="texts or image files")
     add_answers(parser)
     add_plugin(parser)

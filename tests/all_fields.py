@@ -41,11 +41,13 @@ from research.training.checkpoints import CheckpointPolicy
 from research.training.durations import Duration, Interval
 from research.training.run import TrainingOptions
 from research.training.transfer import Transfer
+from tests.image_masks import write_masks
 
 WRONG = (-1, 0, 1, 10**9, 10**30, 10**400, 1e300, -1e300, 1e-300, math.nan, math.inf, -math.inf, "x", "", "(", [], {})
 ODD = (*WRONG, None, True, False, [1], [1] * 50, {"x": 1}, "a\0b", "\ud800")
 
 DIGITS, PHRASES = "configs/vision/digits.py:tiny", "configs/translation/phrasebook.py:tiny"
+MEMBRANE = "configs/vision/membrane.py:folder=FOLDER/masks,tiny"
 SMALL_IMAGES = {"depths": (1, 1), "width": 8}
 BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": (DIGITS, {}),
@@ -67,6 +69,21 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": {"name": "swin", "num_heads": (1, 2), "window": 2, "patch_size": 2, "mlp_ratio": 2, **SMALL_IMAGES}},
     ),
     "mae": ("configs/vision/mae.py:tiny", {}),
+    "unet": (MEMBRANE, {}),
+    "segmenter": (f"{MEMBRANE},model=segmenter", {}),
+    "segformer": (
+        MEMBRANE,
+        {
+            "model": {
+                "name": "segformer",
+                "widths": (8,) * 4,
+                "depths": (1,) * 4,
+                "decoder_width": 8,
+                "num_heads": (1,) * 4,
+            }
+        },
+    ),
+    "scenes": ("configs/vision/segmenter_scenes.py:tiny", {}),
     "jigsaw": ("configs/vision/jigsaw.py:tiny", {}),
     "packed": ("configs/vision/packed.py:tiny", {}),
     "images": (
@@ -96,6 +113,7 @@ OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
     **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
+    **{MODELS[name]: {"num_classes": 10} for name in ("segformer", "segmenter", "unet")},
     Duration: {"steps": 1},
     Interval: {"steps": 1},
     TrainingOptions: {"duration": {"steps": 1}, "batch_size": 8},
@@ -147,6 +165,8 @@ def needed(cls: type) -> dict[str, Any]:
         "num_heads": (1,) if cls is MODELS["swin"] else 1,
         "num_attention": 0,
         "dataset": "x",
+        "classes": ("x",),
+        "encoder": {"name": "own"},
     }
     missing = {
         field.name: minimum.get(field.name, "x" if fields_of(cls)[field.name] is str else 8)
@@ -166,6 +186,7 @@ def built(cls: type, name: str, value: Any, base: Mapping[str, Any]) -> Any | Us
 
 def make_data(folder: Path) -> None:
     """The files that the small experiments read."""
+    write_masks(folder / "masks")
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh ", k=6)).strip() or "a" for _ in range(400)]
     (folder / "text.txt").write_text(" ".join(words) * 4, encoding="utf-8")

@@ -36,6 +36,8 @@ GIVEN: dict[Any, Any] = {
     Duration: {"steps": 1}, Interval: {"steps": 1}, Tokenizer: {"kind": "word"}
 }  # fmt: skip
 """A value for each kind of field that has no default."""
+NAMED = {"classes": ("x",)}
+"""The same by the fields' names."""
 
 
 @functools.cache
@@ -62,7 +64,8 @@ def needed(cls: type) -> dict[str, Any]:
         if field.name in hints_of(cls) and field.default is field.default_factory is dataclasses.MISSING:
             kind = base(hints_of(cls)[field.name])
             literal = typing.get_origin(kind) is typing.Literal
-            found[field.name] = typing.get_args(kind)[0] if literal else GIVEN.get(kind, ())
+            given = NAMED.get(field.name, GIVEN.get(kind, ()))
+            found[field.name] = typing.get_args(kind)[0] if literal else given
     return found
 
 

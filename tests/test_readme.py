@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from research.files import write_json
+from tests.image_masks import write_masks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -100,6 +101,7 @@ def folder(tmp_path_factory) -> Path:
             (folder / "my_photos" / name).mkdir(parents=True, exist_ok=True)
             pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
+    write_masks(folder / "my_cells")
     golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
     weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
     save_file(weights, folder / "vit.safetensors")

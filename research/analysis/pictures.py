@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from research.files import replacing
 
@@ -124,3 +125,9 @@ def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
     """Writes a PNG file in place of what has its name: nothing is written through a link that lies there."""
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=dpi)
+
+
+def save_png(pixels: np.ndarray, path: Path) -> None:
+    """The same for an image, uint8 [height, width, 3]."""
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, "PNG")

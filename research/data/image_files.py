@@ -59,6 +59,8 @@ TRANSPOSED = {
 BITS, PHOTOMETRIC, SUBFILE, SAMPLE_FORMAT = 258, 262, 254, 339  # tags of TIFF
 GAMMA = 1 / 2.2
 """Of PNG files that mean sRGB."""
+MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+"""Pillow's names of pixels that hold one whole number."""
 COLOUR_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 
 # Damaged metadata and large images, which are refused here by a lower limit or read all the same.
@@ -112,6 +114,33 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None, channels:
         if size is not None and picture.size != size[::-1]:
             picture = picture.resize(size[::-1], Image.Resampling.BICUBIC)
         return np.asarray(picture).reshape(picture.height, picture.width, channels)
+
+
+def decode_mask(data: bytes, name: str, *, colours: bool) -> np.ndarray:
+    """The values of a file whose pixels are labels and not shades: int32 [height, width], or uint8 [height, width, 3].
+
+    colours: the colours, a palette's included; otherwise the numbers that the file stores: indices of a palette, 0 and
+    1 of one bit, grey of 2 to 16 bits, 32-bit integers. An orientation is undone as in an image; a colour profile and a
+    palette's transparency are not looked at. Raises UserError, naming the file, for one of another kind.
+    """
+    with _opened(data, name) as image:
+        _refuse_pages(image, name)
+        image.load()
+        bits = data[24] if image.format == "PNG" else 8
+        if image.mode not in MASK_MODES and not (colours and image.mode in ("RGB", "RGBA")):
+            wanted = "colours or numbers" if colours else "one number a pixel; for colours set data.values to colours"
+            raise UserError(f"{shown(name)} has pixels of the kind {image.mode}: give a mask with {wanted}")
+        picture = image.convert("RGB") if colours else image
+        orientation = _orientation(image)
+        if orientation in TRANSPOSED:
+            picture = picture.transpose(TRANSPOSED[orientation])
+        values = np.asarray(picture)
+        if colours:
+            return values
+        values = values.astype(np.int32)
+        if image.mode == "L" and bits < 8:  # which Pillow spreads over 0 to 255
+            values //= 255 // (2**bits - 1)
+        return values
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:

@@ -94,7 +94,7 @@ class ConvNorm(nn.Module):
             use_bias=self.use_bias or self.folded,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             promote_dtype=to_kernel_dtype,
-            conv_general_dilated=_convolution,
+            conv_general_dilated=convolution,
             name="conv",
         )(x)
         if self.folded:
@@ -102,7 +102,7 @@ class ConvNorm(nn.Module):
         return BatchNorm(scale_init=self.scale_init, name="norm")(x, train=train)
 
 
-def _convolution(images: Array, kernel: Array, strides: Sequence[int], padding: Pads, **options: Any) -> Array:
+def convolution(images: Array, kernel: Array, strides: Sequence[int], padding: Pads, **options: Any) -> Array:
     """Each device convolves its own images: left to itself, the compiler gets gradients of depthwise kernels wrong on
     several devices (jax 0.12)."""
 

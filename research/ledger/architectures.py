@@ -20,6 +20,7 @@ from research.models.mae import MAE
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
 from research.models.rnn import LSTM
+from research.models.segformer import SegFormer
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.vit import ViT
@@ -80,6 +81,10 @@ def _mae() -> tuple[nn.Module, tuple[Any, ...]]:
     return model, (*images, jax.ShapeDtypeStruct((1, 196), jnp.int32))
 
 
+def _segformer() -> tuple[nn.Module, tuple[Any, ...]]:
+    return _image(SegFormer(150))
+
+
 def _vit(size: str, millions: str, billions: float) -> Row:
     build = functools.partial(ViT, 1000, **vit.fields(size))
     return _vision(f"ViT-{size}", build, millions, billions, "Dosovitskiy et al. 2021, Touvron et al. 2021")
@@ -129,6 +134,7 @@ ROWS = (
     _vision("ResNet-50", functools.partial(ResNet, 1000, **resnet.fields("50")), "25.557", 4.1, "its paper"),
     _vision("MobileNetV2 1.0", functools.partial(MobileNet, 1000, "v2"), "3.505", 0.30, "its paper"),
     _vision("MobileNetV3-Large", functools.partial(MobileNet, 1000, "v3"), "5.483", 0.22, "its paper"),
+    Row("SegFormer-B0, 150 classes", _segformer, "3.753", f"{REFERENCE}; Xie et al. 2021, table 1"),
     Row("MAE ViT-B/16 with its decoder", _mae, "111.66", REFERENCE),
 )
 
@@ -136,7 +142,6 @@ NOT_BUILT = {
     "BERT-base (MLM, QA, classification, pre-training)": "109.514, 108.893, 109.484, 110.106",
     "T5-small": "60.507",
     "DETR-R50": "41.5",
-    "SegFormer-B0": "3.753",
     "UPerNet with Swin-T": "59.943",
     "CLIP ViT-B/32": "151.277",
 }

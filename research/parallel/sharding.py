@@ -52,8 +52,10 @@ RULES = (
         r"(position_embedding|segment_embedding|positions|relative_bias)(/embedding)?$|/relative_(key|value)$",
         (),
     ),
-    Rule("tokens of an image model", r"^((cls|mask|distillation)_token|registers|pool_query)$", ()),
-    Rule("input of an image model", r"^(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
+    Rule("tokens of an image model", r"^(encoder/)?((cls|mask|distillation)_token|registers|pool_query)$", ()),
+    Rule("input of an image model", r"^(encoder/)?(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
+    Rule("levels of a SegFormer", r"^project_\d/(kernel|bias)$", ()),
+    Rule("masks of a Segmenter", r"^class_embedding$|^(project|(patch|class)_projection)/(kernel|bias)$", ()),
     Rule(
         "heads of an encoder of text",
         r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",

@@ -1,6 +1,6 @@
 """Draws a run into its folder: curves, schedule, masks, positions, and what its attention or its features look at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from research.analysis.pictures import (
     learning_curves,
     mask_pictures,
     position_picture,
+    save_png,
     schedule_picture,
 )
 from research.analysis.relevance import grad_cam
@@ -23,7 +24,7 @@ from research.layers.positions import sinusoidal_positions
 from research.models.contract import FeatureMap, Patches
 from research.runs.experiment import Experiment
 from research.runs.predictor import Predictor
-from research.tasks.task import Example, View
+from research.tasks.task import Example, Task, View
 from research.training.loggers import read_metrics
 
 
@@ -49,17 +50,29 @@ def draw(experiment: Experiment, item: str | None = None, *, data: bool = False)
         raise UserError("there is nothing to draw of this run's answers: leave the text or image out")
 
 
+def save_pictures(task: Task, examples: Sequence[Example], answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draws each answer over its image: `1.png`, `2.png` and so on. Raises UserError where answers are not places."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (example, answer) in enumerate(zip(examples, answers, strict=True), 1):
+        if (picture := task.picture(example, answer)) is None:
+            raise UserError("there is nothing to draw of this run's answers: leave --pictures out")
+        save_png(picture, folder / f"{number}.png")
+
+
 def _draw_example(experiment: Experiment, example: Example) -> bool:
     """Whether there was something to draw."""
-    predictor = Predictor.of(experiment)
-    view = experiment.task.view(example, predictor.answers([example])[0])
+    predictor, task = Predictor.of(experiment), experiment.task
+    answer = predictor.answers([example])[0]
+    if (picture := task.picture(example, answer)) is not None:
+        save_png(picture, experiment.folder / "answer.png")
+    view = task.view(example, answer)
     if view is None:
-        return False
+        return picture is not None
     if view.image is None:
         _draw_text(experiment, predictor.variables, view)
         _draw_masks_and_positions(experiment, example)
         return True
-    return _draw_image(experiment, predictor.variables, view, view.image)
+    return _draw_image(experiment, predictor.variables, view, view.image) or picture is not None
 
 
 def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View) -> None:

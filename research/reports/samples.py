@@ -122,9 +122,9 @@ def within(looks: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
 
 
 def png(pixels: np.ndarray) -> str:
-    """A data URI of an image uint8 [height, width, 1 or 3], at most 224 pixels wide or high."""
+    """A data URI of an image uint8 [height, width, 1 or 3], at most 224 pixels high and 672 wide."""
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    image.thumbnail((224, 224))
+    image.thumbnail((672, 224))
     file = io.BytesIO()
     image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -57,8 +57,7 @@ def audit(experiment: Experiment) -> Audit:
             if isinstance(example, UserError):
                 note(str(example), split, index)
                 continue
-            if "label" in example:
-                labels[example["label"] if isinstance(example["label"], int) else str(example["label"])] += 1
+            labels.update(experiment.task.labels(example))
             earlier = first.setdefault(_digest(example), (split, index))
             if earlier != (split, index):
                 here = earlier[0] == split

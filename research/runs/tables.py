@@ -3,11 +3,13 @@
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
+from research.data.image_masks import ImageMasks
 from research.data.mixture import Mixture
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
 from research.data.python_docs import PythonDocs
 from research.data.scan import Scan
+from research.data.scenes import Scenes
 from research.data.squad import Squad
 from research.data.stories import Stories
 from research.data.table import Table
@@ -21,8 +23,11 @@ from research.models.mae import MAE
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
 from research.models.rnn import RNNSeq2Seq
+from research.models.segformer import SegFormer
+from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.unet import UNet
 from research.models.vit import ViT
 from research.tasks.classification import Classification
 from research.tasks.distillation import Distillation
@@ -33,6 +38,7 @@ from research.tasks.next_token import NextToken
 from research.tasks.packed_classification import PackedClassification
 from research.tasks.pretext import Pretext
 from research.tasks.question_answering import QuestionAnswering
+from research.tasks.segmentation import Segmentation
 from research.tasks.sentences import Sentences
 from research.tasks.text_classification import TextClassification
 from research.tasks.token_classification import TokenClassification
@@ -42,12 +48,14 @@ SOURCES = {
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
+    "image_masks": ImageMasks,
     "mixture": Mixture,
     "modular": Modular,
     "parallel_text": ParallelText,
     "phrasebook": Phrasebook,
     "python_docs": PythonDocs,
     "scan": Scan,
+    "scenes": Scenes,
     "squad": Squad,
     "stories": Stories,
     "table": Table,
@@ -64,6 +72,7 @@ TASKS = {
     "packed_classification": PackedClassification,
     "pretext": Pretext,
     "question_answering": QuestionAnswering,
+    "segmentation": Segmentation,
     "sentences": Sentences,
     "text_classification": TextClassification,
     "token_classification": TokenClassification,
@@ -78,7 +87,10 @@ MODELS = {
     "mobilenet": MobileNet,
     "resnet": ResNet,
     "rnn": RNNSeq2Seq,
+    "segformer": SegFormer,
+    "segmenter": Segmenter,
     "seq2seq": Seq2Seq,
     "swin": Swin,
+    "unet": UNet,
     "vit": ViT,
 }

@@ -61,7 +61,7 @@ class LabelledTask(ImageTask):
     def reference(self, example: Example) -> str | None:
         return self.class_names[int(example["label"])] if "label" in example else None
 
-    def target(self, answer: Mapping[str, Any]) -> int:
+    def target(self, answer: Mapping[str, Any]) -> int | None:
         return self.class_names.index(answer["label"])
 
 

@@ -36,6 +36,22 @@ def in_top(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"],
     return (ahead.sum(axis=-1) < count) & jnp.isfinite(label_logits[..., 0])
 
 
+def soft_dice(
+    logits: Float[Array, "batch height width classes"],
+    labels: Int[Array, "batch height width"],
+    valid: Bool[Array, "batch height width"],
+) -> Float[Array, "batch"]:
+    """The Dice coefficient of an image's probabilities and its labels, mean over classes, over the valid pixels.
+
+    (2 Σ p y + 1) / (Σ p + Σ y + 1), with p the probabilities and y the one-hot labels, as in nnU-Net (Isensee et al.
+    2021); the 1 decides for a class that neither has.
+    """
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32)) * valid[..., None]
+    true = jax.nn.one_hot(labels, logits.shape[-1]) * valid[..., None]
+    both, sizes = (array.sum(axis=(1, 2)) for array in (probabilities * true, probabilities + true))
+    return ((2 * both + 1) / (sizes + 1)).mean(axis=-1)
+
+
 def vocabulary_loss(
     states: Float[Array, "batch length width"],
     table: Float[Array, "vocab width"],

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -142,6 +142,12 @@ class Task:
         """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
         return []
 
+    def labels(self, example: Example) -> Iterable[int | str]:
+        """What an example has of the data's classes, to be counted before training."""
+        if "label" not in example:
+            return ()
+        return (example["label"] if isinstance(example["label"], int) else str(example["label"]),)
+
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         """Examples with their answers as arrays for `loss`; `seed` decides what training draws at random."""
         raise TypeError(f"{type(self).__name__} has no rows")
@@ -235,6 +241,10 @@ class Task:
 
     def view(self, example: Example, answer: Mapping[str, Any]) -> View | None:
         """What of a model that answers an example can be shown; None where nothing can."""
+        return None
+
+    def picture(self, example: Example, answer: Mapping[str, Any]) -> np.ndarray | None:
+        """The answer drawn over the example's image, uint8 [height, width, 3]; None for answers that are not places."""
         return None
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

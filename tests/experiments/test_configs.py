@@ -17,6 +17,7 @@ from PIL import Image
 from research.config import choose, load
 from research.runs.experiment import build_experiment
 from research.runs.tables import SOURCES
+from tests.image_masks import write_masks
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARISON = "configs/vision/compare.py"  # for experiments.benchmark, not for training
@@ -77,6 +78,7 @@ def write_data(folder: Path) -> None:
     for split in ("train", "dev"):
         articles = {"data": [{"title": "dogs", "paragraphs": QUESTIONS}]}
         (folder / f"{split}-v1.1.json").write_text(json.dumps(articles))
+    write_masks(folder / "masks")
     random = np.random.default_rng(0)
     for split, count in (("train", 150), ("test", 4)):
         with zipfile.ZipFile(folder / f"cifar10_{split}.zip", "w") as archive:
@@ -104,6 +106,8 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         "configs/language/squad.py",
     ):
         return f"{config}:folder={data},", {}
+    if config == "configs/vision/membrane.py":
+        return f"{config}:folder={data / 'masks'},", {}
     if config in ("configs/translation/wmt14.py", "configs/language/glue.py"):
         return f"{config}:data_dir={data / 'tfds'},", {}
     if config in ("configs/language/sms_spam.py", "configs/language/fine_tune.py"):

@@ -15,6 +15,7 @@ from research.errors import UserError
 from research.reports.training import train
 from research.runs.predictor import Predictor
 from research.runs.tables import TASKS
+from tests.image_masks import write_masks
 
 FEW = {"training.duration": "{'steps': 2}"}
 RUNS = {
@@ -27,11 +28,16 @@ RUNS = {
     "question_answering": ("configs/language/stories.py:tiny", "Where is Mary?\tMary went to the park."),
     "text_classification": ("configs/language/fine_tune.py:file=texts.csv,tiny", "good dogs"),
     "token_classification": ("configs/language/ud_ewt.py:folder=.,tiny", "good dogs"),
+    "segmentation": ("configs/vision/membrane.py:tiny", "IMAGE"),
     "pretext": ("configs/vision/rotation.py:tiny", "IMAGE"),
     "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
     "distillation": ("configs/vision/distill.py:tiny,teacher=TEACHER", "IMAGE"),
 }
+
+
+PLACES = {"segmentation"}
+"""Tasks whose answers are places in an image: they are drawn. They came after `image.json`."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,7 @@ def folders(tmp_path_factory):
     (root / "text.txt").write_text("To be, or not to be, that is the question.\n" * 60)
     (root / "texts.csv").write_text("text,label\n" + "good dogs,yes\nbad cats,no\n" * 50)
     (root / "a.conllu").write_text("1\tgood\t_\tADJ\n2\tdogs\t_\tNOUN\n\n" * 50)
+    write_masks(root / "masks")
     Image.fromarray(np.full((8, 8), 99, np.uint8)).save(root / "image.png")
 
     def made(name: str) -> tuple[Path, str]:
@@ -53,6 +60,7 @@ def folders(tmp_path_factory):
                 "language_modeling": "text.txt",
                 "text_classification": "texts.csv",
                 "token_classification": "a.conllu",
+                "segmentation": "masks",
             }
             overrides = FEW | ({"data.path": str(root / data[name])} if name in data else {})
             overrides |= {"data.test_path": "none"} if name == "token_classification" else {}
@@ -80,7 +88,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     results = json.loads((folder / "results.json").read_text())
     lines = capsys.readouterr().out.splitlines()
     assert all(f"{metric} {value:.4f}" in lines for metric, value in results.items())
-    predict.main(argparse.Namespace(**chosen, inputs=[item, item], format="jsonl"))
+    predict.main(argparse.Namespace(**chosen, inputs=[item, item], format="jsonl", pictures=None))
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert {"text", "label"} & set(first) and (first == second or name in ("language_modeling", "masked_images"))
     report.main(argparse.Namespace(runs=[str(folder)], samples=True, output=None))
@@ -90,7 +98,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
             pictures.main(argparse.Namespace(**chosen, item=item, data=True))
     else:
         pictures.main(argparse.Namespace(**chosen, item=item, data=True))
-        assert (folder / "attention").exists() or (folder / "relevance.png").exists()
+        assert any((folder / name).exists() for name in ("attention", "relevance.png", "answer.png"))
     spec = RUNS[name][0].replace("TEACHER", str(folders("classification")[0]))
     overrides = json.loads((folder / "config.json").read_text())["data"]
     changed = {"data.path": overrides["path"]} if "path" in overrides else {}
@@ -101,7 +109,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     assert "the training batch of step 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if RUNS[name][1] == "IMAGE"])
+@pytest.mark.parametrize("name", sorted({name for name in RUNS if RUNS[name][1] == "IMAGE"} - PLACES))
 def test_runs_from_before_the_shape_of_images_was_kept(folders, name, tmp_path):
     """Their answers are the same, and nothing is written into their folder."""
     folder, item = folders(name)
@@ -136,3 +144,14 @@ def test_later_answers_compile_nothing_and_read_no_files(folders, monkeypatch):
     monkeypatch.setattr("builtins.open", None)
     assert predictor.answer(["5 days"]) == first and predictor.answer(["15 days"])
     assert not [event for event in compiled if "compile" in event]
+
+
+@pytest.mark.parametrize("name", sorted(PLACES))
+def test_answers_that_are_places_are_drawn(folders, name, tmp_path):
+    folder, item = folders(name)
+    chosen = {"workdir": str(folder), "checkpoint": None, "options": {}, "inputs": [item, item], "format": "text"}
+    predict.main(argparse.Namespace(**chosen, pictures=str(tmp_path / "a" / "b")))
+    assert [Image.open(tmp_path / "a" / "b" / f"{n}.png").size for n in (1, 2)] == [(20, 8)] * 2  # image, gap, answer
+    chosen["workdir"] = str(folders("classification")[0])
+    with pytest.raises(UserError, match="there is nothing to draw of this run's answers: leave --pictures out"):
+        predict.main(argparse.Namespace(**chosen, pictures=str(tmp_path)))

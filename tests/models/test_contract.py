@@ -24,8 +24,11 @@ OFFERS = {
     "mobilenet": STAGED,
     "resnet": STAGED,
     "rnn": {"States"},
+    "segformer": set(),
+    "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
+    "unet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
 }
 KINDS = {name: kind for name, kind in vars(contract).items() if getattr(kind, "_is_protocol", False)}

@@ -13,7 +13,11 @@ def test_every_model_is_tried():
 @pytest.mark.parametrize("name", MODELS)
 def test_models_work_as_nnx_modules(name):
     model, inputs = MODELS[name]
-    if hasattr(model, "num_classes"):  # the answers of a new head are zeros
+    if hasattr(model, "num_classes") and name not in (
+        "segformer",
+        "segmenter",
+        "unet",
+    ):  # the answers of a new head are zeros
         model = model.clone(num_classes=0)
     bridged = nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)), *inputs)
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}

@@ -11,8 +11,11 @@ from research.models.mae import MAE
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
 from research.models.rnn import RNNSeq2Seq
+from research.models.segformer import SegFormer
+from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.unet import UNet
 from research.models.vit import ViT
 
 _random = np.random.default_rng(0)
@@ -36,7 +39,15 @@ MODELS = {
     "mobilenet": (MobileNet(3, multiplier=0.1, head_width=16), (_IMAGES,)),
     "resnet": (ResNet(3, depths=(1, 2), bottleneck=True, width=8), (_IMAGES,)),
     "rnn": (RNNSeq2Seq(9, num_layers=2, width=16), _PAIR),
+    "segformer": (SegFormer(3, (8, 8, 16, 16), (1, 1, 1, 1), 8, (1, 2, 2, 4)), (_IMAGES,)),
+    "segmenter": (
+        Segmenter(
+            3, ViT(0, patch_size=8, width=16, num_layers=1, num_heads=2, mlp_width=32), num_layers=1, num_heads=2
+        ),
+        (_IMAGES,),
+    ),
     "seq2seq": (Seq2Seq(9, num_layers=1, width=16, num_heads=2, mlp_width=32), _PAIR),
     "swin": (Swin(3, width=8, depths=(2, 2), num_heads=(2, 4), window=4), (_IMAGES,)),
+    "unet": (UNet(3, width=4, depth=2), (_IMAGES,)),
     "vit": (ViT(3, patch_size=8, width=16, num_layers=2, num_heads=2, mlp_width=32), (_IMAGES,)),
 }

@@ -16,6 +16,7 @@ from research.parallel.mesh import place_batch
 from research.runs.experiment import build_experiment
 from research.training.run import Run
 from research.training.state import TrainState
+from tests.image_masks import write_masks
 
 MESHES = {
     "8 x dp": {"data": 8},
@@ -28,6 +29,7 @@ SEQUENCES = ("gpt", "seq2seq", "vit")
 FEW_MESHES = ("2x4 fsdp_tensor", "all axes")
 """Enough for the others, which are made of the same layers or have no sequence to split: they compile for minutes."""
 
+MEMBRANE = "configs/vision/membrane.py:tiny"
 TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 CASES = {
     "bert": ("configs/language/sentences.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128}),
@@ -47,11 +49,25 @@ CASES = {
         {"depths": (1, 1), "bottleneck": True, "width": 16, "small_images": True},
     ),
     "rnn": ("configs/translation/phrasebook.py:tiny", {"num_layers": 1, "width": 64}),
+    "segformer": (
+        MEMBRANE,
+        {"widths": (16,) * 4, "depths": (1,) * 4, "decoder_width": 16, "num_heads": (4,) * 4, "stochastic_depth": 0.0},
+    ),
+    "segmenter": (
+        "configs/vision/segmenter_scenes.py:tiny",
+        {
+            "encoder": {"name": "vit", "num_classes": 0, "patch_size": 4, "pool": "cls", "width": 64, "num_layers": 1}
+            | {"num_heads": 4, "mlp_width": 128, "dropout": 0.1},
+            "num_heads": 4,
+            "num_layers": 1,
+        },
+    ),
     "seq2seq": ("configs/translation/phrasebook.py:tiny", {**TRANSFORMER, "attention_dropout": 0.1, "remat": "full"}),
     "swin": (
         "configs/vision/digits.py:tiny",
         {"width": 16, "depths": (2, 1), "num_heads": (4, 4), "window": 2, "patch_size": 2},
     ),
+    "unet": (MEMBRANE, {"width": 16, "depth": 2}),
     "vit": (
         "configs/vision/digits.py:tiny",
         {**TRANSFORMER, "num_layers": 2, "pool": "attention", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
@@ -65,8 +81,10 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     spec, fields = CASES[model]
     text = folder / "text.txt"
     text.write_text("To be, or not to be, that is the question:\n" * 40)
-    config = load(spec, {"data.path": str(text)} if "shakespeare" in spec else {})
-    if model in ("efficientformer", "mobilenet", "resnet"):
+    paths = {"shakespeare": str(text), "membrane": write_masks(folder / "masks")}
+    path = next((paths[name] for name in paths if name in spec), None)
+    config = load(spec, {"data.path": path} if path else {})
+    if model in ("efficientformer", "mobilenet", "resnet", "segformer", "unet"):
         config.training.batch_size = 64  # statistics of few examples magnify rounding
     if model not in ("decoder", "gpt", "mae", "seq2seq", "vit"):
         config.model = {"name": model, **fields}

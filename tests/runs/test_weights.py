@@ -109,7 +109,7 @@ def test_commands_of_an_imported_image_model(published, tmp_path, capsys):
     chosen = {"workdir": str(run), "checkpoint": None, "options": {}}
     (answer,) = research.runs.open(run).answer([item])
     assert answer["label"].startswith("LABEL_")
-    predict.main(argparse.Namespace(**chosen, inputs=[item], format="text"))
+    predict.main(argparse.Namespace(**chosen, inputs=[item], format="text", pictures=None))
     evaluate.main(
         argparse.Namespace(**chosen, splits=["train"], samples=1, overrides={"data.path": str(photos)}, name=None)
     )

@@ -13,7 +13,7 @@ Positions count from the image's upper left corner: the first pixel reaches from
 
 import dataclasses
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -125,10 +125,22 @@ def cropped(example: Example, left: int, top: int, width: int, height: int) -> E
     return moved(example, image, (1, 0, left, 0, 1, top))
 
 
+def turned(example: Example, quarters: int) -> Example:
+    """Turned to the left by this number of quarters; the image is an array."""
+    for _ in range(quarters % 4):
+        image = example["image"]
+        example = moved(example, np.rot90(image), (0, -1, image.shape[1], 1, 0, 0))
+    return example
+
+
 def resized(
-    example: Example, box: tuple[float, float, float, float], size: tuple[int, int], interpolation: str
+    example: Example,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    interpolation: str,
+    mode: Literal["RGB", "L"] = "RGB",
 ) -> Example:
-    """The box (left, top, right, bottom) of an image of Pillow as an RGB image of the size (height, width).
+    """The box (left, top, right, bottom) of an image of Pillow as an image of the size (height, width) and this mode.
 
     A JPEG file that has been opened but not decoded yet is decoded at half its size or less where that is enough.
     """
@@ -142,8 +154,8 @@ def resized(
         if drafted is not None:
             ratio = drafted[1][2] / whole
             box = (left * ratio, top * ratio, right * ratio, bottom * ratio)
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if picture.size != (width, height) or box != (0, 0, width, height):
         picture = picture.resize((width, height), RESAMPLING[interpolation], box)
     return moved(example, picture, inverse)

