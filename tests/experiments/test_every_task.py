@@ -142,6 +142,7 @@ def test_attention_is_compared_with_the_links_of_people(folders, tmp_path, capsy
 
 def test_on_a_terminal_a_continuation_is_shown_as_it_is_written(folders, capsys, monkeypatch):
     folder, item = folders("language_modeling")
+    capsys.readouterr()
     asked = argparse.Namespace(workdir=str(folder), checkpoint=None, options={}, inputs=[item], format="text")
     predict.main(asked)
     whole = capsys.readouterr().out
