@@ -1,8 +1,10 @@
 """The names of data sources, tasks and models in configs: the one place that a new one is added to."""
 
+from research.data.algorithmic import Algorithmic
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
+from research.data.listops import ListOps
 from research.data.mixture import Mixture
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
@@ -39,9 +41,11 @@ from research.tasks.token_classification import TokenClassification
 from research.tasks.translation import Translation
 
 SOURCES = {
+    "algorithmic": Algorithmic,
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
+    "listops": ListOps,
     "mixture": Mixture,
     "modular": Modular,
     "parallel_text": ParallelText,
