@@ -1,18 +1,21 @@
 """Evaluates a finished or half-finished run: `python -m experiments.evaluate --workdir=FOLDER`.
 
 With other options, another checkpoint or other data, such as a second test set (`--config.data.test_source=...`), the
-results are kept in the run's folder under the name that `--name` gives them.
+results are kept in the run's folder under the name that `--name` gives them. `--heads` and `--alignments` look into the
+attention of the last of the splits instead.
 """
 
 import argparse
 from pathlib import Path
 
 from research.errors import UserError
+from research.runs.alignment import align
 from research.runs.answers import add_answers, place_of, record
 from research.runs.command import add_plugin, number, run_command
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
 from research.runs.folder import check_data, data_of
+from research.runs.heads import ablate_heads, table
 from research.training.checkpoints import Checkpoints
 
 
@@ -35,6 +38,13 @@ def main(arguments: argparse.Namespace) -> None:
     changes = {"checkpoint": arguments.checkpoint, "options": arguments.options, "data": fingerprints}
     place = None if arguments.name is None else place_of(experiment, arguments.name, changes)
     with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
+        if arguments.heads is not None:
+            print(table(ablate_heads(experiment, checkpoints, splits[-1], arguments.heads)), end="")
+            return
+        if arguments.alignments is not None:
+            for layer, scores in align(experiment, checkpoints, splits[-1], Path(arguments.alignments)).items():
+                print(layer, *(f"{name} {value:.4f}" for name, value in scores.items()))
+            return
         results = evaluate(experiment, checkpoints, splits, samples=arguments.samples)
     for name, value in sorted(results.items()):
         print(f"{name} {value:.4f}")
@@ -51,6 +61,14 @@ if __name__ == "__main__":
     parser.add_argument("--name", help="keep the results in the run's folder, as evaluations/NAME.json")
     parser.add_argument(
         "--config.data.PATH", metavar="VALUE", help="other data, such as --config.data.test_source=newstest2015.en"
+    )
+    parser.add_argument(
+        "--heads", metavar="METRIC", help="measure METRIC without each attention head instead: heads.md in the folder"
+    )
+    parser.add_argument(
+        "--alignments",
+        metavar="FILE",
+        help="compare a translation's attention with links of words, a line each: 0-0 1-2",
     )
     add_answers(parser)
     add_plugin(parser)

@@ -10,6 +10,7 @@ and --memory GiB; what does neither is printed, and the exit code is then 1. A c
 import argparse
 import dataclasses
 import itertools
+import json
 import math
 import os
 import random
@@ -106,6 +107,20 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
             "training.evaluate_every": None,
         },
     ),
+    "text_classification": ("configs/language/fine_tune.py:tiny", {"data.path": "FOLDER/texts.csv"}),
+    "token_classification": (
+        "configs/language/ud_ewt.py:folder=.,tiny",
+        {"data.path": "FOLDER/words.conllu", "data.test_path": "none"},
+    ),
+    "question_answering": ("configs/language/stories.py:tiny", {}),
+    "squad": (
+        "configs/language/squad.py:tiny",
+        {"data.path": "FOLDER/squad.json", "data.validation_path": "FOLDER/squad.json"},
+    ),
+    "masked_language": ("configs/language/bert_pretrain.py:tiny", {}),
+    "sentences": ("configs/language/sentences.py:tiny", {}),
+    "listops": ("configs/theory/listops.py:tiny", {}),
+    "algorithmic": ("configs/theory/length_generalization.py:tiny", {}),
 }
 """Small experiments by label: a config and what is changed in it. FOLDER is one that `make_data` fills."""
 
@@ -191,6 +206,20 @@ def make_data(folder: Path) -> None:
     words = ["".join(draw.choices("abcdefgh ", k=6)).strip() or "a" for _ in range(400)]
     (folder / "text.txt").write_text(" ".join(words) * 4, encoding="utf-8")
     (folder / "a.txt").write_text("".join(f"{a} {b}\n" for a, b in itertools.pairwise(words)), "utf-8")
+    table = "".join(f"{a} {b},{'yes' if 'a' in a else 'no'}\n" for a, b in itertools.pairwise(words))
+    (folder / "texts.csv").write_text("text,label\n" + table, "utf-8")
+    (folder / "words.conllu").write_text("1\tgood\t_\tADJ\n2\tdogs\t_\tNOUN\n\n" * 50, "utf-8")
+    context = "Mary went to the park. John went to the office."
+    asked = [
+        {
+            "id": str(n),
+            "question": f"Where is {who}?",
+            "answers": [{"text": where, "answer_start": context.index(where)}],
+        }
+        for n, (who, where) in enumerate([("Mary", "park"), ("John", "office")] * 10)
+    ]
+    squad = {"version": "1.1", "data": [{"title": "a", "paragraphs": [{"context": context, "qas": asked}]}]}
+    (folder / "squad.json").write_text(json.dumps(squad), "utf-8")
     for label in ("cat", "dog"):
         (folder / "images" / label).mkdir(parents=True)
         for number in range(12):

@@ -27,7 +27,7 @@ def attention_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: A
                 weights[layer.replace("layers", f"layer_{number}")] = one
         else:
             weights[layer] = np.asarray(value)
-    return dict(sorted(weights.items(), key=lambda item: _natural(item[0])))
+    return dict(sorted(weights.items(), key=lambda item: natural(item[0])))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -55,6 +55,6 @@ def rollout(weights: Mapping[str, np.ndarray]) -> np.ndarray:
     return total
 
 
-def _natural(path: str) -> list[Any]:
+def natural(path: str) -> list[Any]:
     """Sorts layer_10 behind layer_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]

@@ -132,12 +132,16 @@ class TokenWindows(Rows):
 
     In training every epoch starts its windows at another offset, so that no token is always first in its window;
     in evaluation every token but the first is predicted exactly once.
+
+    stride: of evaluation: a window begins so many tokens behind the one before instead of `length`, and `fresh`, bool
+    [batch, length], says which of its targets that one did not have.
     """
 
     stream: np.ndarray
     bytes: np.ndarray
     length: int
     seed: int | None
+    stride: int | None = None
 
     def __post_init__(self):
         if len(self.stream) < 2 or (self.seed is not None and len(self.stream) < 2 * self.length):
@@ -148,20 +152,24 @@ class TokenWindows(Rows):
 
     def __len__(self) -> int:
         if self.seed is None:
-            return -(-(len(self.stream) - 1) // self.length)
+            return 1 + max(0, -(-(len(self.stream) - 1 - self.length) // (self.stride or self.length)))
         return (len(self.stream) - self.length) // self.length
 
     def batch(self, indices: np.ndarray, epochs: np.ndarray, length: Length | None) -> dict[str, np.ndarray]:
-        starts = indices * self.length
+        starts = indices * (self.stride or self.length)
         if self.seed is not None:
             starts = starts + _epoch_offsets(self.seed, epochs, self.length)
         positions = starts[:, None] + np.arange(self.length + 1)
         inside = positions < len(self.stream)
         positions = np.where(inside, positions, 0)
         arrays = {"tokens": (self.stream, np.int32(-1)), "bytes": (self.bytes, np.int32(0))}
-        return {
+        batch: dict[str, np.ndarray] = {
             name: np.where(inside, array[positions], fill).astype(np.int32) for name, (array, fill) in arrays.items()
         }
+        if self.stride is not None:
+            seen = np.where(indices > 0, self.length - self.stride, 0)
+            batch["fresh"] = np.arange(self.length) >= seen[:, None]
+        return batch
 
 
 def sixteen_bits(sizes: np.ndarray) -> np.ndarray:

@@ -29,7 +29,8 @@ class Seq2Seq(nn.Module):
         num_decoder_layers: `num_layers` unless given.
         head_size, value_size: d_k and d_v; width / num_heads and `head_size` unless given.
         positions: "sinusoidal" and "learned" are added to the embeddings, "rotary", "shaw" and "relative_bias" act
-            inside self-attention; "sinusoidal_halves" has all sines before all cosines, as Marian does.
+            inside self-attention; "sinusoidal_halves" has all sines before all cosines, as Marian does. With "none" the
+            encoder reads a set, and only the decoder's causal mask tells its tokens' order.
         max_length: rows of the learned tables.
         share_embeddings: one table for source, target and output (section 3.4), otherwise three.
         own_output: with share_embeddings, the output has a table of its own.
@@ -53,7 +54,9 @@ class Seq2Seq(nn.Module):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
-    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "shaw", "relative_bias"] = "sinusoidal"
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "shaw", "relative_bias", "none"] = (
+        "sinusoidal"
+    )
     max_length: Size = 1024
     share_embeddings: bool = True
     own_output: bool = False

@@ -1,7 +1,7 @@
 """A trained run that is opened once and then answers any number of inputs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,6 +52,15 @@ class Predictor:
         the run cannot take.
         """
         return self.answers([self.task.example(item) for item in inputs], **options)
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers come one token after another, so that `stream` shows them as they grow."""
+        return type(self.task).stream is not Task.stream
+
+    def stream(self, item: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        """The answer to one input as it grows; the last one is that of `answer`, for tasks whose `streams` is true."""
+        return self._with(options).stream(self.variables, self.task.example(item))
 
     def answers(self, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """The same for examples as the run's data have them; their own answers are not looked at."""

@@ -1,9 +1,11 @@
 """The names of data sources, tasks and models in configs: the one place that a new one is added to."""
 
+from research.data.algorithmic import Algorithmic
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
 from research.data.image_masks import ImageMasks
+from research.data.listops import ListOps
 from research.data.mixture import Mixture
 from research.data.modular import Modular
 from research.data.phrasebook import Phrasebook
@@ -45,10 +47,12 @@ from research.tasks.token_classification import TokenClassification
 from research.tasks.translation import Translation
 
 SOURCES = {
+    "algorithmic": Algorithmic,
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
     "image_masks": ImageMasks,
+    "listops": ListOps,
     "mixture": Mixture,
     "modular": Modular,
     "parallel_text": ParallelText,

@@ -14,7 +14,19 @@ from research.search_space import Choice, Point, Space
 from research.sweeps.space import draw, grid
 
 LOWER = ("loss", "perplexity", "nats", "bits", "error")
-HIGHER = ("accuracy", "bleu", "exact_match", "chrf", "f1")
+HIGHER = (
+    "accuracy",
+    "bleu",
+    "exact_match",
+    "chrf",
+    "f1",
+    "recall",
+    "precision",
+    "mrr",
+    "matthews",
+    "pearson",
+    "spearman",
+)
 
 SEED = 0
 """Of the samplers: the same command tries the same points."""

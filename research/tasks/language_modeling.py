@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +19,7 @@ from research.data.texts import Chunk, beginnings, chunks_of_texts
 from research.data.token_store import arrays_of, highest
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.decoding.cache import init_cache
-from research.decoding.generate import generate
+from research.decoding.generate import Generation, State
 from research.decoding.sampling import sampler
 from research.errors import UserError
 from research.layers.masks import causal_mask, segment_mask
@@ -47,6 +47,8 @@ class LanguageModeling(Task):
 
     separate: in training and evaluation, texts that share a window do not see each other, and each counts its positions
     from 0; otherwise a text sees what stands before it, whatever that is.
+    stride: tokens by which a window of evaluation lies behind the one before; of what both hold, only the first counts,
+    so that most tokens are predicted from at least `length` - `stride` others. `length` unless given.
     temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
     repetition_penalty: above 1 makes what was said less probable. stop: texts before which a continuation ends.
     """
@@ -60,6 +62,7 @@ class LanguageModeling(Task):
     sample_seed: Annotated[Seed, ANSWERING] = 0
     repetition_penalty: Annotated[float, ANSWERING, Range(1, 100)] = 1.0
     stop: Annotated[tuple[str, ...], ANSWERING] = ()
+    stride: Annotated[Size | None, ANSWERING] = None
     vocabulary: TrainedTokenizer = PREPARED
 
     pad: ClassVar[int | None] = -1
@@ -87,6 +90,10 @@ class LanguageModeling(Task):
         return model
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
+        if self.stride is not None and self.stride > self.length:
+            raise UserError(
+                f"stride {self.stride} leaves tokens out between windows of {self.length}: use at most that"
+            )
         several = len(examples) > 1
         if several and not self.vocabulary.specials:
             raise UserError(
@@ -100,7 +107,8 @@ class LanguageModeling(Task):
             {"vocabulary": self.vocabulary.digest, "several": several},
             self._sound,
         )
-        return TokenWindows(arrays["tokens"], arrays["bytes"], self.length, seed if train else None)
+        options = (seed, None) if train else (None, self.stride)
+        return TokenWindows(arrays["tokens"], arrays["bytes"], self.length, *options)
 
     def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
         """Whether these are ids of the vocabulary, and as many numbers of bytes."""
@@ -178,6 +186,8 @@ class LanguageModeling(Task):
         (states, table), updates = apply(*inputs, method=method)
         labels = batch["tokens"][:, 1:]
         weights = (labels >= 0) * batch["weight"][:, None]
+        if "fresh" in batch:
+            weights *= batch["fresh"]
         labels = jnp.maximum(labels, 0)
         nats, _, _ = vocabulary_loss(states, table, labels, weights)
         num_bytes = (batch["bytes"][:, 1:] * weights).sum()
@@ -185,31 +195,62 @@ class LanguageModeling(Task):
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Prompts and their sampled continuations, int32 [batch, length]."""
-        prompts = batch["tokens"]
+        generation = self._generation(model, variables, batch)
+        return generation.advance(self._begin(generation, model), self.length).tokens
 
+    def stream(
+        self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], example: Example
+    ) -> Iterator[np.ndarray]:
+        """The rows of `predict` as they grow. Those are left out that end within a letter or may begin a stop text."""
+        begin = jax.jit(lambda variables: self._begin(self._generation(model, variables, batch), model))
+        advance = jax.jit(
+            lambda variables, state, until: self._generation(model, variables, batch).advance(state, until)
+        )
+        state, until = begin(variables), int(batch["prompt_length"][0])
+        while True:
+            state = advance(variables, state, until)
+            tokens = np.asarray(state.tokens)[0]
+            text = self.vocabulary.decode(tokens[tokens >= 0])
+            whole = bool(state.finished[0]) or until >= self.length or len(self._stopped(example, text)) < len(text)
+            if whole or not self._unsure(text):
+                yield tokens
+            if whole:
+                return
+            until += 1
+
+    def _generation(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Generation:
         def step(tokens, cache, index):
             logits, updates = model.apply({**variables, "cache": cache}, tokens, cache_index=index, mutable=["cache"])
             return logits, updates["cache"]
 
-        return generate(
+        return Generation(
             step,
-            init_cache(model, prompts),
-            prompts,
+            batch["tokens"],
             batch["prompt_length"],
-            max_length=self.length,
             end_token=self.vocabulary.end_token,
             pad_token=-1,
             choose=sampler(self.temperature, self.top_k, self.top_p),
             rng=jax.random.key(self.sample_seed),
-            prefill=min(PREFILL, prompts.shape[1]),
             penalty=self.repetition_penalty,
         )
 
+    def _begin(self, generation: Generation, model: nn.Module) -> State:
+        prompts = generation.prompt
+        return generation.begin(init_cache(model, prompts), self.length, min(PREFILL, prompts.shape[1]))
+
+    def _unsure(self, text: str) -> bool:
+        """Whether the next token may change how a text ends."""
+        beginnings = (stop[:count] for stop in self.stop for count in range(1, len(stop)))
+        return text.endswith(("\ufffd", *beginnings))
+
+    def _stopped(self, example: Example, text: str) -> str:
+        prompt = len(example["text"])
+        ends = [end for stop in self.stop if stop and (end := text.find(stop, prompt)) >= 0]
+        return text[: min(ends, default=len(text))]
+
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         (tokens,) = rows
-        text, prompt = self.vocabulary.decode(tokens[tokens >= 0]), len(example["text"])
-        ends = [end for stop in self.stop if stop and (end := text.find(stop, prompt)) >= 0]
-        return {"text": text[: min(ends, default=len(text))]}
+        return {"text": self._stopped(example, self.vocabulary.decode(tokens[tokens >= 0]))}
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {"prompt": example["text"], "answer": answer["text"].removeprefix(example["text"])}

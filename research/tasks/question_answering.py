@@ -148,7 +148,8 @@ class QuestionAnswering(TextTask):
 
     def answer(self, example: Example, rows: Sequence[Any]) -> dict[str, Any]:
         """The best answer over all rows, `candidates` of them with their probabilities among each other, and with
-        `no_answer` how much higher the score of no answer is than that of the best one."""
+        `no_answer` how much higher the score of no answer is than that of the best one. `answer_start` is the place of
+        an answer's first character in the context, None for no answer."""
         spans: list[Span] = []
         null = np.inf
         for window, (start, end) in zip(self._windows([example]), rows, strict=True):
@@ -156,21 +157,32 @@ class QuestionAnswering(TextTask):
             spans += self._spans(window, start, end)
         best = {(span.start, span.end): span for span in sorted(spans, key=lambda span: span.score)}
         ranked = sorted(best.values(), key=lambda span: -span.score)[: self.candidates]
-        found = [(example["context"][span.start : span.end].strip(), span.score) for span in ranked]
+        found: list[tuple[str, int | None, float]] = [(*_said(example["context"], span), span.score) for span in ranked]
         if self.no_answer or not found:
-            found.append(("", null))
-        chances = np.exp(np.array([score for _, score in found]) - max(score for _, score in found))
+            found.append(("", None, null))
+        scores = np.array([score for *_, score in found])
+        chances = np.exp(scores - scores.max())
         chances /= chances.sum()
         listed = [
-            {"text": text, "probability": float(chance)} for (text, _), chance in zip(found, chances, strict=True)
+            {"text": text, "answer_start": start, "probability": float(chance)}
+            for (text, start, _), chance in zip(found, chances, strict=True)
         ]
         listed.sort(key=lambda each: -each["probability"])
         if not self.no_answer or not ranked:
             return {**listed[0], "candidates": listed}
         difference = null - ranked[0].score
         text = "" if difference > self.null_threshold else found[0][0]
-        chance = next(each["probability"] for each in listed if each["text"] == text)
-        return {"text": text, "probability": chance, "candidates": listed, "null_score": difference}
+        given = next(each for each in listed if each["text"] == text)
+        return {**given, "candidates": listed, "null_score": difference}
+
+    def row_of(self, example: Example, answer: Mapping[str, Any]) -> int:
+        start = answer["answer_start"]
+        if start is None:
+            return 0
+        end = start + len(answer["text"])
+        parts = (window.places for window in self._windows([example]))
+        holds = [len(places) > 0 and places[0, 0] <= start and end <= places[-1, 1] for places in parts]
+        return holds.index(True) if True in holds else 0
 
     def _spans(self, window: Window, start: np.ndarray, end: np.ndarray) -> Iterator[Span]:
         """The spans of one row among its best starts and ends."""
@@ -196,6 +208,12 @@ class QuestionAnswering(TextTask):
         tokens = batch["tokens"][row, start : end + 1]
         words = " ".join(self.vocabulary.id_to_token(int(token)) for token in tokens)
         return f"{super().show(batch, row)}\nanswer: tokens {start} to {end}: {words}"
+
+
+def _said(context: str, span: Span) -> tuple[str, int]:
+    """The text of a span without blanks at its ends, and the place of its first character."""
+    text = context[span.start : span.end]
+    return text.strip(), span.start + len(text) - len(text.lstrip())
 
 
 def misplaced(example: Example) -> list[str]:

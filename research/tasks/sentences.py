@@ -15,10 +15,11 @@ from research.data.rows import Batch, Rows
 from research.data.text import Ragged
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
+from research.metrics.retrieval import RetrievalScorer
 from research.models.bert import Pool, sentence_vectors
 from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, Teacher, View
 from research.tasks.vocabulary import given_text, remarks_on, show_tokens, token_ids, vocabulary_of_run
 from research.weights.preprocessing import sentences_of, sentences_written, vocabulary_of
 
@@ -31,7 +32,8 @@ class Sentences(Task):
 
     Training and evaluation read pairs of texts. Of all targets of the batch each source has to find its own (Henderson
     et al. 2017, section 4): the loss is the cross-entropy of its cosines over the temperature, `accuracy` how often its
-    own is the nearest. So both depend on the size of the batch, or of a micro-batch where training accumulates.
+    own is the nearest. So both depend on the size of the batch, or of a micro-batch where training accumulates. The
+    scores do not: there every source looks among all targets of the split (`RetrievalScorer`).
 
     length: tokens of a text, with the marks of its start and end; longer texts are cut. pool, normalise: see
     `sentence_vectors`.
@@ -83,7 +85,10 @@ class Sentences(Task):
         return Texts({side: self._tokens([example[side] for example in examples]) for side in SIDES}, self.length)
 
     def questions(self, examples: Sequence[Example]) -> Rows:
-        return Texts({"source": self._tokens([example["source"] for example in examples])}, self.length)
+        """A row for the source of each example, and one for its target where it has one."""
+        texts = [example[side] for example in examples for side in SIDES if side in example]
+        owner = [number for number, example in enumerate(examples) for side in SIDES if side in example]
+        return Texts({"source": self._tokens(texts)}, self.length, np.array(owner, np.int64))
 
     def _tokens(self, texts: Sequence[str]) -> Ragged:
         start, end = self.vocabulary.start_token, self.vocabulary.end_token
@@ -123,8 +128,12 @@ class Sentences(Task):
         return sentence_vectors(states[-1], valid, self.pool, normalise=self.normalise)
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
-        vector = [float(number) for number in rows[0]]
-        return {"text": " ".join(f"{number:.6g}" for number in vector), "vector": vector}
+        vector, *others = ([float(number) for number in row] for row in rows)
+        answer = {"text": " ".join(f"{number:.6g}" for number in vector), "vector": vector}
+        return {**answer, "target_vector": others[0]} if others else answer
+
+    def scorer(self) -> Scorer:
+        return RetrievalScorer()
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
         first = " ".join(f"{number:.3f}" for number in answer["vector"][:4])
@@ -145,9 +154,13 @@ class Texts(Rows):
 
     sides: Mapping[str, Ragged]
     longest_text: int
+    owner: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.sides["source"])
+
+    def owners(self) -> np.ndarray | None:
+        return self.owner
 
     def lengths(self) -> np.ndarray:
         return np.max([side.lengths() for side in self.sides.values()], axis=0)

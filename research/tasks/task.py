@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -191,6 +191,12 @@ class Task:
         """Raw answers for a batch: a pytree of arrays with a leading axis of rows. Pure; it is jitted."""
         raise TypeError(f"{type(self).__name__} predicts nothing")
 
+    def stream(
+        self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], example: Example
+    ) -> Iterator[Any]:
+        """The raw answer to one example, the first of the batch, as it grows; the last one is that of `predict`."""
+        raise TypeError(f"{type(self).__name__} answers all at once")
+
     def answer(self, example: Example, rows: Sequence[Any]) -> dict[str, Any]:
         """The answer to an example from the raw answers of all its rows, as a person reads it.
 
@@ -245,6 +251,11 @@ class Task:
 
     def picture(self, example: Example, answer: Mapping[str, Any]) -> np.ndarray | None:
         """The answer drawn over the example's image, uint8 [height, width, 3]; None for answers that are not places."""
+        return None
+
+    def words(self, example: Example) -> tuple[np.ndarray, np.ndarray] | None:
+        """The word, counted from 0, that each token of the source and each of the target is of, -1 for none, int64
+        [tokens] each; None for a task that writes no target from a source."""
         return None
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

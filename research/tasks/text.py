@@ -86,8 +86,15 @@ class TextTask(Task):
         picked = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
         return [examples[int(index)] for index in picked]
 
+    def row_of(self, example: Example, answer: Mapping[str, Any]) -> int:
+        """Which of the example's rows its answer stands in."""
+        return 0
+
     def view(self, example: Example, answer: Mapping[str, Any]) -> View:
-        inputs = self.model_inputs(self.questions([example]).first())
+        rows, row = self.questions([example]), self.row_of(example, answer)
+        lengths = rows.lengths()
+        assert lengths is not None
+        inputs = self.model_inputs(rows.batch(np.array([row]), np.zeros(1, np.int64), int(lengths[row])))
         tokens = [self.vocabulary.id_to_token(int(token)) for token in inputs[0][0]]
         return View(answer["text"], inputs, {"tokens": tokens}, lambda path: ("tokens", "tokens"))
 

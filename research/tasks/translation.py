@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from sacrebleu.metrics import CHRF
 
+from research.analysis.alignment import words_of
 from research.data.rows import Rows
 from research.data.text import Ragged, SentencePairs
 from research.data.token_store import arrays_of, highest
@@ -230,6 +231,13 @@ class Translation(Task):
         clean = remove_bpe if self.join_bpe else str
         title = f"{clean(example['source'])} → {clean(answer['text'])}"
         return View(title, self.model_inputs(batch), tokens, sides)
+
+    def words(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        found = []
+        for text, vocabulary in ((example["source"], self.vocabulary), (example["target"], self._target)):
+            ((_, places),) = vocabulary.encode_with_places([text])
+            found.append(words_of(text, places))
+        return found[0], found[1]
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sources, targets = batch["source"].shape[1], batch["target_input"].shape[1]

@@ -113,6 +113,13 @@ class Evaluator:
                     del waiting[owner]
                     yield owner, task.answer(examples[owner], [rows[index] for index in sorted(rows)])
 
+    def stream(self, variables: Mapping[str, Any], example: Example) -> Iterator[dict[str, Any]]:
+        """The task's answer to an example of one row as it grows."""
+        rows = self.inference.task.questions([example])
+        (batch,) = self._load(rows, few_shapes(rows, self.batch_size))
+        for raw in self.inference.stream(variables, batch, example):
+            yield self.inference.task.answer(example, [raw])
+
     def trace_metrics(self, variables: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
         """The shapes of the task's sums for the longest batch of a split, made without computing anything.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
-from research.tasks.task import Metrics, Task
+from research.tasks.task import Example, Metrics, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Inference:
     def predict(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
         """The task's raw answers for a batch."""
         return self.task.predict(self.model, self._cast(variables), batch)
+
+    def stream(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], example: Example) -> Iterator[Any]:
+        """The task's raw answer to one example as it grows; not to be jitted."""
+        return self.task.stream(self.model, self._cast(variables), batch, example)
 
     def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return {**variables, "params": self.precision.cast(variables["params"])}

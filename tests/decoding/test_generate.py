@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.decoding.cache import init_cache
-from research.decoding.generate import generate
+from research.decoding.generate import Generation, generate
 from research.decoding.sampling import forbid, greedy, sampler
 from research.errors import UserError
 from research.models.gpt import GPT
@@ -160,3 +160,24 @@ def test_a_prompt_as_long_as_the_answer_comes_back():
 def test_lengths_that_do_not_fit_are_named(max_length, prefill, message):
     with pytest.raises(UserError, match=message):
         count_on([], [[1, 5]], [2], max_length, end_token=4, prefill=prefill)
+
+
+@pytest.mark.parametrize("stops", [range(1, LENGTH + 1), [5, LENGTH]])
+def test_the_tokens_do_not_depend_on_where_a_generation_pauses(stops):
+    model, params = model_and_params()
+    whole = np.asarray(run(model, params, sampler(1.0), prefill=2))
+
+    def step(tokens, cache, index):
+        logits, state = model.apply({**params, "cache": cache}, tokens, cache_index=index, mutable=["cache"])
+        return logits, state["cache"]
+
+    fields = {"end_token": END, "pad_token": PAD, "choose": sampler(1.0), "rng": jax.random.key(5)}
+    generation = Generation(step, PROMPT, PROMPT_LENGTH, **fields)
+    state = generation.begin(init_cache(model, jnp.zeros((len(PROMPT), LENGTH), jnp.int32)), LENGTH, 2)
+    advance = jax.jit(generation.advance)
+    for stop in stops:
+        state = advance(state, stop)
+        written = max(stop, 2)  # the first token is there from the start
+        np.testing.assert_array_equal(state.tokens[:, 2:written], whole[:, 2:written])
+        assert (state.tokens[:, max(written, 3) :] == PAD).all()
+    np.testing.assert_array_equal(state.tokens, whole)

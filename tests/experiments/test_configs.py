@@ -116,6 +116,7 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
     paths = {
         "configs/language/shakespeare.py": {"data.path": f"{data}/text.txt"},
         "configs/vision/imagenet.py": archives,
+        "configs/theory/listops.py": {"data.size": "1000"},
     }
     return f"{config}:", paths.get(config, {})
 

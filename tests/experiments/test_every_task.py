@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from research.runs.predictor import Predictor
 from research.runs.tables import TASKS
 from tests.image_masks import write_masks
 
+MEASURED = {"splits": None, "samples": 2, "overrides": {}, "name": None, "heads": None, "alignments": None}
 FEW = {"training.duration": "{'steps': 2}"}
 RUNS = {
     "translation": ("configs/translation/phrasebook.py:tiny", "5 days"),
@@ -84,7 +86,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     shown = json.loads((folder / "report.json").read_text())
     assert shown["samples"] and all({"answer", "label"} & set(sample) for sample in shown["samples"])
     capsys.readouterr()
-    evaluate.main(argparse.Namespace(**chosen, splits=None, samples=2, overrides={}, name=None))
+    evaluate.main(argparse.Namespace(**chosen, **MEASURED))
     results = json.loads((folder / "results.json").read_text())
     lines = capsys.readouterr().out.splitlines()
     assert all(f"{metric} {value:.4f}" in lines for metric, value in results.items())
@@ -107,6 +109,58 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     shown = {"split": "train", "count": 1, "step": 0, "format": "text", "audit": False}
     inspect.main(argparse.Namespace(config=spec, overrides=changed, **shown))
     assert "the training batch of step 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "metric"), [("text_classification", "accuracy"), ("question_answering", "f1")])
+def test_what_each_head_is_worth(folders, name, metric, capsys):
+    """A metric of the loss, and a score of whole answers."""
+    folder, _ = folders(name)
+    asked = {"workdir": str(folder), "checkpoint": None, "options": {}, **MEASURED}
+    evaluate.main(argparse.Namespace(**asked | {"heads": metric}))
+    found = json.loads((folder / "heads.json").read_text())
+    results = json.loads((folder / "results.json").read_text())
+    assert found["whole"] == pytest.approx(results[f"test/{metric}"]) and found["metric"] == f"test/{metric}"
+    ((layer, values),) = found["without"].items()
+    assert layer == "encoder/layer_0/self_attention" and len(values) == 2
+    changes = " | ".join(f"{value - found['whole']:+.4f}" for value in values)
+    assert f"| {layer} | {changes} |" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--heads=x is not measured: use one of "):
+        evaluate.main(argparse.Namespace(**asked | {"heads": "x"}))
+
+
+def test_attention_is_compared_with_the_links_of_people(folders, tmp_path, capsys):
+    folder, _ = folders("translation")
+    asked = {"workdir": str(folder), "checkpoint": None, "options": {}, **MEASURED}
+    count = json.loads((folder / "manifest.json").read_text())["data"]["test"]["examples"]
+    (tmp_path / "links.txt").write_text("0-0\n" * count)
+    evaluate.main(argparse.Namespace(**asked | {"alignments": str(tmp_path / "links.txt")}))
+    found = json.loads((folder / "alignment.json").read_text())
+    assert found["split"] == "test" and all("cross" in layer for layer in found["layers"])
+    printed = capsys.readouterr().out
+    for layer, scores in found["layers"].items():
+        assert f"{layer} alignment_error_rate {scores['alignment_error_rate']:.4f}" in printed
+        assert 0 <= scores["alignment_error_rate"] <= 1
+    (tmp_path / "links.txt").write_text("0-0\n")
+    with pytest.raises(UserError, match=f"has 1 lines for {count} pairs of the test split"):
+        evaluate.main(argparse.Namespace(**asked | {"alignments": str(tmp_path / "links.txt")}))
+    other = asked | {"workdir": str(folders("text_classification")[0]), "alignments": str(tmp_path / "links.txt")}
+    with pytest.raises(UserError, match="--alignments is for translations"):
+        evaluate.main(argparse.Namespace(**other))
+
+
+def test_on_a_terminal_a_continuation_is_shown_as_it_is_written(folders, capsys, monkeypatch):
+    folder, item = folders("language_modeling")
+    capsys.readouterr()
+    asked = argparse.Namespace(
+        workdir=str(folder), checkpoint=None, options={}, inputs=[item], format="text", pictures=None
+    )
+    predict.main(asked)
+    whole = capsys.readouterr().out
+    flushed = []
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "flush", lambda: flushed.append(1))
+    predict.main(asked)
+    assert capsys.readouterr().out == whole and len(flushed) > 3
 
 
 @pytest.mark.parametrize("name", sorted({name for name in RUNS if RUNS[name][1] == "IMAGE"} - PLACES))

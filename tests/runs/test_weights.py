@@ -111,7 +111,15 @@ def test_commands_of_an_imported_image_model(published, tmp_path, capsys):
     assert answer["label"].startswith("LABEL_")
     predict.main(argparse.Namespace(**chosen, inputs=[item], format="text", pictures=None))
     evaluate.main(
-        argparse.Namespace(**chosen, splits=["train"], samples=1, overrides={"data.path": str(photos)}, name=None)
+        argparse.Namespace(
+            **chosen,
+            splits=["train"],
+            samples=1,
+            overrides={"data.path": str(photos)},
+            name=None,
+            heads=None,
+            alignments=None,
+        )
     )
     assert "train/accuracy" in capsys.readouterr().out
     pictures.main(argparse.Namespace(**chosen, item=item, data=False))

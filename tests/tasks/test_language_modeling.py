@@ -225,3 +225,64 @@ def test_texts_are_kept_apart_in_the_picture_and_by_models_that_can():
     with pytest.raises(UserError, match=r"model BERT cannot keep texts apart: set task\.separate to False"):
         task.with_head(BERT(vocab_size=9))
     assert trained("character", ["ab"]).with_head(model := BERT(vocab_size=9)) is model
+
+
+@pytest.mark.parametrize(("length", "stride"), [(6, 1), (6, 4), (6, 6), (30, 5), (6, None)])
+def test_sliding_windows_count_every_token_once_with_the_longest_context(length, stride):
+    """Against the loop of the usual definition: each window's loss is of the tokens that no window before had."""
+    task = dataclasses.replace(trained("character", [TEXT[:20]], length=length), stride=stride)
+    model = GPT(task.vocabulary.vocab_size, num_layers=1, width=8, num_heads=2, max_length=length)
+    params = random_params(model, jnp.zeros((1, length), jnp.int32), deviation=1.0)
+    stream = task.vocabulary.encode(TEXT[:20])
+    total, done = 0.0, 1
+    for begin in range(0, len(stream), stride or length):
+        end = min(begin + length + 1, len(stream))
+        logits = np.float64(model.apply(params, jnp.array([stream[begin : end - 1]]))[0])
+        chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        total -= sum(chances[place - begin - 1, stream[place]] for place in range(done, end))
+        done = end
+        if end == len(stream):
+            break
+
+    def apply(*inputs, method=None):
+        return model.apply(params, *inputs, method=method), {}
+
+    rows = task.rows([{"text": TEXT[:20]}], train=False, seed=0)
+    batch = rows.first(len(rows)) | {"weight": np.ones(len(rows), np.float32)}
+    nats, tokens = task.loss(apply, jax.tree.map(jnp.asarray, batch))[0]["loss"]
+    assert tokens == len(stream) - 1 and float(nats) == pytest.approx(total, rel=1e-4)
+
+
+def test_a_stride_beyond_the_window_is_refused():
+    task = trained("character", [TEXT]).answering(stride=8)
+    with pytest.raises(UserError, match="stride 8 leaves tokens out between windows of 7"):
+        task.rows([{"text": TEXT}], train=False, seed=0)
+    assert task.answering(stride=4).rows([{"text": TEXT}], train=True, seed=0).stride is None
+
+
+def streamed(task, prompt):
+    model = GPT(task.vocabulary.vocab_size, num_layers=1, width=16, num_heads=2, max_length=task.length)
+    variables = random_params(model, jnp.zeros((1, 8), jnp.int32), deviation=0.5)
+    example = {"text": prompt}
+    batch = jax.tree.map(jnp.asarray, task.questions([example]).first())
+    whole = task.answer(example, np.asarray(task.predict(model, variables, batch)))["text"]
+    return whole, [task.answer(example, [row])["text"] for row in task.stream(model, variables, batch, example)]
+
+
+def test_an_answer_grows_token_by_token_to_the_whole_one():
+    task = trained("character", ["abcdef"], length=16, specials=False)
+    whole, texts = streamed(task, "fed")
+    assert texts[-1] == whole and [len(text) for text in texts] == [*range(3, len(whole) + 1)]
+    assert all(text == whole[: len(text)] for text in texts)
+
+
+def test_what_grows_never_shows_the_start_of_a_stop_text_or_of_a_letter():
+    task = trained("character", ["abcdef"], length=24, specials=False)
+    whole, _ = streamed(task, "fed")
+    stop = whole[6:8]
+    stopped, texts = streamed(dataclasses.replace(task, stop=(stop,)), "fed")
+    assert texts[-1] == stopped == whole[: whole.index(stop, 3)]
+    assert all(stopped.startswith(text) for text in texts) and len(texts) < 8
+    task = trained("bpe", ["é" * 9 + "日本" * 9], length=24)
+    whole, texts = streamed(task, "日é")
+    assert len(texts) < 22 and all("\ufffd" not in text[-1] for text in texts[:-1])

@@ -154,3 +154,16 @@ def test_what_else_a_person_can_be_told(tmp_path):
     assert task.example("Who?\tHe.\tShe.") == {"question": "Who?", "context": "He.\tShe."}
     with pytest.raises(UserError, match=r"task\.length 12 leaves no room for new words beside a question of 6"):
         made(tmp_path, length=12)
+
+
+def test_the_attention_shown_is_that_of_the_row_with_the_answer(tmp_path):
+    task = made(tmp_path, length=18, longest_answer=2)
+    for span, word in (((43, 49), "garden"), ((0, 4), "mary")):
+        answer = task.answer(EXAMPLE, logits_for(task, EXAMPLE, {span: 8.0}))
+        assert answer["answer_start"] == span[0] and CONTEXT[span[0] : span[1]] == answer["text"]
+        view = task.view(EXAMPLE, answer)
+        assert len(view.tokens["tokens"]) == view.inputs[0].shape[1]
+        assert word in words(task, view.inputs[0][0][view.inputs[2][0] == 1])
+    assert len(list(task._windows([EXAMPLE]))) > 1
+    nothing = made(tmp_path, no_answer=True)
+    assert nothing.answer(EXAMPLE, logits_for(nothing, EXAMPLE, {}, null=9.0))["answer_start"] is None

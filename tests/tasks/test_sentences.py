@@ -60,3 +60,18 @@ def test_an_answer_is_its_vector(task, model):
 def test_a_length_without_room(tmp_path):
     with pytest.raises(UserError, match=r"task.length 2 leaves no room for a word between two marks"):
         Sentences(Tokenizer(), length=2).prepare(None, tmp_path)
+
+
+def test_an_answer_to_a_pair_has_the_vectors_of_both(task, model):
+    """A pair has two rows, a text alone has one, and its vector is the same in either."""
+    examples = [PAIRS[0], {"source": "b c"}, PAIRS[1]]
+    rows = task.questions(examples)
+    assert rows.owners().tolist() == [0, 0, 1, 2, 2]
+    batch = jax.tree.map(jnp.asarray, rows.first(5))
+    params = random_params(model, *task.model_inputs(batch))
+    vectors = task.predict(model, params, batch)
+    answer = task.answer(PAIRS[0], vectors[:2])
+    alone = task.predict(model, params, jax.tree.map(jnp.asarray, task.questions([{"source": "x0 y"}]).first()))
+    assert answer["target_vector"] == pytest.approx(np.asarray(alone[0]).tolist(), abs=1e-5)
+    assert "target_vector" not in task.answer(examples[1], vectors[2:3])
+    assert {*task.scorer().names} == {*task.scorer().signatures()}
