@@ -79,6 +79,6 @@ def test_no_other_place_makes_keys():
     paths = [path for folder in ("data", "tasks") for path in (ROOT / "research" / folder).rglob("*.py")]
     found = {path.name for path in paths if "default_rng(" in path.read_text(encoding="utf-8")}
     # Plans and the windows of a text have keys of no example; the orders of a jigsaw are the same in every run;
-    # stories, problems and expressions are data, whose seed is the source's.
-    drawn = {"stories.py", "algorithmic.py", "listops.py"}
-    assert found == {"randomness.py", "plans.py", "pretext.py", "text.py"} | drawn
+    # generated examples are data, whose seed is the source's.
+    generated = {"stories.py", "scenes.py", "listops.py", "algorithmic.py"}
+    assert found == {"randomness.py", "plans.py", "pretext.py", "text.py"} | generated
