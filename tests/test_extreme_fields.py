@@ -97,7 +97,7 @@ def test_the_ends_of_ranges_are_taken():
 def test_what_may_be_changed_afterwards():
     decoding = {"beam_size", "length_penalty", "extra_length", "scores", "target_language", "join_bpe"}
     assert marked(TASKS["translation"], Afterwards) == decoding
-    sampling = {"temperature", "top_k", "top_p", "sample_seed", "repetition_penalty", "stop"}
+    sampling = {"temperature", "top_k", "top_p", "sample_seed", "repetition_penalty", "stop", "stride"}
     assert marked(TASKS["language_modeling"], Afterwards) == sampling
     assert marked(SOURCES["parallel_text"], Afterwards) == {"test_source", "test_target"}
     assert marked(SOURCES["image_folder"], Afterwards) == {"test_path"} and marked(SOURCES["tfds"], Afterwards) == {
