@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
-from research.ranges import Count, Pixels, Range, Seed
+from research.ranges import Pixels, Range, Seed
 
 SPLITS = ("train", "validation", "test")
 DRAWN = 160
@@ -90,9 +90,9 @@ class Scenes(Source):
     size: Pixels = 128
     most: Annotated[int, Range(1, 32)] = 6
     scale: tuple[Annotated[float, Range(0.02, 1)], Annotated[float, Range(0.02, 1)]] = (0.15, 0.4)
-    num_train: Count = 10_000
-    num_validation: Count = 200
-    num_test: Count = 200
+    num_train: Annotated[int, Range(1, 1_000_000)] = 10_000
+    num_validation: Annotated[int, Range(1, 100_000)] = 200
+    num_test: Annotated[int, Range(1, 100_000)] = 200
     seed: Seed = 0
 
     splits = SPLITS
