@@ -116,6 +116,19 @@ def test_values_and_gradients_with_a_bias(shape, kv_heads):
     )
 
 
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_causal_attention_needs_no_array(monkeypatch, backend, padded):
+    both = np.asarray(MASKS["causal-padding" if padded else "causal"])
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    mask = jnp.asarray(both[:, :, -1:]) if padded else None
+    assert_same(
+        lambda arrays: dot_product_attention(**arrays, mask=mask, causal=True),
+        lambda arrays: reference_attention(**arrays, mask=both)[0],
+        random_inputs(2),
+    )
+
+
 def test_a_fully_masked_row_is_the_mean_of_the_values():
     inputs = {name: jnp.asarray(array, jnp.float32) for name, array in random_inputs(4).items()}
     output = dot_product_attention(**inputs, mask=MASKS["nothing-allowed"])
@@ -147,6 +160,7 @@ def test_the_accelerators_path_equals_the_formula(monkeypatch, kv_heads, bias):
 @pytest.mark.parametrize(
     ("dtype", "length", "size", "masked", "implementation"),
     [
+        (jnp.bfloat16, 5, 64, "causal", "cudnn"),
         (jnp.bfloat16, 6, 64, True, "cudnn"),
         (jnp.float16, 6, 64, False, "cudnn"),
         (jnp.bfloat16, 5, 64, False, "cudnn"),
@@ -159,14 +173,15 @@ def test_the_accelerators_path_equals_the_formula(monkeypatch, kv_heads, bias):
 def test_cudnn_is_asked_only_for_what_it_takes(monkeypatch, dtype, length, size, masked, implementation):
     asked = []
 
-    def spy(query, *args, implementation, **kwargs):
+    def spy(query, *args, implementation, is_causal, **kwargs):
+        assert is_causal == (masked == "causal")
         asked.append(implementation)
         return query
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
     x = jnp.zeros((1, length, 2, size), dtype)
-    dot_product_attention(x, x, x, mask=causal_mask(length) if masked else None)
+    dot_product_attention(x, x, x, mask=causal_mask(length) if masked is True else None, causal=masked == "causal")
     assert asked == [implementation]
 
 
