@@ -76,7 +76,6 @@ def dot_product_attention(
     flash attention where it applies, which makes no array of a causal mask); the CPU, dropout on the weights and values
     of another size than the keys use the formula as it stands. Under a mesh that splits sequences it is ring attention.
     """
-    implementation = "cudnn" if _cudnn_applies(query, key, mask, bias) else None
     formula = jax.default_backend() == "cpu" or dropout or value.shape[-1] != key.shape[-1]
     if causal and (ways("sequence") > 1 or formula):
         mask = _both(causal_mask(query.shape[1]), mask)
@@ -87,9 +86,9 @@ def dot_product_attention(
     if formula:
         weights = _dropout(attention_weights(query, key, mask=mask, bias=bias), dropout, dropout_rng)
         return weighted_values(weights, value)
-    return jax.nn.dot_product_attention(
-        query, key, value, bias=bias, mask=mask, is_causal=causal, implementation=implementation
-    )
+    if _cudnn_applies(query, bias):
+        return _cudnn(query, key, value, mask, causal)
+    return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, is_causal=causal)
 
 
 class MultiHeadAttention(nn.Module):
@@ -252,12 +251,33 @@ class MultiHeadAttention(nn.Module):
         return jnp.einsum("bqhr,rd->bqhd", summed.astype(value.dtype), table)
 
 
-def _cudnn_applies(query: Array, key: Array, mask: Array | None, bias: Array | None) -> bool:
-    """cuDNN takes half precision and head sizes in multiples of 8; it makes a bias of a mask, for even lengths only."""
+def _cudnn_applies(query: Array, bias: Array | None) -> bool:
+    """cuDNN takes half precision and head sizes in multiples of 8."""
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    even = query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0
-    return jax.default_backend() == "gpu" and half and fits and bias is None and (mask is None or even)
+    return jax.default_backend() == "gpu" and half and fits and bias is None
+
+
+def _cudnn(query: Array, key: Array, value: Array, mask: Mask | None, causal: bool) -> Array:
+    """cuDNN's flash attention. Its backward pass takes even lengths, and masks of all queries: both are filled up."""
+    queries, keys = query.shape[1], key.shape[1]
+    odd = (queries % 2, keys % 2)
+    query, key, value = (_filled(array, {1: more}) for array, more in ((query, odd[0]), (key, odd[1]), (value, odd[1])))
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], queries, keys))
+        mask = _filled(mask, {2: odd[0], 3: odd[1]})
+    # A causal mask hides the key that was added from all queries but the added one.
+    counted = odd[1] and mask is None and not causal
+    lengths = jnp.full(len(key), keys, jnp.int32) if counted else None
+    attended = jax.nn.dot_product_attention(
+        query, key, value, mask=mask, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return attended[:, :queries]
+
+
+def _filled(array: Array, more: dict[int, int]) -> Array:
+    """Zeros, or False, behind the array along these axes."""
+    return jnp.pad(array, [(0, more.get(axis, 0)) for axis in range(array.ndim)])
 
 
 def _both(mask: Mask, other: Mask | None) -> Mask:

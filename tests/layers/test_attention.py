@@ -116,19 +116,6 @@ def test_values_and_gradients_with_a_bias(shape, kv_heads):
     )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "tpu"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_causal_attention_needs_no_array(monkeypatch, backend, padded):
-    both = np.asarray(MASKS["causal-padding" if padded else "causal"])
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    mask = jnp.asarray(both[:, :, -1:]) if padded else None
-    assert_same(
-        lambda arrays: dot_product_attention(**arrays, mask=mask, causal=True),
-        lambda arrays: reference_attention(**arrays, mask=both)[0],
-        random_inputs(2),
-    )
-
-
 def test_a_fully_masked_row_is_the_mean_of_the_values():
     inputs = {name: jnp.asarray(array, jnp.float32) for name, array in random_inputs(4).items()}
     output = dot_product_attention(**inputs, mask=MASKS["nothing-allowed"])
@@ -144,45 +131,6 @@ def test_half_precision_has_a_float32_softmax():
     assert output.dtype == jnp.bfloat16
     exact, _ = reference_attention(**{name: np.asarray(array, np.float64) for name, array in inputs.items()})
     np.testing.assert_allclose(np.asarray(output, np.float64), exact, atol=0.03)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_the_accelerators_path_equals_the_formula(monkeypatch, kv_heads, bias):
-    inputs = {name: jnp.asarray(array, jnp.float32) for name, array in random_inputs(kv_heads).items()}
-    if bias:
-        inputs["bias"] = jnp.asarray(np.random.default_rng(4).normal(size=(1, HEADS, LENGTH, LENGTH)), jnp.float32)
-    expected = dot_product_attention(**inputs, mask=MASKS["nothing-allowed"])
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    np.testing.assert_allclose(dot_product_attention(**inputs, mask=MASKS["nothing-allowed"]), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "length", "size", "masked", "implementation"),
-    [
-        (jnp.bfloat16, 5, 64, "causal", "cudnn"),
-        (jnp.bfloat16, 6, 64, True, "cudnn"),
-        (jnp.float16, 6, 64, False, "cudnn"),
-        (jnp.bfloat16, 5, 64, False, "cudnn"),
-        (jnp.bfloat16, 5, 64, True, None),
-        (jnp.bfloat16, 6, 12, False, None),
-        (jnp.bfloat16, 6, 256, False, None),
-        (jnp.float32, 6, 64, False, None),
-    ],
-)
-def test_cudnn_is_asked_only_for_what_it_takes(monkeypatch, dtype, length, size, masked, implementation):
-    asked = []
-
-    def spy(query, *args, implementation, is_causal, **kwargs):
-        assert is_causal == (masked == "causal")
-        asked.append(implementation)
-        return query
-
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
-    x = jnp.zeros((1, length, 2, size), dtype)
-    dot_product_attention(x, x, x, mask=causal_mask(length) if masked is True else None, causal=masked == "causal")
-    assert asked == [implementation]
 
 
 def test_dropout_leaves_out_weights_and_scales_the_rest():
