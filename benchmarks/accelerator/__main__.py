@@ -16,6 +16,7 @@ go on. The other side needs an environment with torch, transformers and timm; wi
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from typing import Any
 
 SECONDS = {"parity": 300, "attention": 240, "training": 660, "decoding": 300}
 """The limit of each part: 25 minutes together."""
+ROOT = Path(__file__).parents[2]
 MEMORY_SHARE = "0.4"
 """Of the accelerator's memory, what JAX takes: the other side lives beside it."""
 
@@ -38,12 +40,12 @@ def run_part(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE} | os.environ
     began = time.perf_counter()
     limit = SECONDS[name] * arguments.limit
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
         process.wait(limit)
         failure = {"failed": f"ended with {process.returncode}"} if process.returncode else {}
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # the other sides as well
         process.wait()
         failure = {"failed": f"not over after {limit:.0f} s"}
     found = json.loads(output.read_text()) if output.exists() else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.accelerator.common import (
     Figures,
@@ -80,8 +81,22 @@ def program(row: Row, precision: str = "params=float32,compute=bfloat16") -> tup
     batch = batch_of(row)
     step = Step(model, task, optimizer, Precision.parse(precision), 0)
     inputs = task.model_inputs(jax.tree.map(lambda array: array[:1], batch))
-    create = jax.jit(lambda: create_state(model, inputs, optimizer, seed=0, ema=False))
-    return step, create(), batch
+    shapes = jax.eval_shape(lambda: create_state(model, inputs, optimizer, seed=0, ema=False))
+    return step, drawn(shapes), batch
+
+
+def drawn(shapes: Any) -> Any:
+    """A state of these shapes, its kernels drawn by NumPy: compiling the initialisers takes minutes on a GPU."""
+    random = np.random.default_rng(0)
+
+    def values(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        if name.startswith(".params") and len(leaf.shape) > 1:
+            return jnp.asarray(0.02 * random.standard_normal(leaf.shape, np.float32))
+        one = name.startswith((".params", ".model_state")) and name.endswith(("['scale']", "['var']"))
+        return jnp.full(leaf.shape, one, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(values, shapes)
 
 
 class Compiled:
