@@ -169,10 +169,9 @@ def test_make_targets_of_the_readme_exist():
     assert targets == {"demo", "test"} and all(f"\n{target}:" in makefile for target in targets)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if experiments_of(page)])
-def test_every_command_runs(page, execute):
-    for line in experiments_of(page):
-        execute(line)
+@pytest.mark.parametrize("line", dict.fromkeys(line for page in PAGES for line in experiments_of(page)))
+def test_every_command_runs(line, execute):
+    execute(line)
 
 
 def test_what_one_can_do_is_among_the_commands_that_run():
