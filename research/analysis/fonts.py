@@ -1,4 +1,4 @@
-"""Letters of any script in pictures: fonts of this machine beside matplotlib's own, or a sentence on what is missing."""
+"""Letters of any script in pictures: fonts of this machine beside matplotlib's own, or a sentence on what is absent."""
 
 import functools
 import sys
