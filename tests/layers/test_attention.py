@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -368,3 +370,15 @@ def test_kernels_are_xavier_uniform_over_the_flat_matrix():
 def test_fields_that_do_not_fit_are_named(fields, width, message):
     with pytest.raises(UserError, match=message):
         MultiHeadAttention(**fields).init(jax.random.key(0), jnp.zeros((1, 2, width)))
+
+
+def test_memory_grows_with_the_length_alone():
+    def temporary(length):
+        def gradients(query, key, value, upstream):
+            attend = functools.partial(dot_product_attention, causal=True)
+            return jax.vjp(attend, query, key, value)[1](upstream)
+
+        arrays = [jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)] * 4
+        return jax.jit(gradients).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(16_384) < 2.1 * temporary(8192)
