@@ -313,6 +313,11 @@ def build_experiment(
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
+    if task.whole_batch and options.accumulate > 1:
+        raise UserError(
+            f"training.accumulate {options.accumulate} would compare the examples of each micro-batch alone: set it to "
+            "1, and task.chunk to what the memory holds"
+        )
     model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 

@@ -1,6 +1,7 @@
 """The names of data sources, tasks and models in configs: the one place that a new one is added to."""
 
 from research.data.algorithmic import Algorithmic
+from research.data.captions import Captions
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
@@ -29,10 +30,12 @@ from research.models.segformer import SegFormer
 from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
 from research.models.vit import ViT
 from research.tasks.classification import Classification
 from research.tasks.distillation import Distillation
+from research.tasks.image_text import ImageText
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
 from research.tasks.masked_language import MaskedLanguage
@@ -48,6 +51,7 @@ from research.tasks.translation import Translation
 
 SOURCES = {
     "algorithmic": Algorithmic,
+    "captions": Captions,
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
@@ -69,6 +73,7 @@ SOURCES = {
 TASKS = {
     "classification": Classification,
     "distillation": Distillation,
+    "image_text": ImageText,
     "language_modeling": LanguageModeling,
     "masked_images": MaskedImages,
     "masked_language": MaskedLanguage,
@@ -95,6 +100,7 @@ MODELS = {
     "segmenter": Segmenter,
     "seq2seq": Seq2Seq,
     "swin": Swin,
+    "two_towers": TwoTowers,
     "unet": UNet,
     "vit": ViT,
 }

@@ -28,6 +28,7 @@ OFFERS = {
     "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
+    "two_towers": {"PooledFeatures"},
     "unet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
 }
