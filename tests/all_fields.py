@@ -87,6 +87,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "scenes": ("configs/vision/segmenter_scenes.py:tiny", {}),
     "two_towers": ("configs/multimodal/siglip_scenes.py:tiny", {}),
+    "captioner": ("configs/multimodal/caption_scenes.py:tiny", {}),
     "captions": ("configs/multimodal/clip_coco.py:folder=FOLDER/captions,tiny", {}),
     "jigsaw": ("configs/vision/jigsaw.py:tiny", {}),
     "packed": ("configs/vision/packed.py:tiny", {}),
@@ -129,7 +130,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
-    **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn")},
+    **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn", "captioner")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
     **{MODELS[name]: {"num_classes": 10} for name in ("segformer", "segmenter", "unet")},
     Duration: {"steps": 1},

@@ -19,6 +19,7 @@ from research.data.table import Table
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.models.bert import BERT
+from research.models.captioner import Captioner
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -33,6 +34,7 @@ from research.models.swin import Swin
 from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
 from research.models.vit import ViT
+from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
 from research.tasks.distillation import Distillation
 from research.tasks.image_text import ImageText
@@ -71,6 +73,7 @@ SOURCES = {
     "tfds": Tfds,
 }
 TASKS = {
+    "captioning": Captioning,
     "classification": Classification,
     "distillation": Distillation,
     "image_text": ImageText,
@@ -89,6 +92,7 @@ TASKS = {
 }
 MODELS = {
     "bert": BERT,
+    "captioner": Captioner,
     "decoder": Decoder,
     "efficientformer": EfficientFormer,
     "gpt": GPT,

@@ -35,6 +35,7 @@ RUNS = {
     "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
     "image_text": ("configs/multimodal/clip_scenes.py:tiny", "IMAGE"),
+    "captioning": ("configs/multimodal/caption_scenes.py:tiny", "IMAGE"),
     "distillation": ("configs/vision/distill.py:tiny,teacher=TEACHER", "IMAGE"),
 }
 
@@ -96,7 +97,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     assert {"text", "label"} & set(first) and (first == second or name in ("language_modeling", "masked_images"))
     report.main(argparse.Namespace(runs=[str(folder)], samples=True, output=None))
     assert "<dl class=sample>" in (page := (folder / "report.html").read_text()) or "<img src" in page
-    if name in ("masked_images", "packed_classification", "image_text"):
+    if name in ("masked_images", "packed_classification", "image_text", "captioning"):
         with pytest.raises(Exception, match="there is nothing to draw of this run's answers"):
             pictures.main(argparse.Namespace(**chosen, item=item, data=True))
     else:

@@ -17,6 +17,7 @@ from tests.models.tiny import MODELS
 STAGED = {"Levels", "FeatureMap"}
 OFFERS = {
     "bert": {"HiddenStates", "TextEncoder"},
+    "captioner": {"States"},
     "decoder": {"States"},
     "efficientformer": {*STAGED, "Heads"},
     "gpt": {"States", "HiddenStates", "TextEncoder", "SeparateTexts"},

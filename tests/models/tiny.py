@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.bert import BERT
+from research.models.captioner import Captioner
 from research.models.decoder import Decoder
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
@@ -29,6 +30,17 @@ MODELS = {
     "bert": (
         BERT(9, num_layers=2, width=16, num_heads=2, mlp_width=32, max_length=8, head="pretraining"),
         (_TOKENS, _TOKENS > 0),
+    ),
+    "captioner": (
+        Captioner(
+            9,
+            num_layers=1,
+            width=16,
+            num_heads=2,
+            mlp_width=32,
+            image=ViT(0, patch_size=8, width=16, num_layers=1, num_heads=2, mlp_width=32),
+        ),
+        (_IMAGES, _TOKENS),
     ),
     "decoder": (Decoder(9, num_layers=2, width=16, num_heads=2), (_TOKENS,)),
     "efficientformer": (EfficientFormer(3, (1, 1, 1, 2), (8, 8, 16, 16), num_attention=1, resolution=1), (_IMAGES,)),

@@ -35,6 +35,7 @@ MEMBRANE = "configs/vision/membrane.py:tiny"
 TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 CASES = {
     "bert": ("configs/language/sentences.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128}),
+    "captioner": ("configs/multimodal/caption_scenes.py:tiny", {}),
     "decoder": ("configs/theory/grokking.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}),
     "efficientformer": (
         "configs/vision/digits.py:tiny",
@@ -93,6 +94,9 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
         config.training.batch_size, config.task.chunk = 32, 16
         config.model.image.update(num_heads=4)
         config.model.text.update(num_heads=4)
+    elif model == "captioner":
+        config.model.update(num_heads=4)
+        config.model.image.update(num_heads=4)
     elif model not in ("decoder", "gpt", "mae", "seq2seq", "vit"):
         config.model = {"name": model, **fields}
     else:
