@@ -45,10 +45,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint = {"every": {"steps": 500}}
     if options.tiny:
         config.task.photo["size"] = 32
-        config.task.update(length=12, chunk=4)
+        config.task.update(length=24, chunk=4)
         config.task.tokenizer.vocab_size = 300
         config.model.image.update(patch_size=16, width=16, num_layers=1, num_heads=2, mlp_width=32)
-        config.model.text.update(width=16, num_layers=1, num_heads=2, max_length=12)
+        config.model.text.update(width=16, num_layers=1, num_heads=2, max_length=24)
         config.model.width = 8
         config.training.update(batch_size=8, log_every=2, workers=0)
         config.training.duration = {"steps": 4}

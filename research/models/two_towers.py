@@ -87,10 +87,6 @@ class TwoTowers(nn.Module):
         scale = jnp.exp(log_scale + jax.lax.stop_gradient(held - log_scale))
         return scale, jnp.float32(0) if self.bias is None else self.logit_bias.astype(jnp.float32)
 
-    def pooled_features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
-        """What the image tower gives before its projection, as probes measure it."""
-        return self.image(images)
-
 
 def normalised(x: Float[Array, "*batch width"]) -> Float32[Array, "*batch width"]:
     """Vectors of length 1."""

@@ -337,7 +337,8 @@ def open_run(
     """The experiment of a finished or half-finished run, on its mesh if that fits the devices here.
 
     checkpoint: as `Checkpoints.evaluation_steps` takes it. options: of its task's answers, in place of its own. data:
-    overrides of the config's section `data`, as `research.config.load` takes them.
+    overrides of the config's section `data`, as `research.config.load` takes them; with a `data.name` among them it is
+    another source, which has its own fields alone.
     """
     stored = folder / "config.json"
     if not stored.exists():
@@ -350,6 +351,8 @@ def open_run(
     experiment = build_experiment(config, folder, stored=True)
     if data:
         changed = config.copy_and_resolve_references()
+        if "data.name" in data:
+            changed.data = {"name": data["data.name"]}
         apply_overrides(changed, data)
         experiment = dataclasses.replace(experiment, source=choose(SOURCES, at_home(changed.data), "data"))
     task = experiment.task.answering(**(options or {}))

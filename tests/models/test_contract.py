@@ -29,7 +29,7 @@ OFFERS = {
     "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
-    "two_towers": {"PooledFeatures"},
+    "two_towers": set(),
     "unet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
 }
