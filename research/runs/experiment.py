@@ -260,6 +260,11 @@ class Experiment:
             weights = read_arrays(source)
             if any("/" in name for name in weights) and not any(name.startswith("Transformer/") for name in weights):
                 return weights, {}  # in our names, not in those of the first ViT
+            if self.transfer and self.transfer.into is not None:
+                raise UserError(
+                    f"transfer.source {source} has names of another make, which transfer.into does not read: make a run "
+                    "of it with weights import, and take that"
+                )
             return taken(self.model, self.task.model_inputs(self.sample_batch), weights), {}
         run, variables, _ = trained(source)
         arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
