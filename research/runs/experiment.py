@@ -262,8 +262,8 @@ class Experiment:
                 return weights, {}  # in our names, not in those of the first ViT
             if self.transfer and self.transfer.into is not None:
                 raise UserError(
-                    f"transfer.source {source} has names of another make, which transfer.into does not read: make a run "
-                    "of it with weights import, and take that"
+                    f"transfer.source {source} has names of another make, which transfer.into does not read: make it a "
+                    "run with weights import, and take that"
                 )
             return taken(self.model, self.task.model_inputs(self.sample_batch), weights), {}
         run, variables, _ = trained(source)
