@@ -19,7 +19,7 @@ SAMPLE = 2000
 class CaptionedImages(Rows):
     """A batch holds `image`, as `LabelledImages` makes it, and what `encode` makes of an example: arrays by name.
 
-    An example is read once for both. `images` holds the same examples.
+    An example is read once for both. `images` holds the examples. Rows travel to other processes, and so does `encode`.
     """
 
     images: LabelledImages

@@ -47,7 +47,7 @@ class CaptionTask(ImageTask):
         return token_ids(self)
 
     def remarks(self, example: Example) -> list[str]:
-        return remarks_on(example["caption"], "caption", self.vocabulary, self.length - 2)
+        return remarks_on(self.caption(example), "caption", self.vocabulary, self.length - 2)
 
     def images(self, examples: Sequence[Example], *, train: bool, seed: int) -> LabelledImages:
         """The examples' images as training or evaluation sees them."""
@@ -65,10 +65,14 @@ class CaptionTask(ImageTask):
 
     def captioned(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         """Rows with `image` and `caption`, int32 [batch, length]."""
-        images = self.images(examples, train=train, seed=seed)
-        return CaptionedImages(
-            images, lambda given: {"caption": self.tokens([example["caption"] for example in given])}
-        )
+        return CaptionedImages(self.images(examples, train=train, seed=seed), self._captions)
+
+    def caption(self, example: Example) -> str:
+        """The caption of an example."""
+        return example["caption"]
+
+    def _captions(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+        return {"caption": self.tokens([self.caption(example) for example in examples])}
 
     def reference(self, example: Example) -> str | None:
         return example.get("caption")

@@ -75,10 +75,9 @@ class ImageText(CaptionTask):
         return model
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
-        images = self.images(examples, train=train, seed=seed)
-        return CaptionedImages(images, lambda given: {"caption": self.tokens([*map(self._caption, given)])})
+        return self.captioned(examples, train=train, seed=seed)
 
-    def _caption(self, example: Example) -> str:
+    def caption(self, example: Example) -> str:
         if "caption" in example:
             return example["caption"]
         if "label" in example and self.classes:

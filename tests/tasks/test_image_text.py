@@ -1,6 +1,7 @@
 """Images and captions: the loss in chunks, answers by prompts, and each sentence that a person can be told."""
 
 import types
+from multiprocessing.reduction import ForkingPickler
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,11 @@ def test_a_class_is_the_mean_of_its_prompts(task, model, params):
     assert answer["label"] == classes[expected[0].argmax()] and "right" not in answer
     labelled = asked.answer({"image": EXAMPLES[0]["image"], "label": 1}, [row])
     assert labelled["right"] == "blue bar"
+
+
+def test_rows_travel_to_other_processes(task):
+    for rows in (task.rows(EXAMPLES, train=True, seed=0), task.questions(EXAMPLES)):
+        assert ForkingPickler.dumps(rows)
 
 
 def test_labelled_images_are_captioned_by_their_class(task):
