@@ -24,6 +24,7 @@ def main(arguments: argparse.Namespace) -> None:
     for path in arguments.overrides:
         if not path.startswith("data."):
             raise UserError(f"--config.{path} is a part of what was trained: only --config.data... can be others")
+    _refuse_several(arguments)
     folder, overrides = Path(arguments.workdir), arguments.overrides
     experiment = open_run(folder, arguments.checkpoint, arguments.options, overrides)
     splits = arguments.splits or [split for split in experiment.source.splits if split != "train"]
@@ -51,6 +52,13 @@ def main(arguments: argparse.Namespace) -> None:
     if place is not None:
         record(experiment, place, changes, results)
         print(f"kept in {place}")
+
+
+def _refuse_several(arguments: argparse.Namespace) -> None:
+    """Raises UserError where results would be asked for and then not be measured."""
+    given = [f"--{name}" for name in ("heads", "alignments", "name") if getattr(arguments, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are different measurements: give one of them in a command")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Into the run's folder: `learning_curves.png` and `schedule.png`. For models of text `masks.png`, `positions.png` and,
 while the model answers the text, `attention/<layer>.png` for every attention layer and head, with the numbers in
-`attention.json`. For detection and segmentation `answer.png`, the boxes or masks over the image. For image classifiers
+`attention.json`. For answers about places in an image `answer.png`, drawn over it. For image classifiers
 with a feature map (ResNet, MobileNet, EfficientFormer, Swin) `relevance.png`, the places that speak for the predicted
 class; for a ViT `attention/<layer>.png` over the image for each head, and `attention/rollout.png` through all layers.
 """

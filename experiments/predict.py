@@ -57,7 +57,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.predict", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="how answers are printed")
-    parser.add_argument("--pictures", metavar="FOLDER", help="draw boxes and masks over the images: FOLDER/1.png, ...")
+    parser.add_argument("--pictures", metavar="FOLDER", help="draw each answer over its image: FOLDER/1.png, ...")
     parser.add_argument("inputs", nargs="*", help="texts or image files")
     add_answers(parser)
     add_plugin(parser)

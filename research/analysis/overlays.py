@@ -1,16 +1,15 @@
-"""Pictures of answers about places in an image: masks in colours over it, boxes with names."""
+"""Pictures of answers about places in an image: masks in colours over it."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 GAP = 4
 """White pixels between pictures side by side."""
 
 
 def colours(count: int) -> np.ndarray:
-    """A colour for each of so many classes, uint8 [count, 3]: those of the PASCAL VOC masks, without their black."""
+    """A colour for each of `count` classes, uint8 [count, 3]: those of the PASCAL VOC masks, without their black."""
     found = np.zeros((count, 3), np.uint8)
     for number in range(count):
         rest = number + 1
@@ -31,23 +30,6 @@ def with_mask(image: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarr
     shown = mask < num_classes
     tinted = (grey.astype(np.uint16) + table[np.where(shown, mask, num_classes)]) // 2
     return np.where(shown[..., None], tinted, grey).astype(np.uint8)
-
-
-def with_boxes(
-    image: np.ndarray, boxes: np.ndarray, classes: Sequence[int], captions: Sequence[str], num_classes: int
-) -> np.ndarray:
-    """The image, uint8 [height, width, 1 or 3], with a frame for each box in the colour of its class, uint8 with 3.
-
-    boxes: [n, 4], left, top, right, bottom in pixels. captions: written at their upper left corners.
-    """
-    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
-    draw, table = ImageDraw.Draw(picture), colours(num_classes)
-    for box, number, caption in zip(np.asarray(boxes).tolist(), classes, captions, strict=True):
-        colour = tuple(table[number].tolist())
-        left, top, right, bottom = box[0], box[1], max(box[2] - 1, box[0]), max(box[3] - 1, box[1])
-        draw.rectangle((left, top, right, bottom), outline=colour, width=max(image.shape[0] // 128, 1))
-        draw.text((left + 2, top), caption, fill=colour)
-    return np.asarray(picture)
 
 
 def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:

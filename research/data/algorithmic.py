@@ -4,6 +4,7 @@ What positions do to a model's length generalisation is measured on such problem
 of Positional Encoding on Length Generalization in Transformers").
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from research.data.source import Example, Source, check_split
+from research.data.source import Drawn, Example, Source, check_split
 from research.errors import UserError
 from research.ranges import Range, Seed
 
 SYMBOLS = "0123456789"
 HELD_OUT = 10
-"""One in so many sequences, by a digest of its text, is for validation alone."""
+"""One sequence in ten, by a digest of its text, is for validation alone."""
 
 
 @dataclass(frozen=True)
@@ -46,38 +47,21 @@ class Algorithmic(Source):
     def examples(self, split: str) -> Sequence[Example]:
         """An example is a function of (seed, problem, split, index) alone; no text is in two splits."""
         check_split(split, self.splits)
-        return _Problems(self, split, self.size if split == "train" else self.size // 10)
+        return Drawn(self.size if split == "train" else self.size // 10, functools.partial(self._drawn, split))
 
-
-@dataclass(frozen=True)
-class _Problems(Sequence[Example]):
-    source: Algorithmic
-    split: str
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        draw = np.random.default_rng((self.source.seed, self.source.splits.index(self.split), index))
+    def _drawn(self, split: str, index: int) -> Example:
+        draw = np.random.default_rng((self.seed, self.splits.index(split), index))
+        ends = (self.longest + 1, self.test_longest) if split == "test" else (1, self.longest)
         while True:
-            example = self._drawn(draw)
+            example = self._problem(draw, int(draw.integers(ends[0], ends[1] + 1)))
             held_out = zlib.crc32(example["source"].encode()) % HELD_OUT == 0
-            if self.split == "test" or held_out == (self.split == "validation"):
+            if split == "test" or held_out == (split == "validation"):
                 return example
 
-    def _drawn(self, draw: np.random.Generator) -> Example:
-        source = self.source
-        ends = (source.longest + 1, source.test_longest) if self.split == "test" else (1, source.longest)
-        length = int(draw.integers(ends[0], ends[1] + 1))
-        if source.problem != "addition":
+    def _problem(self, draw: np.random.Generator, length: int) -> Example:
+        if self.problem != "addition":
             digits = _digits(draw, length)
-            return {
-                "source": " ".join(digits),
-                "target": " ".join(digits if source.problem == "copy" else digits[::-1]),
-            }
+            return {"source": " ".join(digits), "target": " ".join(digits if self.problem == "copy" else digits[::-1])}
         numbers = [_number(draw, length), _number(draw, int(draw.integers(1, length + 1)))]
         if draw.random() < 0.5:
             numbers.reverse()
@@ -89,7 +73,7 @@ def _digits(draw: np.random.Generator, length: int) -> list[str]:
 
 
 def _number(draw: np.random.Generator, length: int) -> int:
-    """A number of so many digits, the first of which is not 0, except for 0 itself."""
+    """A number with `length` digits, the first of which is not 0, except for 0 itself."""
     digits = _digits(draw, length)
     if length > 1 and digits[0] == "0":
         digits[0] = SYMBOLS[int(draw.integers(1, 10))]

@@ -4,14 +4,14 @@ The grammar of section 3 of the paper with its published script's probabilities,
 from the published files. Examples are drawn without end, so that there is no need to store any.
 """
 
-import zlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
-from research.data.source import Example, Source, check_split
+from research.data.source import Drawn, Example, Source, check_split, split_of
 from research.errors import UserError
 from research.ranges import Range, Seed
 
@@ -26,8 +26,8 @@ OPERATORS: dict[str, Callable[[Sequence[int]], int]] = {
 LIST_CHANCE = 0.25
 """Of an argument to be a list instead of a digit."""
 
-SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
-"""Tenths of all expressions: a digest of an expression's text says in which split alone it can be."""
+TRIES = 100_000
+"""Expressions that are drawn for one example, at most."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +57,21 @@ class ListOps(Source):
     def examples(self, split: str) -> Sequence[Example]:
         """{"source": expression, "label": its value}. An example is a function of (seed, split, index) alone."""
         check_split(split, self.splits)
-        return _Expressions(self, split, self.size if split == "train" else self.size // 10)
+        return Drawn(self.size if split == "train" else self.size // 10, functools.partial(self._drawn, split))
 
-
-@dataclass(frozen=True)
-class _Expressions(Sequence[Example]):
-    source: ListOps
-    split: str
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        source = self.source
-        draw = np.random.default_rng((source.seed, list(SHARES).index(self.split), index))
+    def _drawn(self, split: str, index: int) -> Example:
+        draw = np.random.default_rng((self.seed, self.splits.index(split), index))
         for _ in range(TRIES):
-            found = _expression(draw, source.depth, source.arguments, source.longest)
-            if found is None or len(found[0]) < source.shortest:
+            found = _expression(draw, self.depth, self.arguments, self.longest)
+            if found is None or len(found[0]) < self.shortest:
                 continue
             text = " ".join(found[0])
-            if zlib.crc32(text.encode()) % 10 in SHARES[self.split]:
+            if split_of(text) == split:
                 return {"source": text, "label": str(found[1])}
         raise UserError(
-            f"data.depth {source.depth} and data.arguments {source.arguments} hardly ever give an expression of "
-            f"{source.shortest} to {source.longest} tokens: use larger ones, or other lengths"
+            f"data.depth {self.depth} and data.arguments {self.arguments} hardly ever give an expression of "
+            f"{self.shortest} to {self.longest} tokens: use larger ones, or other lengths"
         )
-
-
-TRIES = 100_000
-"""Expressions that are drawn for one example, at most."""
 
 
 def _expression(draw: np.random.Generator, depth: int, arguments: int, room: int) -> tuple[list[str], int] | None:

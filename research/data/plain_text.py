@@ -119,13 +119,13 @@ def decode_lines(content: bytes, name: str) -> list[str]:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raises a UserError that begins with `what` for a string that is no text, as JSON and Parquet may hold."""
+    """Raises a UserError that begins with `what` for a string that cannot be encoded, as JSON and Parquet may hold."""
     if "\0" in text:
         raise UserError(f"{what} has a NUL character, which no text has: remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{what} has half a surrogate pair, which is no text: correct it") from error
+        raise UserError(f"{what} has half a surrogate pair, which is not a character: correct it") from error
 
 
 def read_text(path: str) -> str:

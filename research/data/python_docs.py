@@ -22,7 +22,7 @@ class PythonDocs(Source):
     """About 1.3 MB of text, {"text": document}: a help topic each, or the docstrings of one module.
 
     The text is that of the Python that runs, and so differs a little between its versions: the fingerprint says which
-    it is, and `version` names it. held_out: one document in so many validates, and the one after it tests.
+    it is, and `version` names it. held_out: of that many documents one validates, and the one after it tests.
     """
 
     held_out: Annotated[int, Range(3, 50)] = 20

@@ -6,14 +6,13 @@ copied from that data set: the world is simulated here, and any number of storie
 """
 
 import functools
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 
-from research.data.source import Example, Source, check_split
+from research.data.source import Drawn, Example, Source, check_split, split_of
 from research.ranges import Range, Seed
 
 PEOPLE = ("Mary", "John", "Sandra", "Daniel", "Emma", "Oscar", "Ruth", "Peter")
@@ -23,8 +22,6 @@ MOVES = ("went to", "moved to", "walked to", "travelled to", "went back to")
 TAKES = ("took", "grabbed", "picked up", "got")
 DROPS = ("dropped", "put down", "left", "discarded")
 
-SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
-"""Tenths of all stories: a digest of a story's text says in which split alone it can be."""
 SENTENCES = {1: (2, 10), 2: (6, 18), 3: (10, 26)}
 """How many sentences a story of each task has: at least, and at most."""
 
@@ -52,35 +49,23 @@ class Stories(Source):
         (seed, split, index) alone.
         """
         check_split(split, self.splits)
-        return _Stories(self, split, self.size if split == "train" else self.size // 10)
+        return Drawn(self.size if split == "train" else self.size // 10, functools.partial(self._drawn, split))
 
-
-@dataclass(frozen=True)
-class _Stories(Sequence[Example]):
-    source: Stories
-    split: str
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        example = _drawn(self.source.seed, self.source.task, list(SHARES).index(self.split), index)
-        if self.source.pairs:
+    def _drawn(self, split: str, index: int) -> Example:
+        example = _drawn(self.seed, self.task, split, index)
+        if self.pairs:
             return {"source": example["question"], "target": example["support"][0]}
         return example
 
 
 @functools.lru_cache(maxsize=20_000)  # a split is read for the checks, for its scores and for its samples
-def _drawn(seed: int, task: int, split: int, index: int) -> Example:
+def _drawn(seed: int, task: int, split: str, index: int) -> Example:
     """The first of the draws of this key that has an answer and whose story belongs to the split."""
-    shares = [*SHARES.values()][split]
     attempt = 0
     while True:
-        example = _example(np.random.default_rng((seed, task, split, index, attempt)), task)
-        if example and zlib.crc32(example["context"].encode()) % 10 in shares:
+        key = (seed, task, Stories.splits.index(split), index, attempt)
+        example = _example(np.random.default_rng(key), task)
+        if example and split_of(example["context"]) == split:
             return example
         attempt += 1
 

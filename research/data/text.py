@@ -133,7 +133,7 @@ class TokenWindows(Rows):
     In training every epoch starts its windows at another offset, so that no token is always first in its window;
     in evaluation every token but the first is predicted exactly once.
 
-    stride: of evaluation: a window begins so many tokens behind the one before instead of `length`, and `fresh`, bool
+    stride: of evaluation: a window begins that many tokens behind the one before, not `length`, and `fresh`, bool
     [batch, length], says which of its targets that one did not have.
     """
 

@@ -264,7 +264,7 @@ def _resumed(partial: Path, dtypes: Mapping[str, np.dtype], fingerprint: str) ->
 
 
 def _encoded(chunks: Iterable[Any], encode: Encode, skipped: int = 0) -> Iterator[tuple[Arrays, int]]:
-    """The encoded chunks in order, after the first so many; a few are encoded ahead of the one that is asked for."""
+    """The encoded chunks in order behind the first `skipped`; a few are encoded ahead of the one that is asked for."""
     waiting = collections.deque()
     with ThreadPoolExecutor(AHEAD) as pool:
         for number, chunk in enumerate(chunks):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.errors import UserError
+from research.layers.masks import causal_mask
 from research.layers.positions import rotary
 from research.layers.ring import ring_attention
 from research.parallel.mesh import ways
@@ -65,24 +66,29 @@ def dot_product_attention(
     *,
     mask: Mask | None = None,
     bias: Bias | None = None,
+    causal: bool = False,
     dropout: float = 0.0,
     dropout_rng: Array | None = None,
 ) -> Float[Array, "batch queries heads value_size"]:
     """softmax(query · key / sqrt(head_size) + bias) · value (equation 1), softmax in float32.
 
-    Accelerators use `jax.nn.dot_product_attention` (cuDNN's flash attention where it applies); the CPU, dropout on the
-    weights and values of another size than the keys use the formula as it stands. Under a mesh that splits sequences
-    it is ring attention.
+    causal: no query attends to keys behind its own position. Accelerators use `jax.nn.dot_product_attention` (cuDNN's
+    flash attention where it applies, which makes no array of a causal mask); the CPU, dropout on the weights and values
+    of another size than the keys use the formula as it stands. Under a mesh that splits sequences it is ring attention.
     """
+    formula = jax.default_backend() == "cpu" or dropout or value.shape[-1] != key.shape[-1]
+    if causal and (ways("sequence") > 1 or formula):
+        mask = _both(causal_mask(query.shape[1]), mask)
     if ways("sequence") > 1:
         shape = (len(query), query.shape[2], query.shape[1], key.shape[1])
         factors = _dropout(jnp.ones(shape), dropout, dropout_rng) if dropout else None
         return ring_attention(query, key, value, mask=mask, bias=bias, weight_factors=factors)
-    if jax.default_backend() == "cpu" or dropout or value.shape[-1] != key.shape[-1]:
+    if formula:
         weights = _dropout(attention_weights(query, key, mask=mask, bias=bias), dropout, dropout_rng)
         return weighted_values(weights, value)
-    implementation = "cudnn" if _cudnn_applies(query, key, mask, bias) else None
-    return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, implementation=implementation)
+    if _cudnn_applies(query, bias):
+        return _cudnn(query, key, value, mask, causal)
+    return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, is_causal=causal)
 
 
 class MultiHeadAttention(nn.Module):
@@ -96,6 +102,7 @@ class MultiHeadAttention(nn.Module):
         dropout: rate on the attention weights.
         position: "rotary" (Su et al. 2021) or "shaw", relations clipped at `max_distance` (Shaw et al. 2018).
         cross: attend to `memory` instead of to the input itself.
+        causal: no token attends to what stands behind it, as with a cache.
         qk_norm: LayerNorm of each head's queries and keys, for stability at scale (Dehghani et al. 2023, section 2).
         scaled: divides query · key by sqrt(head_size); T5 does not (Raffel et al. 2020).
 
@@ -112,6 +119,7 @@ class MultiHeadAttention(nn.Module):
     position: Literal["none", "rotary", "shaw"] = "none"
     max_distance: int = 16
     cross: bool = False
+    causal: bool = False
     qk_norm: bool = False
     scaled: bool = True
     kernel_init: Callable = nn.initializers.xavier_uniform()
@@ -170,10 +178,10 @@ class MultiHeadAttention(nn.Module):
                 self._cached(name, new, start, x.dtype) for name, new in (("cached_key", key), ("cached_value", value))
             )
             if not self.cross:
-                past = (jnp.arange(key.shape[1]) <= query_positions[:, None])[None, None]
-                mask = past if mask is None else past & mask
+                mask = _both((jnp.arange(key.shape[1]) <= query_positions[:, None])[None, None], mask)
 
-        attended = self._attend(query, key, value, query_positions, mask, bias, train)
+        causal = self.causal and cache_index is None
+        attended = self._attend(query, key, value, query_positions, mask, bias, causal, train)
         return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.use_bias, kernel_init=self.out_init, name="out")(
             attended
         )
@@ -203,14 +211,14 @@ class MultiHeadAttention(nn.Module):
             )
         return cached.value.astype(dtype)
 
-    def _attend(self, query, key, value, query_positions, mask, bias, train):
+    def _attend(self, query, key, value, query_positions, mask, bias, causal, train):
         dropout = self.dropout if train else 0.0
         dropout_rng = self.make_rng("dropout") if dropout else None
         wanted = self.is_mutable_collection("attention") and not self.is_initializing()
         if self.position != "shaw" and not wanted:
-            return dot_product_attention(
-                query, key, value, mask=mask, bias=bias, dropout=dropout, dropout_rng=dropout_rng
-            )
+            options = {"mask": mask, "bias": bias, "dropout": dropout, "dropout_rng": dropout_rng}
+            return dot_product_attention(query, key, value, causal=causal, **options)
+        mask = _both(causal_mask(query.shape[1]), mask) if causal else mask
         relation = self._relations(query_positions, key.shape[1]) if self.position == "shaw" else None
         if relation is not None:
             relative = self._shaw_logits(query, relation)
@@ -243,12 +251,37 @@ class MultiHeadAttention(nn.Module):
         return jnp.einsum("bqhr,rd->bqhd", summed.astype(value.dtype), table)
 
 
-def _cudnn_applies(query: Array, key: Array, mask: Array | None, bias: Array | None) -> bool:
-    """cuDNN takes half precision and head sizes in multiples of 8; it makes a bias of a mask, for even lengths only."""
+def _cudnn_applies(query: Array, bias: Array | None) -> bool:
+    """cuDNN takes half precision and head sizes in multiples of 8."""
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    even = query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0
-    return jax.default_backend() == "gpu" and half and fits and bias is None and (mask is None or even)
+    return jax.default_backend() == "gpu" and half and fits and bias is None
+
+
+def _cudnn(query: Array, key: Array, value: Array, mask: Mask | None, causal: bool) -> Array:
+    """cuDNN's flash attention. Its backward pass takes even lengths, and masks of all queries: both are filled up."""
+    queries, keys = query.shape[1], key.shape[1]
+    odd = (queries % 2, keys % 2)
+    query, key, value = (_filled(array, {1: more}) for array, more in ((query, odd[0]), (key, odd[1]), (value, odd[1])))
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], queries, keys))
+        mask = _filled(mask, {2: odd[0], 3: odd[1]})
+    # A causal mask hides the key that was added from all queries but the added one.
+    counted = odd[1] and mask is None and not causal
+    lengths = jnp.full(len(key), keys, jnp.int32) if counted else None
+    attended = jax.nn.dot_product_attention(
+        query, key, value, mask=mask, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return attended[:, :queries]
+
+
+def _filled(array: Array, more: dict[int, int]) -> Array:
+    """Zeros, or False, behind the array along these axes."""
+    return jnp.pad(array, [(0, more.get(axis, 0)) for axis in range(array.ndim)])
+
+
+def _both(mask: Mask, other: Mask | None) -> Mask:
+    return mask if other is None else mask & other
 
 
 def _plus(x: Array, embedding: Array | None) -> Array:

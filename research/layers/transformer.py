@@ -30,6 +30,7 @@ class TransformerLayer(nn.Module):
             attention weights and on the hidden layer of the feed-forward network.
         norm_kind: LayerNorm, or RMSNorm, which has no bias.
         use_bias, norm_bias: biases of the projections and of the norms; `norm_bias` follows `use_bias` unless given.
+        causal: self-attention looks at nothing that stands behind a token.
         layer_scale: initial value of a learned factor for each channel of a sub-layer (Touvron et al. 2021b, "Going
             deeper with image transformers").
         The others: see MultiHeadAttention and FeedForward.
@@ -50,6 +51,7 @@ class TransformerLayer(nn.Module):
     activation_dropout: float = 0.0
     use_bias: bool = True
     cross_attention: bool = False
+    causal: bool = False
     position: Literal["none", "rotary", "shaw"] = "none"
     max_distance: int = 16
     qk_norm: bool = False
@@ -81,7 +83,8 @@ class TransformerLayer(nn.Module):
         drop_rate: probability of leaving out a sub-layer, drawn for each example (stochastic depth).
         """
         add = functools.partial(self._add, drop_rate=drop_rate, train=train)
-        self_attention = self._attention(position=self.position, max_distance=self.max_distance, name="self_attention")
+        settings = {"causal": self.causal, "position": self.position, "max_distance": self.max_distance}
+        self_attention = self._attention(**settings, name="self_attention")
         options = {"mask": mask, "bias": bias, "positions": positions, "cache_index": cache_index, "train": train}
         embeddings = {"query_embedding": embedding, "key_embedding": embedding}
         x = add(x, "self_attention", functools.partial(self_attention, **options, **embeddings))

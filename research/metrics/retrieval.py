@@ -131,7 +131,7 @@ class ImageTextScorer:
             rest = np.delete(scores, [own, other]).max(initial=-np.inf)
             relation += scores[own] > scores[other]
             nouns += max(scores[own], scores[other]) > rest
-        return {"relation": relation / len(self._twins), "nouns": nouns / len(self._twins)}
+        return {"relation": float(relation) / len(self._twins), "nouns": float(nouns) / len(self._twins)}
 
     def signatures(self) -> dict[str, str]:
         """What is looked for and among what."""

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Float32, Int
 
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
-from research.layers.masks import causal_mask
 from research.layers.positions import sinusoidal
 from research.layers.transformer import TransformerLayer, TransformerStack
 from research.ranges import Layers, Rate, Size
@@ -50,7 +49,8 @@ class Decoder(nn.Module):
             mlp_width=self.mlp_width or 4 * self.width,
             activation=self.activation,
             dropout=self.dropout,
+            causal=True,
         )
         stack = TransformerStack(layer, self.num_layers, name="decoder")
-        x = stack(x, mask=causal_mask(tokens.shape[1]), train=train)
+        x = stack(x, train=train)
         return x, embed(name="output_embedding").embedding

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
-from research.layers.masks import causal_mask, segment_mask
+from research.layers.masks import segment_mask
 from research.layers.norms import NormKind
 from research.layers.positions import LearnedPositions, segment_positions
 from research.layers.transformer import TransformerLayer, TransformerStack
@@ -118,10 +118,8 @@ class GPT(nn.Module):
             positions = segment_positions(segments)
         elif positions is None:
             positions = jnp.arange(length) + (0 if cache_index is None else cache_index)
-        mask = causal_mask(length) if cache_index is None else None
-        if segments is not None:
-            assert mask is not None, "segments are for calls without a cache"
-            mask &= segment_mask(segments, segments)
+        assert segments is None or cache_index is None, "segments are for calls without a cache"
+        mask = None if segments is None else segment_mask(segments, segments)
 
         embedding = TokenEmbedding(self.vocab_size, self.width, name="embedding")
         x = embedding(tokens)
@@ -140,6 +138,7 @@ class GPT(nn.Module):
             dropout=self.dropout,
             attention_dropout=self.dropout,
             use_bias=self.use_bias,
+            causal=True,
             position="rotary" if self.positions == "rotary" else "none",
             kernel_init=nn.initializers.normal(0.02),
             # Residual paths add up over 2 · num_layers sub-layers (section 2.3).

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
-from research.layers.masks import causal_mask, padding_mask
+from research.layers.masks import padding_mask
 from research.layers.norms import NormKind
 from research.layers.positions import LearnedPositions, sinusoidal
 from research.layers.transformer import TransformerLayer, TransformerStack
@@ -105,6 +105,7 @@ class Seq2Seq(nn.Module):
             attention_dropout=self.attention_dropout,
             activation_dropout=self.activation_dropout,
             cross_attention=cross_attention,
+            causal=cross_attention,
             position=self.positions if self.positions in ("rotary", "shaw") else "none",
         )
         return TransformerStack(
@@ -178,7 +179,6 @@ class Seq2Seq(nn.Module):
         return self.decoder(
             self._embed(table, learned, target, positions, train),
             memory,
-            mask=causal_mask(target.shape[1]) if cache_index is None else None,
             memory_mask=padding_mask(source_valid),
             positions=positions,
             cache_index=cache_index,

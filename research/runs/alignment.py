@@ -6,7 +6,7 @@ import numpy as np
 
 from research.analysis.alignment import links
 from research.analysis.attention import attention_weights
-from research.data.plain_text import decode_lines
+from research.data.plain_text import lines_of, read_text
 from research.errors import UserError
 from research.files import write_json
 from research.metrics.alignment import alignment_scores, read_links
@@ -20,12 +20,13 @@ def align(experiment: Experiment, checkpoints: Checkpoints, split: str, file: Pa
     The model reads each pair of the split and says which source word it attends to most in the steps that write a
     target word. file: the links of these pairs, a line each (`read_links`). Writes `alignment.json`.
 
-    Raises UserError for a task other than translation, and where the file has not as many lines as the split has pairs.
+    Raises UserError for a task other than translation, for a file that cannot be read, and where it has not as many
+    lines as the split has pairs.
     """
     task, examples = experiment.task, experiment.examples(split)
     if not len(examples) or task.words(examples[0]) is None:
         raise UserError(f"--alignments is for translations, and {experiment.folder} is of another task: leave it out")
-    lines = decode_lines(file.read_bytes(), str(file))
+    lines = lines_of(read_text(str(file)))
     if len(lines) != len(examples):
         raise UserError(
             f"{file} has {len(lines)} lines for {len(examples)} pairs of the {split} split: give a line each"

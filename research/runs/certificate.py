@@ -45,7 +45,7 @@ def certify(experiment: Experiment, published: Published, reference: Path | None
     """
     inputs = experiment.task.model_inputs(question(experiment))
     variables = _variables(experiment)
-    answers = _answers(experiment, variables, inputs)
+    answers = _answers(experiment, variables, *inputs)
     certificate = {
         "source": {"folder": str(published.folder.resolve()), "sha256": digests(published)},
         "table": published.table.version,
@@ -73,7 +73,7 @@ def verify(folder: Path, source: Path | None = None) -> list[str]:
     experiment = open_run(folder)
     inputs = [stored[name] for name in sorted(stored) if name.startswith("input_")]
     variables = _variables(experiment)
-    found = _largest(_answers(experiment, variables, inputs), np.asarray(stored["answers"]))
+    found = _largest(_answers(experiment, variables, *inputs), np.asarray(stored["answers"]))
     if not found <= TOLERANCE:
         raise UserError(f"{folder} answers otherwise than when it was imported, by {found:.3g}: import it again")
     said = [f"largest difference of answers: {found:.3g}"]
@@ -120,10 +120,11 @@ def _variables(experiment: Experiment) -> dict[str, Any]:
         return experiment.variables(checkpoints)[0]
 
 
-def _answers(experiment: Experiment, variables: Mapping[str, Any], inputs: Any) -> np.ndarray:
+def _answers(experiment: Experiment, variables: Mapping[str, Any], *inputs: Any, **named: Any) -> np.ndarray:
     """What the model gives for arrays: logits, or states where it has no head."""
     model: Any = experiment.model
-    return np.asarray(jax.jit(model.apply)(variables, *map(jnp.asarray, inputs)), np.float32)
+    arrays = map(jnp.asarray, inputs), {name: jnp.asarray(array) for name, array in named.items()}
+    return np.asarray(jax.jit(model.apply)(variables, *arrays[0], **arrays[1]), np.float32)
 
 
 def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: Path) -> dict[str, Any]:
@@ -136,12 +137,10 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
         )
     if "images" in inputs:  # [batch, channels, height, width]
         inputs["images"] = inputs["images"].transpose(0, 2, 3, 1)
-    else:
-        inputs.setdefault("valid", np.ones(inputs["tokens"].shape, bool))
     arguments = inspect.signature(type(experiment.model).__call__).parameters.values()
     # Of the same names, arguments by keyword alone mean something else.
     taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]
-    found = _answers(experiment, variables, [inputs[name] for name in taken if name in inputs])
+    found = _answers(experiment, variables, **{name: inputs[name] for name in taken if name in inputs})
     expected, valid = np.asarray(expected), inputs.get("valid", np.ones(found.shape[:1], bool))
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")

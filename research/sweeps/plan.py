@@ -26,6 +26,8 @@ HIGHER = (
     "matthews",
     "pearson",
     "spearman",
+    "iou",
+    "dice",
 )
 
 SEED = 0

@@ -62,7 +62,6 @@ class Sentences(Task):
         model = published.model
         vocabulary_of(published.folder, model.vocab_size).save(folder / "tokenizer.json")
         fields = sentences_of(published.folder, published.config)
-        fields["length"] = min(fields["length"], model.max_length - model.first_position)
         fields["tokenizer"] = {"kind": "wordpiece", "vocab_size": model.vocab_size}
         data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
         return {"task": fields, "data": data}

@@ -84,7 +84,7 @@ def photo_written(task: Any) -> dict[str, Any]:
 
 
 def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
-    """The vocabulary of a published model whose table has so many rows.
+    """The vocabulary of a published model whose table has `rows` rows.
 
     Raises UserError where there is none, where it is of a kind that is not read, and where it has another size.
     """

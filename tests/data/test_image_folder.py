@@ -124,7 +124,8 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 def test_forked_processes_do_not_share_a_file_position(tmp_path: Path):
     files = {f"cat/{index}.png": noise("PNG") for index in range(10)}  # more than fits into a read buffer
     path = build(tmp_path / "images", files, "zip")
-    subprocess.run([sys.executable, "-c", FORK, path], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", FORK, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import models, pre_tokenizers
 
 from research.config import build
 from research.data.tokenizer import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Tokenizer, TrainedTokenizer
+from research.data.tokenizer_rules import pipeline
 from research.errors import UserError
 
 TEXTS = [
@@ -62,12 +64,22 @@ def test_many_lines_at_once_are_as_each_line_alone(config: Tokenizer):
     trained, random = config.train(TEXTS), np.random.default_rng(0)
     letters = [*"".join(TEXTS), "\n", "\n", " ", "\r", "\x0c", "\u2028", "ß", "é"]
     lines = ["".join(random.choice(letters, size)).replace("\n", "") + "\n" for size in random.integers(0, 30, 900)]
-    lines[500] = lines[500].strip()  # where one text ends, and the next begins
+    lines[::9] = [line.rstrip("\n") or "x" for line in lines[::9]]  # where one text ends, and the next begins
     tokens, ends = trained.encode_lines(lines)
     starts = np.cumsum([0, *(len(line.encode()) for line in lines)])
     alone = [trained.encode_lines([line]) for line in lines]
     assert tokens.tolist() == [token for line, _ in alone for token in line]
     assert ends.tolist() == [start + end for start, (_, line) in zip(starts, alone, strict=False) for end in line]
+
+
+def test_lines_of_gpt2_stay_apart_as_its_tokens_may_hold_several_line_feeds():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: place for place, token in enumerate([*letters, "ĊĊ"])}
+    trained = TrainedTokenizer(pipeline("gpt2", models.BPE(vocabulary, [("Ċ", "Ċ")])))
+    feed = vocabulary["Ċ"]
+    assert trained.encode("a\n\n") == [vocabulary["a"], vocabulary["ĊĊ"]]
+    tokens, ends = trained.encode_lines(["a\n", "\n", "\n"])
+    assert tokens.tolist() == [vocabulary["a"], feed, feed, feed] and ends.tolist() == [1, 2, 3, 4]
 
 
 @identify

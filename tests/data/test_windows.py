@@ -58,6 +58,14 @@ def test_windows_are_a_function_of_seed_epoch_and_index():
         assert not np.array_equal(first, other["mask"])
 
 
+def test_turns_are_the_eight_ways_to_lay_a_square():
+    one = example(6, 6)
+    rows = random_windows([one], turns=True)
+    seen = {batch_of(rows, epoch)["mask"].tobytes() for epoch in range(100)}
+    mirrored = (one["mask"], one["mask"][:, ::-1])
+    assert seen == {np.rot90(mask, quarters).tobytes() for mask in mirrored for quarters in range(4)}
+
+
 def test_scaled_masks_take_the_nearest_label_and_invent_none():
     checks = np.kron(np.array([[3, 90], [90, 3]], np.uint8), np.ones((16, 16), np.uint8))
     rows = random_windows([{"image": checks[..., None], "mask": checks}], size=24, scale=(0.5, 3.0))

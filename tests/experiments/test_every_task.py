@@ -145,6 +145,10 @@ def test_attention_is_compared_with_the_links_of_people(folders, tmp_path, capsy
     (tmp_path / "links.txt").write_text("0-0\n")
     with pytest.raises(UserError, match=f"has 1 lines for {count} pairs of the test split"):
         evaluate.main(argparse.Namespace(**asked | {"alignments": str(tmp_path / "links.txt")}))
+    with pytest.raises(UserError, match=r"nowhere.txt does not exist: check the path"):
+        evaluate.main(argparse.Namespace(**asked | {"alignments": "nowhere.txt"}))
+    with pytest.raises(UserError, match="--heads and --name are different measurements: give one"):
+        evaluate.main(argparse.Namespace(**asked | {"heads": "loss", "name": "x"}))
     other = asked | {"workdir": str(folders("text_classification")[0]), "alignments": str(tmp_path / "links.txt")}
     with pytest.raises(UserError, match="--alignments is for translations"):
         evaluate.main(argparse.Namespace(**other))

@@ -133,43 +133,6 @@ def test_half_precision_has_a_float32_softmax():
     np.testing.assert_allclose(np.asarray(output, np.float64), exact, atol=0.03)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_the_accelerators_path_equals_the_formula(monkeypatch, kv_heads, bias):
-    inputs = {name: jnp.asarray(array, jnp.float32) for name, array in random_inputs(kv_heads).items()}
-    if bias:
-        inputs["bias"] = jnp.asarray(np.random.default_rng(4).normal(size=(1, HEADS, LENGTH, LENGTH)), jnp.float32)
-    expected = dot_product_attention(**inputs, mask=MASKS["nothing-allowed"])
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    np.testing.assert_allclose(dot_product_attention(**inputs, mask=MASKS["nothing-allowed"]), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "length", "size", "masked", "implementation"),
-    [
-        (jnp.bfloat16, 6, 64, True, "cudnn"),
-        (jnp.float16, 6, 64, False, "cudnn"),
-        (jnp.bfloat16, 5, 64, False, "cudnn"),
-        (jnp.bfloat16, 5, 64, True, None),
-        (jnp.bfloat16, 6, 12, False, None),
-        (jnp.bfloat16, 6, 256, False, None),
-        (jnp.float32, 6, 64, False, None),
-    ],
-)
-def test_cudnn_is_asked_only_for_what_it_takes(monkeypatch, dtype, length, size, masked, implementation):
-    asked = []
-
-    def spy(query, *args, implementation, **kwargs):
-        asked.append(implementation)
-        return query
-
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
-    x = jnp.zeros((1, length, 2, size), dtype)
-    dot_product_attention(x, x, x, mask=causal_mask(length) if masked else None)
-    assert asked == [implementation]
-
-
 def test_dropout_leaves_out_weights_and_scales_the_rest():
     inputs = {name: jnp.asarray(array, jnp.float32) for name, array in random_inputs(4).items()}
     # With unit vectors as values the output is the weights themselves.

@@ -198,6 +198,21 @@ def test_parameters_of_a_segformer(size, millions):
     assert millions is None or round(total / 1e6, 3) == millions
 
 
+def test_later_blocks_of_a_segformer_are_left_out_more_often():
+    """The rate grows from 0, so that what is left out depends on the key; without a rate nothing does."""
+    size = {"widths": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "decoder_width": 8, "num_heads": (1, 1, 1, 1)}
+    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+
+    def answers(key, **fields):
+        model = segformer.SegFormer(2, **size, dropout=0.0, **fields)
+        variables = variables_of(model, images)
+        rngs = {"dropout": jax.random.key(key)}
+        return model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])[0]
+
+    np.testing.assert_array_equal(answers(1, stochastic_depth=0.0), answers(2, stochastic_depth=0.0))
+    assert not np.allclose(answers(1, stochastic_depth=0.9), answers(2, stochastic_depth=0.9))
+
+
 def test_a_segformer_answers_images_of_odd_sizes():
     model = segformer.SegFormer(2, (4,) * 4, (1,) * 4, 4, (1,) * 4)
     images = jnp.zeros((1, 37, 50, 1))

@@ -135,7 +135,7 @@ def deviation(gradients: dict, expected: dict) -> float:
     return float(max(distance / max(norm, least) for distance, norm in zip(distances, norms, strict=True)))
 
 
-def _random(state: TrainState) -> tuple[dict, dict]:
+def random_state(state: TrainState) -> tuple[dict, dict]:
     """Parameters away from zero, so that every one of them has a gradient, and the model's state."""
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.05 * random.normal(size=leaf.shape).astype(np.float32), state.params)
@@ -154,7 +154,7 @@ def main(model: str) -> None:
             mesh = MESHES[name]
             run = build(model, mesh, Path(folder))
             state, batch = run.create_state(), run.batches[0]
-            variables = jax.tree.map(jax.device_put, _random(state), _shardings(state))
+            variables = jax.tree.map(jax.device_put, random_state(state), _shardings(state))
             shapes = tuple(array.shape for array in batch.values())
             if shapes not in expected:  # no mesh, one device; meshes may pad batches
                 expected[shapes] = compute(run, *jax.device_get(variables), batch)

@@ -126,8 +126,9 @@ def test_objective_and_direction():
     config = load(DIGITS, {"checkpoint.best": "validation/miou", "checkpoint.mode": "max"})
     assert objective_of(config) == "validation/miou" and direction_of("validation/miou", config) == "maximize"
     assert direction_of("validation/bleu", config) == "maximize"
+    assert direction_of("validation/miou", load(DIGITS)) == "maximize"
     with pytest.raises(UserError, match="--direction"):
-        direction_of("validation/miou", load(DIGITS))
+        direction_of("validation/sharpness", load(DIGITS))
 
 
 def plan(**changes):
