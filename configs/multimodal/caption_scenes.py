@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/multimodal/caption_scenes.py --workdir=runs/caption_scenes
 
 The image tower of `clip_scenes` and a decoder over its patches. Not a published result. Hardware: 2 CPU cores, about
-ten minutes.
+half an hour.
 """
 
 from ml_collections import ConfigDict
