@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from research.files import write_json
+from tests.captions import write_captions
 from tests.image_masks import write_masks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +103,7 @@ def folder(tmp_path_factory) -> Path:
             pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
     write_masks(folder / "my_cells")
+    write_captions(folder / "my_captions")
     golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
     weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
     save_file(weights, folder / "vit.safetensors")

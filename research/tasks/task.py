@@ -88,6 +88,9 @@ class Task:
     pad: ClassVar[int | None] = None
     """The token that fills up a batch's sequences; None where there are none."""
 
+    whole_batch: ClassVar[bool] = False
+    """Whether the loss compares each example with all others of its batch, which micro-batches would part."""
+
     teacher: ClassVar[str | None] = None
     """The folder of the run that the task learns from, where it has one; then a field of the config."""
 

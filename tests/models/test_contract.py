@@ -17,6 +17,7 @@ from tests.models.tiny import MODELS
 STAGED = {"Levels", "FeatureMap"}
 OFFERS = {
     "bert": {"HiddenStates", "TextEncoder"},
+    "captioner": {"States"},
     "decoder": {"States"},
     "efficientformer": {*STAGED, "Heads"},
     "gpt": {"States", "HiddenStates", "TextEncoder", "SeparateTexts"},
@@ -28,6 +29,7 @@ OFFERS = {
     "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
+    "two_towers": set(),
     "unet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
 }

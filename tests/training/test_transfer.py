@@ -242,3 +242,17 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="neither a file nor a folder"):
         read_arrays(tmp_path / "weights.safetensors")
+
+
+def test_one_part_of_a_model_is_started_and_its_patterns_see_the_paths_within():
+    model = {"image": PARAMS, "text": {"body": {"kernel": jnp.ones((2, 3))}}, "scale": jnp.ones(())}
+    transfer = Transfer("there", drop=("^other$",), into="image")
+    given = transferred(transfer, GIVEN, [jax.eval_shape(lambda: model)])
+    assert set(given) == {"image/body/kernel"}
+    params = with_given(model, given)
+    assert params["image"]["body"]["kernel"].tolist() == [[7.0] * 3] * 2
+    assert params["text"]["body"]["kernel"].tolist() == [[1.0] * 3] * 2
+    with pytest.raises(UserError, match=r"transfer\.into 'sound' is not a part of the model: use one of image, text"):
+        transferred(Transfer("there", into="sound"), GIVEN, [model])
+    with pytest.raises(UserError, match=r"transfer\.whole takes a run as it is"):
+        Transfer("there", whole=True, into="image")
