@@ -21,6 +21,7 @@ from research.data.tfds_source import Tfds
 from research.models.bert import BERT
 from research.models.captioner import Captioner
 from research.models.decoder import Decoder
+from research.models.detr import DETR
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -36,6 +37,7 @@ from research.models.unet import UNet
 from research.models.vit import ViT
 from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
+from research.tasks.detection import Detection
 from research.tasks.distillation import Distillation
 from research.tasks.image_text import ImageText
 from research.tasks.language_modeling import LanguageModeling
@@ -75,6 +77,7 @@ SOURCES = {
 TASKS = {
     "captioning": Captioning,
     "classification": Classification,
+    "detection": Detection,
     "distillation": Distillation,
     "image_text": ImageText,
     "language_modeling": LanguageModeling,
@@ -94,6 +97,7 @@ MODELS = {
     "bert": BERT,
     "captioner": Captioner,
     "decoder": Decoder,
+    "detr": DETR,
     "efficientformer": EfficientFormer,
     "gpt": GPT,
     "mae": MAE,

@@ -145,6 +145,10 @@ class Task:
         """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
         return []
 
+    def label_names(self, source: Any) -> Sequence[str]:
+        """The names of the classes that whole numbers of `labels` are."""
+        return getattr(source, "class_names", ())
+
     def labels(self, example: Example) -> Iterable[int | str]:
         """What an example has of the data's classes, to be counted before training."""
         if "label" not in example:
