@@ -20,9 +20,9 @@ def get_config(arg: str = "") -> ConfigDict:
     backbone = {"name": "resnet", "num_classes": 0, "depths": (1, 1, 1), "bottleneck": False, "width": 32}
     config.model = {"name": "detr", "backbone": backbone, "num_queries": 16, "width": 128, "num_heads": 4}
     config.model.update(encoder_layers=2, decoder_layers=3, mlp_width=256, dropout=0.0)
-    config.optimizer = {"name": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4, "clip_norm": 1.0}
+    config.optimizer = {"name": "adamw", "learning_rate": 4e-4, "weight_decay": 1e-4, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"steps": 200}}
-    config.training = {"batch_size": 32, "duration": {"examples": 300_000}, "log_every": 50}
+    config.training = {"batch_size": 16, "duration": {"examples": 300_000}, "log_every": 50}
     config.training.evaluate_every = {"steps": 1000}
     config.checkpoint = {"every": {"steps": 1000}, "best": "validation/ap50", "mode": "max"}
     if options.tiny:

@@ -2,6 +2,7 @@
 
 from research.data.algorithmic import Algorithmic
 from research.data.captions import Captions
+from research.data.coco import Coco
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
@@ -56,6 +57,7 @@ from research.tasks.translation import Translation
 SOURCES = {
     "algorithmic": Algorithmic,
     "captions": Captions,
+    "coco": Coco,
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
