@@ -6,9 +6,11 @@
 folder holds `annotations/instances_train2017.json`, `annotations/instances_val2017.json` and the folders `train2017`
 and `val2017`. The backbone starts from a ResNet-50 trained on ImageNet, its normalisation frozen. As in the paper:
 width 256, 6 + 6 layers, 100 queries, batches of 64, learning rate 1e-4 and 1e-5 for the backbone, a tenth after two
-thirds of the training, losses of every decoder layer. Unlike it: images fit a square of 1024 pixels in place of sides of 480 to 800 and at most
-1333; the cross-entropy, divided by the number of boxes here, has the weight that makes it the published code's on
-COCO's 7 boxes an image. Not trained here. Hardware: 8 GPUs of 80 GB. Needs the extra `detection`.
+thirds of the training, losses of every decoder layer.
+
+Unlike the paper: images fit a square of 1024 pixels, in place of sides of 480 to 800 and at most 1333. The
+cross-entropy is divided by the number of boxes; its weight makes that the published code's for 7 boxes an image, as
+COCO has. Not trained here. Hardware: 8 GPUs of 80 GB. Needs the extra `detection`.
 """
 
 from ml_collections import ConfigDict
