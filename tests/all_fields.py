@@ -59,6 +59,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adafactor": (DIGITS, {"optimizer": {"name": "adafactor", "learning_rate": 1e-3}}),
     "linear": (DIGITS, {"schedule": {"name": "linear"}}),
     "constant": (DIGITS, {"schedule": {"name": "constant"}}),
+    "drop": (DIGITS, {"schedule": {"name": "drop", "at": 0.5}}),
     "inverse_sqrt": (DIGITS, {"schedule": {"name": "inverse_sqrt", "warmup": {"steps": 2}}}),
     "noam": (DIGITS, {"schedule": {"name": "noam", "width": 16, "warmup": {"steps": 2}}}),
     "resnet": (DIGITS, {"model": {"name": "resnet", "bottleneck": False, "small_images": True, **SMALL_IMAGES}}),
@@ -191,6 +192,7 @@ def needed(cls: type) -> dict[str, Any]:
         "image": {"name": "own"},
         "text": {"name": "own"},
         "backbone": {"name": "own"},
+        "at": 0.5,
     }
     missing = {
         field.name: minimum.get(field.name, "x" if fields_of(cls)[field.name] is str else 8)
