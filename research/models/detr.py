@@ -40,6 +40,11 @@ class DETR(nn.Module):
     mlp_width: Size = 2048
     dropout: Rate = 0.1
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels on a side of what a token of the encoder stands for."""
+        return self.backbone.strides[-1]
+
     @nn.compact
     def __call__(
         self,

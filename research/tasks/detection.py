@@ -19,7 +19,7 @@ from research.ranges import ANSWERING, Fraction, NotNegative, Pixels, Range, Sha
 from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.set_prediction import GIOU, L1, assign, centres, corners, generalized_iou, matching_cost
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
 
 SOMEWHERE = (0.5, 0.5, 0.5, 0.5)
 """Stands for a box that is not there, so that all arithmetic stays finite."""
@@ -137,8 +137,8 @@ class Detection(LabelledTask):
         return {"probabilities": jax.nn.softmax(logits[-1])[..., :-1], "boxes": corners(boxes[-1])}
 
     def answer(self, example: Example, rows: Sequence[Any]) -> dict[str, Any]:
-        """`boxes` (left, top, right, bottom in pixels), `scores` and `labels` of all queries, the most probable first,
-        and `text`, those from `threshold` on."""
+        """`boxes` (left, top, right, bottom in pixels), `scores`, `labels` and `queries`, their numbers, of all
+        queries, the most probable first, and `text`, those from `threshold` on."""
         (row,) = rows
         height, width = example["image"].shape[:2]
         best, scores = row["probabilities"].argmax(axis=-1), row["probabilities"].max(axis=-1)
@@ -148,6 +148,7 @@ class Detection(LabelledTask):
             "boxes": boxes[order].round(2).tolist(),
             "scores": scores[order].astype(float).tolist(),
             "labels": [self.class_names[number] for number in best[order]],
+            "queries": order.tolist(),
         }
         shown = [
             f"{caption} at {','.join(str(round(side)) for side in box)}" for box, caption, _ in self._shown(answer)
@@ -194,8 +195,12 @@ class Detection(LabelledTask):
     def target(self, answer: Mapping[str, Any]) -> None:
         return None
 
-    def view(self, example: Example, answer: Mapping[str, Any]) -> None:
-        return None
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View:
+        """The image in its square, and what each query found."""
+        batch, names = self.questions([example]).first(), [""] * len(answer["queries"])
+        for query, (_, caption, _) in zip(answer["queries"], self._shown(answer), strict=False):
+            names[query] = caption
+        return View(answer["text"], self.model_inputs(batch), {"queries": names}, image=batch["image"][0])
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         pairs = zip(batch["objects"][row].tolist(), batch["boxes"][row].round().astype(int).tolist(), strict=True)

@@ -58,7 +58,7 @@ class View:
 
     inputs: the model's arguments. tokens: lists of tokens by name; `sides` gives the names of those that an attention
     layer's queries and keys are, by its path. image: uint8 [height, width, channels], for models of images; `target` is
-    the class that was answered.
+    the class that was answered, and `tokens["queries"]` names what a decoder's queries answered, "" for nothing.
     """
 
     title: str

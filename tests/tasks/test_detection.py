@@ -137,6 +137,8 @@ def test_answers_are_in_pixels_of_the_image_the_most_probable_first():
     assert answer["text"] == "cell 0.90 at 10,1,20,5; plate 0.60 at 0,5,20,10"
     assert answer["boxes"] == [[10, 1, 20, 5], [0, 5, 20, 10], [0, 0, 40, 10]]
     assert answer["labels"] == ["cell", "plate", "plate"] and answer["scores"] == pytest.approx([0.9, 0.6, 0.2])
+    view = task_of(size=8).view(example, answer)
+    assert view.tokens["queries"] == ["", "cell 0.90", "plate 0.60"] and view.image.shape == (8, 8, 3)
     assert answer_of(task_of(threshold=0.95))[1]["text"] == "nothing"
     picture = task_of().picture(example, answer)
     assert picture.shape == (10, 84, 3) and (picture[1, 44 + 10] == [128, 0, 0]).all()  # a corner of the first box
