@@ -10,7 +10,7 @@ import numpy as np
 
 from research.data import archives
 from research.data.box_files import Annotations, Entry, read_annotations
-from research.data.image_files import decode_image, image_size, shown
+from research.data.image_files import decode_image, shown
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 from research.ranges import AFTERWARDS, MOVED
@@ -108,11 +108,6 @@ class BoxedFiles(Sequence[Example]):
     def box_counts(self) -> list[int]:
         """Boxes of each image that are not crowds."""
         return [int((~entry.crowd).sum()) for entry in self.entries]
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """Height and width of an image, which is not decoded for that."""
-        entry = self.entries[index]
-        return entry.size or image_size(archives.read(self.path, entry.name), os.path.join(self.path, entry.name))
 
     def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
         entry = self.entries[index]
