@@ -3,7 +3,9 @@
     python -m experiments.train --config=configs/vision/detr_scenes.py --workdir=runs/boxes
 
 Needs the extras `detection` and `scenes`; glyphs=shapes draws figures in six colours instead of emojis. Each training
-scene is drawn anew by its number; validation and test have 200 others. Not a published result. Hardware: 2 CPU cores.
+scene is drawn anew by its number; validation and test have 200 others. Not a published result. The aim is an AP50 of
+0.80 on the validation scenes; the one run so far was stopped after 21,000 of the 300,000 examples, at 0.33. Hardware: 2
+CPU cores, which read 40 to 90 examples a second.
 """
 
 from ml_collections import ConfigDict

@@ -93,8 +93,21 @@ def read_annotations(path: str, images: str | None, classes: tuple[str, ...]) ->
     images: the folder of the images, where it is not the usual one. classes: names of YOLO's numbers, or those of VOC
     in an order; otherwise YOLO's are in `classes.txt` above `images`, and VOC's are those found, sorted.
 
-    Raises UserError for a path of none of these kinds, and for a file that is not what it should be.
+    Raises UserError for a path of none of these kinds, for a file that is not what it should be, and for classes whose
+    names are not different ones that can be printed.
     """
+    found = _read(path, images, classes)
+    plain = {name for name in found.classes if name.strip() and name.isprintable()}
+    if not found.classes or len(plain) < len(found.classes):
+        named = ", ".join(map(shown, found.classes[:NAMED]))
+        raise UserError(
+            f"{shown(path)} has {len(found.classes)} classes ({named}): give one or more, each with a name of its own "
+            "that can be printed"
+        )
+    return found
+
+
+def _read(path: str, images: str | None, classes: tuple[str, ...]) -> Annotations:
     if os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))
         if any(name.lower().endswith(".xml") for name in names):
@@ -114,10 +127,6 @@ def _coco(path: str, images: str | None) -> Annotations:
     kinds = _by_id(content["categories"], {"name": str}, f"categories of {shown(path)}")
     listed = _by_id(content["images"], {"file_name": str, "width": int, "height": int}, f"images of {shown(path)}")
     names = [kind["name"] for kind in kinds.values()]
-    if not names or len({*names}) < len(names):
-        raise UserError(
-            f"{shown(path)} has {len(names)} categories, and two of one name or none: name each differently"
-        )
     numbers = {identity: number for number, identity in enumerate(kinds)}
     boxes = _Boxes(path)
     for place, entry in enumerate(content["annotations"]):

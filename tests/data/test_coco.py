@@ -153,8 +153,10 @@ def test_a_box_over_the_edge_is_cut_which_is_said_beyond_a_pixel(tmp_path):
     [
         (lambda c: c.pop("annotations"), "has no list 'annotations': give annotations in COCO's form"),
         (lambda c: c.update(images=[1]), "has no list 'images'"),
-        (lambda c: c["categories"].clear(), "has 0 categories"),
-        (lambda c: c["categories"].append({"id": 4, "name": "cat"}), "3 categories, and two of one name or none"),
+        (lambda c: c["categories"].clear(), r"has 0 classes \(\): give one or more, each with a"),
+        (lambda c: c["categories"].append({"id": 4, "name": "\ud800"}), "has 3 classes .*: give one or more"),
+        (lambda c: c["categories"].append({"id": 4, "name": " "}), "has 3 classes"),
+        (lambda c: c["categories"].append({"id": 4, "name": "cat"}), r"3 classes \(cat, dog, cat\): give one or more"),
         (lambda c: c["categories"].append({"id": 2, "name": "x"}), "two categories of .* have the id 2: give each its"),
         (lambda c: c["images"].append(c["images"][0]), "two images of .* have the id 3: give each its own"),
         (lambda c: c["images"][1].pop("width"), "number 2 of the images of .* has no valid 'width': give it one"),
