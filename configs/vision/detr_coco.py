@@ -1,11 +1,11 @@
 """DETR-R50 on COCO 2017 (Carion et al. 2020, table 1: AP 42.0 after 500 epochs; 300 epochs here).
 
-    python -m experiments.train --config=configs/vision/detr_coco.py:folder=coco --workdir=runs/detr \\
-        --config.transfer.source=resnet50.safetensors --config.transfer.into=backbone \\
-        --config.transfer.drop="['/fc[.]']"
+    python -m experiments.train --config=configs/vision/detr_coco.py:folder=coco,weights=resnet50.safetensors \\
+        --workdir=runs/detr
 
 folder holds `annotations/instances_train2017.json`, `annotations/instances_val2017.json` and the folders `train2017`
-and `val2017`. The backbone starts from a ResNet-50 trained on ImageNet, its normalisation frozen. As in the paper:
+and `val2017`. weights is timm's file of a ResNet-50 trained on ImageNet, with which the backbone starts; without it the
+backbone is random and its frozen normalisation does nothing, which is for tests alone. As in the paper:
 width 256, 6 + 6 layers, 100 queries, batches of 16, learning rate 1e-4 and 1e-5 for the backbone, a tenth after two
 thirds of the training, losses of every decoder layer.
 
@@ -21,8 +21,8 @@ from research.models.resnet import fields
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: folder, tiny."""
-    options = argument(arg, folder="coco", tiny=False)
+    """Arguments: folder, weights (a .safetensors file), tiny."""
+    options = argument(arg, folder="coco", weights="", tiny=False)
     config = ConfigDict({"seed": 0})
     lists, images = f"{options.folder}/annotations/instances", options.folder
     config.data = {"name": "coco", "path": f"{lists}_train2017.json", "images": f"{images}/train2017"}
@@ -31,6 +31,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task.update(class_weight=0.44, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
     backbone = {"name": "resnet", "num_classes": 0, **fields("50"), "frozen_norm": True}
     config.model = {"name": "detr", "backbone": backbone}
+    if options.weights:
+        config.transfer = {"source": options.weights, "into": "backbone", "drop": (r"/fc\.",)}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-4, "clip_norm": 0.1}
     config.optimizer.multipliers = {"^backbone/": 0.1}
     config.schedule = {"name": "drop", "at": 2 / 3}
