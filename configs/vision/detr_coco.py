@@ -1,13 +1,14 @@
 """DETR-R50 on COCO 2017 (Carion et al. 2020, table 1: AP 42.0 after 500 epochs; 300 epochs here).
 
-    python -m experiments.train --config=configs/vision/detr_coco.py:folder=coco,weights=resnet50.safetensors \\
+    python -m experiments.train --config=configs/vision/detr_coco.py:folder=coco,weights=runs/resnet50 \\
         --workdir=runs/detr
 
 folder holds `annotations/instances_train2017.json`, `annotations/instances_val2017.json` and the folders `train2017`
-and `val2017`. weights is timm's file of a ResNet-50 trained on ImageNet, with which the backbone starts; without it the
-backbone is random and its frozen normalisation does nothing, which is for tests alone. As in the paper:
-width 256, 6 + 6 layers, 100 queries, batches of 16, learning rate 1e-4 and 1e-5 for the backbone, a tenth after two
-thirds of the training, losses of every decoder layer.
+and `val2017`. weights is a run that `experiments.weights import` has made of a ResNet-50 trained on ImageNet: the
+backbone starts with it, its normalisation frozen. Without weights the backbone is random, for tests alone.
+
+As in the paper: width 256, 6 + 6 layers, 100 queries, batches of 16, learning rate 1e-4 and 1e-5 for the backbone, a
+tenth after two thirds of the training, losses of every decoder layer.
 
 Unlike the paper: images fit a square of 1024 pixels, in place of sides of 480 to 800 and at most 1333. The
 cross-entropy is divided by the number of boxes; its weight makes that the published code's for 7 boxes an image, as
@@ -21,7 +22,7 @@ from research.models.resnet import fields
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: folder, weights (a .safetensors file), tiny."""
+    """Arguments: folder, weights (a run), tiny."""
     options = argument(arg, folder="coco", weights="", tiny=False)
     config = ConfigDict({"seed": 0})
     lists, images = f"{options.folder}/annotations/instances", options.folder
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     backbone = {"name": "resnet", "num_classes": 0, **fields("50"), "frozen_norm": True}
     config.model = {"name": "detr", "backbone": backbone}
     if options.weights:
-        config.transfer = {"source": options.weights, "into": "backbone", "drop": (r"/fc\.",)}
+        config.transfer = {"source": options.weights, "into": "backbone", "new": (), "drop": (r"^head/",)}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-4, "clip_norm": 0.1}
     config.optimizer.multipliers = {"^backbone/": 0.1}
     config.schedule = {"name": "drop", "at": 2 / 3}
