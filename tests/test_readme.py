@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from research.files import write_json
+from tests.boxes import write_boxes
 from tests.captions import write_captions
 from tests.image_masks import write_masks
 
@@ -104,6 +105,7 @@ def folder(tmp_path_factory) -> Path:
             Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
     write_masks(folder / "my_cells")
     write_captions(folder / "my_captions")
+    write_boxes(folder / "my_boxes")
     golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
     weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
     save_file(weights, folder / "vit.safetensors")

@@ -56,11 +56,20 @@ RULES = (
         r"(position_embedding|segment_embedding|positions|relative_bias)(/embedding)?$|/relative_(key|value)$",
         (),
     ),
-    Rule("tokens of an image model", r"^((encoder|image)/)?((cls|mask|distillation)_token|registers|pool_query)$", ()),
-    Rule("input of an image model", r"^((encoder|image)/)?(patch|decoder)_embedding/(projection/)?(kernel|bias)$", ()),
+    Rule(
+        "tokens of an image model",
+        r"^((encoder|image|backbone)/)?((cls|mask|distillation)_token|registers|pool_query)$",
+        (),
+    ),
+    Rule(
+        "input of an image model",
+        r"^((encoder|image|backbone)/)?(patch|decoder)_embedding/(projection/)?(kernel|bias)$",
+        (),
+    ),
     Rule("levels of a SegFormer", r"^project_\d/(kernel|bias)$", ()),
     Rule("two towers", r"^(image|text)_projection/kernel$|^logit_bias$", ()),
     Rule("masks of a Segmenter", r"^class_embedding$|^(project|(patch|class)_projection)/(kernel|bias)$", ()),
+    Rule("queries and boxes of a DETR", r"^query_embedding$|^box_\d/(kernel|bias)$", ()),
     Rule(
         "heads of an encoder of text",
         r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",

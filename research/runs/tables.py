@@ -2,6 +2,7 @@
 
 from research.data.algorithmic import Algorithmic
 from research.data.captions import Captions
+from research.data.coco import Coco
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
@@ -21,6 +22,7 @@ from research.data.tfds_source import Tfds
 from research.models.bert import BERT
 from research.models.captioner import Captioner
 from research.models.decoder import Decoder
+from research.models.detr import DETR
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -36,6 +38,7 @@ from research.models.unet import UNet
 from research.models.vit import ViT
 from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
+from research.tasks.detection import Detection
 from research.tasks.distillation import Distillation
 from research.tasks.image_text import ImageText
 from research.tasks.language_modeling import LanguageModeling
@@ -54,6 +57,7 @@ from research.tasks.translation import Translation
 SOURCES = {
     "algorithmic": Algorithmic,
     "captions": Captions,
+    "coco": Coco,
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
@@ -75,6 +79,7 @@ SOURCES = {
 TASKS = {
     "captioning": Captioning,
     "classification": Classification,
+    "detection": Detection,
     "distillation": Distillation,
     "image_text": ImageText,
     "language_modeling": LanguageModeling,
@@ -94,6 +99,7 @@ MODELS = {
     "bert": BERT,
     "captioner": Captioner,
     "decoder": Decoder,
+    "detr": DETR,
     "efficientformer": EfficientFormer,
     "gpt": GPT,
     "mae": MAE,

@@ -58,7 +58,7 @@ class View:
 
     inputs: the model's arguments. tokens: lists of tokens by name; `sides` gives the names of those that an attention
     layer's queries and keys are, by its path. image: uint8 [height, width, channels], for models of images; `target` is
-    the class that was answered.
+    the class that was answered, and `tokens["queries"]` names what a decoder's queries answered, "" for nothing.
     """
 
     title: str
@@ -144,6 +144,10 @@ class Task:
     def remarks(self, example: Example) -> list[str]:
         """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
         return []
+
+    def label_names(self, source: Any) -> Sequence[str]:
+        """The names of the classes that whole numbers of `labels` are."""
+        return getattr(source, "class_names", ())
 
     def labels(self, example: Example) -> Iterable[int | str]:
         """What an example has of the data's classes, to be counted before training."""

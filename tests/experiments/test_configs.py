@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from PIL import Image
 from research.config import choose, load
 from research.runs.experiment import build_experiment
 from research.runs.tables import SOURCES
+from tests.boxes import write_boxes
 from tests.captions import write_captions
 from tests.image_masks import write_masks
 
@@ -81,6 +83,11 @@ def write_data(folder: Path) -> None:
         (folder / f"{split}-v1.1.json").write_text(json.dumps(articles))
     write_masks(folder / "masks")
     write_captions(folder / "captions")
+    boxes = Path(write_boxes(folder / "boxes"))
+    (boxes / "annotations").mkdir()
+    for split in ("train", "val"):  # as COCO has them
+        shutil.copyfile(boxes / f"instances_{split}.json", boxes / "annotations" / f"instances_{split}2017.json")
+        shutil.copytree(boxes / "images", boxes / f"{split}2017")
     random = np.random.default_rng(0)
     for split, count in (("train", 150), ("test", 4)):
         with zipfile.ZipFile(folder / f"cifar10_{split}.zip", "w") as archive:
@@ -108,6 +115,8 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         "configs/language/squad.py",
     ):
         return f"{config}:folder={data},", {}
+    if config in ("configs/vision/bccd.py", "configs/vision/detr_coco.py"):
+        return f"{config}:folder={data / 'boxes'},", {}
     if config == "configs/vision/membrane.py":
         return f"{config}:folder={data / 'masks'},", {}
     if config == "configs/multimodal/clip_coco.py":

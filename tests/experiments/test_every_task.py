@@ -31,6 +31,7 @@ RUNS = {
     "text_classification": ("configs/language/fine_tune.py:file=texts.csv,tiny", "good dogs"),
     "token_classification": ("configs/language/ud_ewt.py:folder=.,tiny", "good dogs"),
     "segmentation": ("configs/vision/membrane.py:tiny", "IMAGE"),
+    "detection": ("configs/vision/detr_scenes.py:glyphs=shapes,tiny", "IMAGE"),
     "pretext": ("configs/vision/rotation.py:tiny", "IMAGE"),
     "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
@@ -40,7 +41,7 @@ RUNS = {
 }
 
 
-PLACES = {"segmentation"}
+PLACES = {"detection", "segmentation"}
 """Tasks whose answers are places in an image: they are drawn. They came after `image.json`."""
 
 

@@ -19,6 +19,7 @@ OFFERS = {
     "bert": {"HiddenStates", "TextEncoder"},
     "captioner": {"States"},
     "decoder": {"States"},
+    "detr": {"Patches"},
     "efficientformer": {*STAGED, "Heads"},
     "gpt": {"States", "HiddenStates", "TextEncoder", "SeparateTexts"},
     "mae": {"PooledFeatures", "Patches"},

@@ -6,6 +6,7 @@ import numpy as np
 from research.models.bert import BERT
 from research.models.captioner import Captioner
 from research.models.decoder import Decoder
+from research.models.detr import DETR
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -43,6 +44,19 @@ MODELS = {
         (_IMAGES, _TOKENS),
     ),
     "decoder": (Decoder(9, num_layers=2, width=16, num_heads=2), (_TOKENS,)),
+    "detr": (
+        DETR(
+            3,
+            ResNet(0, depths=(1, 1), bottleneck=False, width=8),
+            num_queries=4,
+            width=16,
+            num_heads=2,
+            encoder_layers=1,
+            decoder_layers=2,
+            mlp_width=32,
+        ),
+        (_IMAGES,),
+    ),
     "efficientformer": (EfficientFormer(3, (1, 1, 1, 2), (8, 8, 16, 16), num_attention=1, resolution=1), (_IMAGES,)),
     "gpt": (GPT(9, num_layers=2, width=16, num_heads=2, max_length=8), (_TOKENS,)),
     "mae": (

@@ -37,6 +37,19 @@ CASES = {
     "bert": ("configs/language/sentences.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128}),
     "captioner": ("configs/multimodal/caption_scenes.py:tiny", {}),
     "decoder": ("configs/theory/grokking.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}),
+    "detr": (
+        "configs/vision/detr_scenes.py:glyphs=shapes,tiny",
+        {
+            "backbone": {"name": "vit", "num_classes": 0, "patch_size": 4, "pool": "mean", "width": 64, "num_layers": 1}
+            | {"num_heads": 4, "mlp_width": 128},
+            "num_queries": 8,
+            "width": 64,
+            "num_heads": 4,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "mlp_width": 128,
+        },
+    ),
     "efficientformer": (
         "configs/vision/digits.py:tiny",
         {"depths": (1, 1, 1, 2), "widths": (16, 16, 16, 16), "num_attention": 1, "resolution": 1},
