@@ -115,7 +115,8 @@ def _read(path: str, images: str | None, classes: tuple[str, ...]) -> Annotation
         return _yolo(path, names, classes)
     if path.lower().endswith(".txt"):
         names = [f"{line.split()[0]}.xml" for line in _text(path).splitlines() if line.strip()]
-        return _voc(Path(path).parents[2] / "Annotations", [_plain(name, path) for name in names], images, classes)
+        folder = Path(os.path.normpath(os.path.join(os.path.dirname(path), "..", "..", "Annotations")))
+        return _voc(folder, [_plain(name, path) for name in names], images, classes)
     return _coco(path, images)
 
 

@@ -90,12 +90,14 @@ def test_every_form_gives_the_same_boxes(form, tmp_path):
         assert not example["crowd"].any() and len(example["crowd"]) == len(marked)
 
 
-def test_a_list_of_names_is_a_part_of_voc(tmp_path):
+def test_a_list_of_names_is_a_part_of_voc(tmp_path, monkeypatch):
     voc(tmp_path)
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("c\nb  1\n")
     source = Coco(str(tmp_path / "ImageSets" / "Main" / "train.txt"))
     assert [entry.name for entry in source.examples("train").entries] == ["c.png", "b.png"]
+    monkeypatch.chdir(tmp_path / "ImageSets" / "Main")
+    assert [entry.name for entry in Coco("train.txt").examples("train").entries] == ["c.png", "b.png"]
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("../../secret\n")
     with pytest.raises(UserError, match=r"names the file '../../secret.xml': use names below the folder"):
         Coco(str(tmp_path / "ImageSets" / "Main" / ".." / "Main" / "train.txt")).examples("train")
