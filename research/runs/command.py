@@ -206,7 +206,7 @@ def _keep_memory() -> None:
         mmap_max, trim_threshold, arena_max = -4, -1, -8  # names in malloc.h
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)
-        mallopt(arena_max, 1)
+        mallopt(arena_max, max(4, os.cpu_count() or 1))  # in one alone, threads that tokenize wait for each other
 
 
 def _keep_programs() -> None:
