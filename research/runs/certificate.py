@@ -110,7 +110,7 @@ def question(experiment: Experiment) -> Mapping[str, Any]:
             with contextlib.suppress(UserError):
                 return task.questions([task.example(text) for text in texts]).first(len(texts))
         raise UserError("the model has no room for a single word: give one with more positions")
-    size = task.photo.size
+    size = task.size if hasattr(task, "size") else task.photo.size
     pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
     return task.questions([task.example(jax.device_get(pixels))]).first()
 
@@ -141,6 +141,8 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
     # Of the same names, arguments by keyword alone mean something else.
     taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]
     found = _answers(experiment, variables, **{name: inputs[name] for name in taken if name in inputs})
+    if expected.ndim == 4:  # [batch, classes, height, width], at a quarter of the images' size
+        expected = jax.image.resize(np.asarray(expected).transpose(0, 2, 3, 1), found.shape, "bilinear")
     expected, valid = np.asarray(expected), inputs.get("valid", np.ones(found.shape[:1], bool))
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")

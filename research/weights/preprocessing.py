@@ -40,6 +40,26 @@ def photo_of(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, An
     return _task(photo, stored.get("image_mean"), stored.get("image_std"))
 
 
+def windows_of(folder: Path, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of a task on windows (`size`, `mean`, `deviation`), and those of masks that a model was trained on.
+
+    Where labels are reduced, 0 is a pixel of no class and 1 the first class. Raises UserError where there is no
+    preprocessor_config.json, without which nobody knows what the model's pixels are.
+    """
+    if not (folder / FILE).exists():
+        raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
+    stored = read_json(folder / FILE)
+    size = stored.get("size", 512)
+    if isinstance(size, dict) and size.get("height") != size.get("width"):
+        raise UserError(f"{folder / FILE} has windows of {str(size)[:60]}: only square ones are known here")
+    usual = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    given = [stored.get("image_mean", usual[0]), stored.get("image_std", usual[1])]
+    fields = _task({}, *(given if stored.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)))
+    reduced = stored.get("do_reduce_labels", stored.get("reduce_labels", False)) is True
+    masks = {"values": [*range(1, classes + 1)], "ignore": 0} if reduced else {}
+    return {"size": _side(size), **{name: fields[name] for name in ("mean", "deviation")}}, masks
+
+
 def _side(value: Any) -> int:
     """Pixels on a side: a number, or a dict with `shortest_edge` or `height`."""
     if isinstance(value, dict):
@@ -63,24 +83,42 @@ def photo_written(task: Any) -> dict[str, Any]:
     """transformers' preprocessor_config.json for a task on images."""
     photo = task.photo
     filters = {name: number for number, name in _FILTERS.items()}
-    mean, deviation = (
-        list(value) if isinstance(value, tuple) else [value] * 3 for value in (task.mean, task.deviation)
-    )
     written = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": photo.size, "width": photo.size},
         "resample": filters[photo.interpolation],
+        **_pixels_written(task),
+    }
+    if photo.crop == "random_resized":
+        written |= {"do_center_crop": True, "crop_size": {"height": photo.size, "width": photo.size}}
+        written["size"] = {"shortest_edge": int(photo.size / photo.crop_fraction)}
+    return written
+
+
+def windows_written(task: Any) -> dict[str, Any]:
+    """transformers' preprocessor_config.json for a task on windows."""
+    return {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_resize": True,
+        "size": {"height": task.size, "width": task.size},
+        "resample": 2,
+        **_pixels_written(task),
+        "do_reduce_labels": False,
+    }
+
+
+def _pixels_written(task: Any) -> dict[str, Any]:
+    mean, deviation = (
+        list(value) if isinstance(value, tuple) else [value] * 3 for value in (task.mean, task.deviation)
+    )
+    return {
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": mean,
         "image_std": deviation,
     }
-    if photo.crop == "random_resized":
-        written |= {"do_center_crop": True, "crop_size": {"height": photo.size, "width": photo.size}}
-        written["size"] = {"shortest_edge": int(photo.size / photo.crop_fraction)}
-    return written
 
 
 def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
