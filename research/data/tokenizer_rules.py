@@ -25,6 +25,9 @@ BERT_ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "m
 BERT_ROLES |= {"bos": "[CLS]", "eos": "[SEP]"}
 """Those of BERT (Devlin et al. 2019): a text starts with [CLS] and ends with [SEP]."""
 
+ROBERTA_ROLES = ROLES | {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+"""Those of RoBERTa (Liu et al. 2019), whose tokens are otherwise GPT-2's."""
+
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's only special token, which stands between texts; here it is a token like others, that no text has."""
 
@@ -101,8 +104,8 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
     tokens beyond BERT's own nothing is left out, so that `ours` refuses them.
     """
     model, added = stored.get("model"), stored.get("added_tokens")
-    if isinstance(model, dict) and model.get("type") == "BPE":
-        return _bare_gpt2(stored, model)
+    if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else None) == "BPE":
+        return _bare_gpt2(stored, model)  # the first files did not name the type
     if not isinstance(model, dict) or model.get("type") != "WordPiece" or not fits(added, list[dict]):
         return stored
     vocabulary = model.get("vocab")
@@ -117,14 +120,17 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """GPT-2's pipeline (Radford et al. 2019, section 2.2) with a file's vocabulary and merges, where it is that one."""
+    """GPT-2's pipeline (Radford et al. 2019, section 2.2), which is RoBERTa's too, with a file's vocabulary and merges,
+    where it is that one."""
     pre, vocabulary = stored.get("pre_tokenizer"), model.get("vocab")
     added = stored.get("added_tokens", [])
     if not isinstance(pre, dict) or pre.get("type") != "ByteLevel" or not isinstance(vocabulary, dict):
         return stored
     plain = not any(model.get(name) for name in ("dropout", "unk_token", "continuing_subword_prefix", "ignore_merges"))
     known = fits(added, list[dict]) and all(
-        token.get("content") == END_OF_TEXT and token.get("id") == vocabulary.get(END_OF_TEXT) for token in added
+        token.get("content") in (END_OF_TEXT, *ROBERTA_ROLES.values())
+        and token.get("id") == vocabulary.get(token["content"])
+        for token in added
     )
     same = (
         pre.get("add_prefix_space") is False and pre.get("use_regex", True) is True and stored.get("normalizer") is None
@@ -153,13 +159,20 @@ def ours(stored: dict[str, Any]) -> bool:
     return sorted(vocabulary.values()) == list(range(len(vocabulary))) and vocabulary.keys() >= set(alphabet)
 
 
+def roles_of(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    """The special token of each role in a vocabulary of this kind."""
+    if isinstance(tokenizer.model, models.WordPiece):
+        return BERT_ROLES
+    roberta = isinstance(tokenizer.model, models.BPE) and tokenizer.token_to_id(ROBERTA_ROLES["mask"]) is not None
+    return ROBERTA_ROLES if roberta else ROLES
+
+
 def special_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
     """The id of each role that a special token of the vocabulary has, such as "pad"; {} where it was made without.
 
     Raises ValueError, which names the first token that is missing, where there are some of them only.
     """
-    pieces = isinstance(tokenizer.model, models.WordPiece)
-    roles = BERT_ROLES if pieces else ROLES
+    pieces, roles = isinstance(tokenizer.model, models.WordPiece), roles_of(tokenizer)
     ids = {role: found for role, token in roles.items() if (found := tokenizer.token_to_id(token)) is not None}
     missing = [token for role, token in roles.items() if role not in ids]
     if missing and (pieces or ids):
@@ -179,14 +192,21 @@ def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     if not ids:
         copy.add_special_tokens([END_OF_TEXT] * (copy.token_to_id(END_OF_TEXT) is not None))
         return copy
-    roles = BERT_ROLES if isinstance(tokenizer.model, models.WordPiece) else ROLES
+    roles = roles_of(tokenizer)
     start, end = roles["bos"], roles["eos"]
+    second = f"{end} $B {end}" if roles is ROBERTA_ROLES else f"$B:1 {end}:1"  # two marks, and no segments
     copy.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B:1 {end}:1",
+        pair=f"{start} $A {end} {second}",
         special_tokens=[(start, ids["bos"]), (end, ids["eos"])],
     )
-    copy.add_special_tokens(list(dict.fromkeys(roles.values())))
+    mask = ROBERTA_ROLES["mask"]  # the space before it is part of it
+    copy.add_special_tokens(
+        [
+            tokenizers.AddedToken(mask, lstrip=True) if token == mask else token
+            for token in dict.fromkeys(roles.values())
+        ]
+    )
     return copy
 
 

@@ -106,7 +106,8 @@ def question(experiment: Experiment) -> Mapping[str, Any]:
     """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0."""
     task: Any = experiment.task
     if task.pad is not None:
-        for texts in (EXAMPLES, [text.split()[0] for text in EXAMPLES]):  # these where a model takes few tokens
+        words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
+        for texts in (EXAMPLES, words, [f"{word} [MASK]" for word in words]):  # or where it finds what is missing
             with contextlib.suppress(UserError):
                 return task.questions([task.example(text) for text in texts]).first(len(texts))
         raise UserError("the model has no room for a single word: give one with more positions")

@@ -85,11 +85,13 @@ class Task:
     people, with `scorer` its answers are scored.
     """
 
-    pad: ClassVar[int | None] = None
-    """The token that fills up a batch's sequences; None where there are none."""
-
     teacher: ClassVar[str | None] = None
     """The folder of the run that the task learns from, where it has one; then a field of the config."""
+
+    @property
+    def pad(self) -> int | None:
+        """The token that fills up a batch's sequences; None where there are none."""
+        return None
 
     def prepare(self, source: Any, folder: Path) -> Self:
         """The task with what it learns from the data, such as its vocabulary or class names: read from the run's folder

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ from research.analysis.alignment import words_of
 from research.data.rows import Rows
 from research.data.text import Ragged, SentencePairs
 from research.data.token_store import arrays_of, highest
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
@@ -30,6 +30,7 @@ from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher
 from research.tasks.vocabulary import (
     fields_of_pairs,
     given_text,
+    padding_of,
     remarks_on,
     show_tokens,
     token_ids,
@@ -66,7 +67,9 @@ class Translation(Task):
     vocabulary: TrainedTokenizer = PREPARED
     target_vocabulary: TrainedTokenizer | None = None
 
-    pad: ClassVar[int | None] = PAD
+    @property
+    def pad(self) -> int:
+        return padding_of(self.vocabulary)
 
     def __post_init__(self):
         self.scorer()  # an unknown score is an error now, not after training
@@ -132,7 +135,7 @@ class Translation(Task):
             self._sound,
         )
         source, target = (Ragged.of_lengths(arrays[side], arrays[f"{side}_lengths"]) for side in sides)
-        return SentencePairs(source, target, self.max_length)
+        return SentencePairs(source, target, self.max_length, self.pad)
 
     def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
         """Whether these are ids of the vocabularies, in pairs whose lengths are those of the ids."""
@@ -152,7 +155,7 @@ class Translation(Task):
         return arrays, sum(len(text.encode()) + 1 for text in sources + targets)
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return batch["source"], batch["target_input"], batch["source"] != PAD
+        return batch["source"], batch["target_input"], batch["source"] != self.pad
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["source"].size + batch["target_input"].size
@@ -162,7 +165,7 @@ class Translation(Task):
     ) -> tuple[Metrics, Mapping[str, Any]]:
         (states, table), updates = apply(*self.model_inputs(batch), method="features")
         labels = batch["target_output"]
-        weights = (labels != PAD) * batch["weight"][:, None]
+        weights = (labels != self.pad) * batch["weight"][:, None]
         sums = vocabulary_loss(states, table, labels, weights, self.label_smoothing)
         names = ("loss", "nats_per_token", "token_accuracy")
         return {name: (total, weights.sum()) for name, total in zip(names, sums, strict=True)}, updates
@@ -173,7 +176,7 @@ class Translation(Task):
         A row's own source decides how long its translation may be; a model with learned positions ends at its last one.
         """
         source = batch["source"]
-        valid, max_length = source != PAD, source.shape[1] + self.extra_length + 1
+        valid, max_length = source != self.pad, source.shape[1] + self.extra_length + 1
         if getattr(model, "positions", None) == "learned":
             max_length = min(max_length, model.max_length)
 
@@ -187,7 +190,7 @@ class Translation(Task):
                 method="decode",
                 mutable=["cache"],
             )
-            never = [PAD, self._target.start_token, *range(self._target.vocab_size, logits.shape[-1])]
+            never = [self.pad, self._target.start_token, *range(self._target.vocab_size, logits.shape[-1])]
             return forbid(logits, never), updates["cache"]
 
         memory = model.apply(variables, source, valid, method="encode")
@@ -197,7 +200,7 @@ class Translation(Task):
         # The encoder's keys and values are projected once, into the cache.
         _, cache = step(prompt, cache, jnp.int32(0), memory)
         limit = valid.sum(axis=1) + self.extra_length + 1
-        shared = {"max_length": max_length, "limit": limit, "end_token": self._target.end_token, "pad_token": PAD}
+        shared = {"max_length": max_length, "limit": limit, "end_token": self._target.end_token, "pad_token": self.pad}
         if self.beam_size == 1:
             lengths, rng = jnp.ones(len(source), jnp.int32), jax.random.key(0)
             return generate(step, cache, prompt, lengths, choose=greedy, rng=rng, **shared)
@@ -225,7 +228,7 @@ class Translation(Task):
         length = min(1 << int(pair.lengths()[0] - 1).bit_length(), self.max_length)  # few programs for many views
         batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), length)
         tokens = {
-            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
+            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != self.pad]
             for side in ("source", "target_input", "target_output")
         }
         clean = remove_bpe if self.join_bpe else str
@@ -241,7 +244,7 @@ class Translation(Task):
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sources, targets = batch["source"].shape[1], batch["target_input"].shape[1]
-        valid = np.asarray(padding_mask(jnp.asarray(batch["source"] != PAD)))[0, 0]
+        valid = np.asarray(padding_mask(jnp.asarray(batch["source"] != self.pad)))[0, 0]
         return {
             "encoder: padding": np.broadcast_to(valid, (sources, sources)),
             "decoder: causal": np.asarray(causal_mask(targets))[0, 0],
@@ -250,7 +253,7 @@ class Translation(Task):
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(
-            f"{name:>13}: {show_tokens(self._vocabulary_of(name), batch[name][row], PAD)}"
+            f"{name:>13}: {show_tokens(self._vocabulary_of(name), batch[name][row], self.pad)}"
             for name in ("source", "target_input", "target_output")
         )
 

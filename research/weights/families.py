@@ -105,7 +105,7 @@ FAMILIES = (
         "roberta",
         "bert",
         BERT,
-        None,
+        "masked_language",
         _always(bert.ROBERTA),
         Fields(TEXT_ENCODER, TEXT_FIXED | {"pad_token_id": 1}),
         {

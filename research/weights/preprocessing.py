@@ -126,10 +126,12 @@ def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
 
     Raises UserError where there is none, where it is of a kind that is not read, and where it has another size.
     """
-    files = [folder / name for name in ("tokenizer.json", "vocab.txt")]
+    files = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json")]
     found = next((file for file in files if file.exists()), None)
     if found is None:
-        raise UserError(f"{folder} has neither tokenizer.json nor vocab.txt: fetch the model's tokenizer")
+        raise UserError(
+            f"{folder} has neither tokenizer.json nor vocab.txt nor vocab.json: fetch the model's tokenizer"
+        )
     vocabulary = Tokenizer(path=str(found)).read()
     if vocabulary.vocab_size != rows:
         raise UserError(

@@ -284,7 +284,7 @@ WRONG = {
         lambda f: (f / "vocab.txt").write_text("\n".join(WORDS[:20])),
         "has 20 tokens and the model's",
     ),
-    "no vocabulary": (lambda f: (f / "vocab.txt").unlink(), "has neither tokenizer.json nor vocab.txt"),
+    "no vocabulary": (lambda f: (f / "vocab.txt").unlink(), "has neither tokenizer.json nor vocab.txt nor vocab.json"),
 }  # fmt: skip
 
 
@@ -324,7 +324,7 @@ def test_diff_lists_everything(published, capsys):
     assert lines[-1].endswith("0 left out, 17 differ")
 
 
-@pytest.mark.parametrize("name", ["vit_features", "roberta", "marian", "t5"])
+@pytest.mark.parametrize("name", ["vit_features", "marian", "t5"])
 def test_a_model_without_answers_is_started_from(name, published, tmp_path):
     with pytest.raises(UserError, match=r"has no head, or .* start a training from it, with train --from=.*"):
         command("import", published(name), tmp_path / "run")
