@@ -22,7 +22,7 @@ from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, soft_dice, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
 from research.weights.preprocessing import FILE as PREPROCESSOR
-from research.weights.preprocessing import windows_of, windows_written
+from research.weights.preprocessing import resized_written, windows_of
 
 FLIPS = {"off": ((),), "horizontal": ((), (2,)), "both": ((), (2,), (1,), (1, 2))}
 """Axes of a batch of images that are mirrored, one after the other."""
@@ -65,7 +65,8 @@ class Segmentation(LabelledTask):
         return {"task": fields, "data": {"name": "image_masks", "path": "my_photos", "classes": names, **masks}}
 
     def published(self, model: Any) -> dict[str, Any]:
-        return {PREPROCESSOR: windows_written(self)}
+        written = resized_written("SegformerImageProcessor", self.size, self)
+        return {PREPROCESSOR: written | {"do_reduce_labels": False}}
 
     @property
     def takes_any_size(self) -> bool:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from research.errors import UserError
 from research.models.bert import BERT
 from research.models.contract import WithHead
@@ -48,8 +50,8 @@ class Family:
 
     name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
     in configs, None where no task here answers with it. architectures: the library's classes, and for each the fields
-    of ours that it stands for: several where a file says which, the first that fits. exported: False where the library
-    needs arrays that ours has not, such as tables of sines and cosines.
+    of ours that it stands for: several where a file says which, the first that fits. made: arrays of theirs by their
+    names, of our model and the pixels on a side of its images, that follow from these and are no parameters of ours.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Family:
     tables: Callable[[Any], tuple[Table, ...]]
     fields: Fields
     architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
-    exported: bool = True
+    made: Callable[[Any, int], Mapping[str, np.ndarray]] = lambda model, size: {}
 
 
 def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
@@ -248,8 +250,8 @@ FAMILIES = (
             {**PATCHES_FIXED, "hidden_dropout_prob": 0.0},
             derived.MAE,
         ),
-        {"ViTMAEForPreTraining": ({"longest_wave": False},)},
-        exported=False,
+        {"ViTMAEForPreTraining": ({"longest_wave": False}, {"longest_wave": True})},
+        made=vit.mae_positions,
     ),
     Family(
         "marian",

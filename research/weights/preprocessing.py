@@ -96,16 +96,10 @@ def photo_written(task: Any) -> dict[str, Any]:
     return written
 
 
-def windows_written(task: Any) -> dict[str, Any]:
-    """transformers' preprocessor_config.json for a task on windows."""
-    return {
-        "image_processor_type": "SegformerImageProcessor",
-        "do_resize": True,
-        "size": {"height": task.size, "width": task.size},
-        "resample": 2,
-        **_pixels_written(task),
-        "do_reduce_labels": False,
-    }
+def resized_written(kind: str, size: Any, task: Any) -> dict[str, Any]:
+    """transformers' preprocessor_config.json of a kind of image processor, for a task whose images are made square."""
+    resized = {"do_resize": True, "size": {"height": size, "width": size}, "resample": 2}
+    return {"image_processor_type": kind, **resized, **_pixels_written(task)}
 
 
 def _pixels_written(task: Any) -> dict[str, Any]:

@@ -123,6 +123,10 @@ def test_what_is_exported_is_what_was_imported(name):
     prefixed = bool(published.table.prefix) and any(one.startswith(published.table.prefix) for one in published.arrays)
     again = theirs(published.table, arrays, prefixed=prefixed)
     spelt, names = published.table.spelt, published.match.names
+    made = published.family.made(published.model, published.image_size)
+    assert made.keys() <= {spelt(key) for key in published.match.dropped}
+    for key, array in made.items():  # computed in float64 there
+        np.testing.assert_allclose(array, published.arrays[names[key]], atol=1e-6)
     assert {spelt(key) for key in published.arrays} == {spelt(key) for key in (*again, *published.match.dropped)}
     for key, array in again.items():
         exact = not key.endswith("running_var")  # our moving average of squares has fewer digits of a variance

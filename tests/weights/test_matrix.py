@@ -38,7 +38,7 @@ def rows():
                 "transformers",
                 architecture,
                 family.model,
-                "both" if family.exported else "in",
+                "both",
                 layers,
                 task or "-",
                 golden,
