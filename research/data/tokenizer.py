@@ -19,6 +19,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from research.data.sentencepiece import filled, is_sentencepiece
 from research.data.tokenizer_kinds import train_bpe, train_characters, train_unigram, train_words
 from research.data.tokenizer_rules import (
     BERT_TOKENS,
@@ -139,7 +140,8 @@ class TrainedTokenizer:
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 sentence = "a text holds a lone surrogate, which is not a character: convert it to UTF-8"
                 raise UserError(sentence) from error
-        if self.unk is not None and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
+        words = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
+        if self.unk is not None and (words or is_sentencepiece(self._tokenizer)):
             # A word "</s>" ends no text.
             return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]
         return encoded
@@ -209,6 +211,11 @@ class TrainedTokenizer:
         if isinstance(self._tokenizer.decoder, decoders.ByteLevel) and token not in self._special_ids:
             return self.decode([token]).strip()
         return self.id_to_token(token)
+
+    def with_rows(self, rows: int) -> "TrainedTokenizer":
+        """The vocabulary with as many tokens as a model's table has rows, where T5's has more of them."""
+        fewer = is_sentencepiece(self._tokenizer) and self.vocab_size < rows
+        return TrainedTokenizer(filled(self._tokenizer, rows)) if fewer else self
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
@@ -281,7 +288,7 @@ class Tokenizer:
     ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without. "wordpiece" has
     [PAD], [UNK], [CLS], [SEP] and [MASK] as ids 0 to 4.
     sample_megabytes: of text that the vocabulary is made of; of more text, evenly spaced parts.
-    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, a GPT-2 or a RoBERTa, a `vocab.txt` of a BERT (one
+    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa or T5, a `vocab.txt` of a BERT (one
     token a line), or a `vocab.json` of a GPT-2 or a RoBERTa with its `merges.txt` beside it.
     lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
     """

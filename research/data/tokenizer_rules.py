@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from research.data import sentencepiece
 from research.errors import UserError
 from research.files import fits
 
@@ -97,7 +98,7 @@ def _frame(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare(stored: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a BERT or GPT-2 tokenizer of another make as this project would write it; any other as it is.
+    """The JSON of a BERT, GPT-2 or T5 tokenizer of another make as this project would write it; any other as it is.
 
     Such a file also says how special tokens are put around a text, how texts are padded, and which parts of a text are
     special tokens. All of that is left out: here it is the task's business, and no text holds a special token. Of added
@@ -106,6 +107,8 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
     model, added = stored.get("model"), stored.get("added_tokens")
     if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else None) == "BPE":
         return _bare_gpt2(stored, model)  # the first files did not name the type
+    if (pieces := sentencepiece.bare(stored)) is not None:
+        return pieces
     if not isinstance(model, dict) or model.get("type") != "WordPiece" or not fits(added, list[dict]):
         return stored
     vocabulary = model.get("vocab")
@@ -144,6 +147,8 @@ def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
 def ours(stored: dict[str, Any]) -> bool:
     """Whether the JSON of a tokenizer is one that `Tokenizer.train` makes: its rules, and ids without gaps."""
     model = stored.get("model")
+    if sentencepiece.ours(stored):
+        return True
     if not isinstance(model, dict) or _frame(stored) not in _frames():
         return False
     vocabulary = model.get("vocab")
@@ -163,6 +168,8 @@ def roles_of(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
     """The special token of each role in a vocabulary of this kind."""
     if isinstance(tokenizer.model, models.WordPiece):
         return BERT_ROLES
+    if sentencepiece.is_sentencepiece(tokenizer):
+        return sentencepiece.ROLES
     roberta = isinstance(tokenizer.model, models.BPE) and tokenizer.token_to_id(ROBERTA_ROLES["mask"]) is not None
     return ROBERTA_ROLES if roberta else ROLES
 
@@ -187,6 +194,8 @@ def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenize
 
 def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """A copy that other programs use: its special tokens are found in texts, and put around a text and between two."""
+    if sentencepiece.is_sentencepiece(tokenizer):
+        return sentencepiece.published(tokenizer)
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     ids = special_ids(tokenizer)
     if not ids:

@@ -32,8 +32,11 @@ INPUTS = {
     "attention_mask": ("valid", bool),
     "token_type_ids": ("segments", np.int32),
     "pixel_values": ("images", np.float32),
+    "decoder_input_ids": ("target", np.int32),
 }
 """A reference's inputs by transformers' names: what our models call them, and their type."""
+PAIRS = {"input_ids": "source", "attention_mask": "source_valid", "decoder_input_ids": "target"}
+"""What our models call them that write a text from another."""
 
 
 def certify(experiment: Experiment, published: Published, reference: Path | None = None) -> dict[str, Any]:
@@ -131,6 +134,10 @@ def _answers(experiment: Experiment, variables: Mapping[str, Any], *inputs: Any,
 def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: Path) -> dict[str, Any]:
     arrays = read_arrays(reference)
     inputs = {ours: np.asarray(arrays[name]).astype(dtype) for name, (ours, dtype) in INPUTS.items() if name in arrays}
+    if "decoder_input_ids" in arrays:
+        inputs = {
+            ours: np.asarray(arrays[name]).astype(INPUTS[name][1]) for name, ours in PAIRS.items() if name in arrays
+        }
     expected = next((arrays[name] for name in ("logits", "last_hidden_state") if name in arrays), None)
     if not inputs or expected is None:
         raise UserError(

@@ -25,6 +25,9 @@ from research.weights.table import Table
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
 """Fields that change nothing of what a trained model answers."""
 
+HEADED = ("LMHeadModel", "MTModel")
+"""How architectures end that have a head and yet are called a model."""
+
 
 def export_model(run: Path, folder: Path, library: str | None = None) -> list[Path]:
     """Writes a run's evaluated model into a new folder; the files that were written.
@@ -48,7 +51,7 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
     else:
         family, config = _as_transformers(experiment, before)
         (table,) = family.tables(model)
-        prefixed = not config["architectures"][0].endswith("Model")
+        prefixed = not config["architectures"][0].endswith("Model") or config["architectures"][0].endswith(HEADED)
         made = family.made(model, image_size(config))
     if unnamed := sorted(shapes.keys() - {path for entry in table.entries(shapes) for path in entry.ours}):
         raise UserError(f"{library} has no names for {unnamed[0]}: export a model without it")

@@ -36,7 +36,10 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabularies_of_pairs,
 )
+from research.weights.preprocessing import pairs_of
 
+LONGEST = 512
+"""Tokens of a published model's texts, as T5 and Marian were trained with."""
 CHUNK = 8192
 """Pairs that are encoded at once."""
 
@@ -77,6 +80,15 @@ class Translation(Task):
     def prepare(self, source: Any, folder: Path) -> "Translation":
         vocabulary, target = vocabularies_of_pairs(self.tokenizer, self.target_tokenizer, source, folder)
         return dataclasses.replace(self, vocabulary=vocabulary, target_vocabulary=target)
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        rows = published.model.vocab_size
+        pairs_of(published.folder, published.config, rows).save(folder / "tokenizer.json")
+        tokenizer = {"kind": "unigram", "vocab_size": max(rows, 512)}  # one is there, so that none of these is made
+        fields = {"tokenizer": tokenizer, "max_length": min(published.model.max_length, LONGEST)}
+        data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
+        return {"task": fields, "data": data}
 
     @property
     def _target(self) -> TrainedTokenizer:

@@ -257,7 +257,7 @@ FAMILIES = (
         "marian",
         "seq2seq",
         Seq2Seq,
-        None,
+        "translation",
         _always(marian.MARIAN),
         Fields(
             (
@@ -287,7 +287,7 @@ FAMILIES = (
         "t5",
         "seq2seq",
         Seq2Seq,
-        None,
+        "translation",
         lambda model: (t5.GATED if model.activation == "geglu" else t5.PLAIN,),
         Fields(
             (

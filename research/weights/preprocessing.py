@@ -9,6 +9,8 @@ from research.errors import UserError
 from research.files import fits, read_json
 
 FILE = "preprocessor_config.json"
+SPM = "source.spm"
+"""A file of SentencePiece, beside which Marian has another for the target."""
 LIMIT, POOLING, MODULES = "sentence_bert_config.json", "1_Pooling/config.json", "modules.json"
 """Files of sentence-transformers."""
 _POOLS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
@@ -122,16 +124,37 @@ def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
     """
     files = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json")]
     found = next((file for file in files if file.exists()), None)
+    if found is None and (folder / SPM).exists():
+        raise UserError(
+            f"{folder} has its tokenizer as {SPM}, which is not read here: convert it to a tokenizer.json, or start a "
+            f"training from it, with train --from={folder}"
+        )
     if found is None:
         raise UserError(
             f"{folder} has neither tokenizer.json nor vocab.txt nor vocab.json: fetch the model's tokenizer"
         )
-    vocabulary = Tokenizer(path=str(found)).read()
+    vocabulary = Tokenizer(path=str(found)).read().with_rows(rows)
     if vocabulary.vocab_size != rows:
         raise UserError(
             f"{found} has {vocabulary.vocab_size:,} tokens and the model's table {rows:,} rows: give the "
             "tokenizer that was published with these weights"
         )
+    return vocabulary
+
+
+def pairs_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedTokenizer:
+    """The vocabulary of a published model that writes a text from another, whose table has `rows` rows.
+
+    Raises UserError as `vocabulary_of`, and where config.json has other ids for padding and the ends of texts.
+    """
+    vocabulary = vocabulary_of(folder, rows)
+    ids = {"pad_token_id": vocabulary.pad, "eos_token_id": vocabulary.eos, "decoder_start_token_id": vocabulary.bos}
+    for key, own in ids.items():
+        if (said := config.get(key, own)) != own:
+            raise UserError(
+                f"{folder / 'config.json'} has {key} {str(said)[:20]} and the tokenizer {own}: give the tokenizer that "
+                "was published with these weights"
+            )
     return vocabulary
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file
 import research.runs
 from experiments.train import train
 from research.errors import UserError
-from research.runs.experiment import open_run
+from research.runs.experiment import open_run, trained
 from tests.runs.test_weights import CONFIG, arrays_of, changed, command
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "texts"
@@ -29,9 +30,11 @@ def published(tmp_path):
     return copy
 
 
-def same_weights(first, second):
+def same_weights(run, first, second):
+    """Whether the two folders' arrays are the same, but for those that the run's certificate says were left out."""
     before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
-    return before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+    dropped = json.loads((run / "certificate.json").read_text())["dropped"].keys()
+    return before.keys() - dropped == after.keys() and all(np.array_equal(before[name], after[name]) for name in after)
 
 
 @pytest.mark.parametrize("file", ["vocab.json", "tokenizer.json"])
@@ -57,7 +60,7 @@ def test_a_roberta_finds_what_the_reference_finds(file, published, tmp_path):
         assert answer["probability"] == pytest.approx(np.prod([chance for _, chance in found]), rel=1e-4)
     assert "[MASK]" not in answers[0]["text"] and answers[0]["text"].startswith("The ")
     command("export", run, out)
-    assert same_weights(source, out)
+    assert same_weights(run, source, out)
     own, again = (
         tokenizers.Tokenizer.from_file(str(file)) for file in (GOLDEN / "roberta/own.json", out / "tokenizer.json")
     )
@@ -101,6 +104,65 @@ def test_a_fine_tune_of_an_imported_roberta(config, published, tmp_path):
     assert {*after} - {*same} == ({"params/head/kernel", "params/head/bias"} if "drop" in transfer else set())
 
 
+@pytest.mark.parametrize("name", ["t5", "marian"])
+def test_a_translation_is_the_references(name, published, tmp_path):
+    """Tokens of texts and what is written, token by token; the way back is bit for bit."""
+    source, expected = published(name)
+    run, out = tmp_path / "run", tmp_path / "out"
+    command("import", source, run)
+    command("verify", run)
+    experiment, variables, _ = trained(run)
+    vocabulary = experiment.task.vocabulary
+    assert vocabulary.vocab_size == experiment.model.vocab_size
+    assert [[*ids, vocabulary.eos] for ids in vocabulary.encode_batch(expected["texts"])] == expected["ids"]
+    task = experiment.task.answering(extra_length=11)
+    rows = task.questions([task.example(text) for text in expected["texts"]]).first(3)
+    rows = {key: jnp.asarray(array) for key, array in rows.items()}
+    found = np.asarray(task.predict(experiment.model, variables, rows))
+    assert set(found[:, 0]) == {vocabulary.pad}
+    for row, written in zip(found[:, 1:].tolist(), expected["written"], strict=True):
+        assert row[: len(written)] == written
+    assert [vocabulary.decode(written) for written in expected["written"]] == expected["decoded"]
+    answers = research.runs.open(run).answer(expected["texts"])
+    ended = [number for number, written in enumerate(expected["written"]) if written[-1] == vocabulary.eos]
+    assert ended and all(answers[number]["text"] == expected["decoded"][number] for number in ended)
+    command("export", run, out)
+    assert same_weights(run, source, out)
+    own, again = (tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (source, out))
+    assert own.get_vocab() == again.get_vocab()
+    assert [own.encode(text).ids for text in expected["texts"]] == [
+        again.encode(text).ids for text in expected["texts"]
+    ]
+    command("import", out, tmp_path / "again")
+    before, after = arrays_of(run), arrays_of(tmp_path / "again")
+    assert before.keys() == after.keys() and all(np.array_equal(before[path], after[path]) for path in before)
+
+
+def test_a_reference_of_a_translation(tmp_path):
+    """Logits for tokens that are given, within 1e-4."""
+    source = tmp_path / "t5"
+    shutil.copytree(GOLDEN.parent / "transformers" / "t5_gated", source)
+    shutil.copy(GOLDEN / "t5" / "tokenizer.json", source)
+    stored = json.loads((source / "tokenizer.json").read_text())
+    stored["model"]["vocab"] = stored["model"]["vocab"][:38]
+    stored["added_tokens"] = stored["added_tokens"][:3]
+    (source / "tokenizer.json").write_text(json.dumps(stored))
+    command("import", source, tmp_path / "run", "--reference", source / "answers.safetensors")
+    certificate = json.loads((tmp_path / "run" / "certificate.json").read_text())
+    assert certificate["reference"]["largest_difference"] < 1e-4
+
+
+def test_special_tokens_in_a_text_are_no_marks(published, tmp_path):
+    """Nor are the tokens that fill the table up; the words are unknown or pieces of them."""
+    source, _ = published("t5")
+    command("import", source, tmp_path / "run")
+    vocabulary = open_run(tmp_path / "run").task.vocabulary
+    filling = [token for token in vocabulary.ids if token.startswith("<unused ")]
+    assert len(filling) == 5
+    found = vocabulary.encode(f"the </s> <pad> {filling[0]} fox")
+    assert not {vocabulary.eos, vocabulary.pad, *(vocabulary.ids[token] for token in filling)} & {*found}
+
+
 def test_padding_of_a_roberta_is_not_seen(published, tmp_path):
     """Its id is 1, and 0 starts a text: a text answers alone as it does beside a longer one."""
     source, _ = published("roberta")
@@ -133,6 +195,57 @@ WRONG = {
     "no vocabulary": (lambda f: (f / "vocab.json").unlink(), "has neither tokenizer.json nor vocab.txt nor vocab.json"),
     "positions": (lambda f: changed(f, max_position_embeddings=50), r"position_embeddings\.weight is \(66, 16\)"),
 }  # fmt: skip
+
+
+def without_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "source.spm").write_bytes(b"\n\x10")
+
+
+def tokenizer(folder, **values):
+    damaged(folder, "tokenizer.json", lambda stored: stored | values)
+
+
+def unigram(folder, change):
+    damaged(folder, "tokenizer.json", lambda stored: stored | {"model": stored["model"] | change(stored["model"])})
+
+
+TABLE = {"type": "Precompiled", "precompiled_charsmap": "bm90IGEgdGFibGU="}
+WRONG_PAIRS = {
+    "source.spm": (without_tokenizer, r"has its tokenizer as source\.spm, .*: convert it to a tokenizer"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has neither tokenizer.json nor"),
+    "a rule of its own": (lambda f: tokenizer(f, normalizer={"type": "Lowercase"}), "is a tokenizer of another make"),
+    "a damaged table": (lambda f: tokenizer(f, normalizer=TABLE), "cannot be read as a tokenizer"),
+    "other spaces": (lambda f: tokenizer(f, decoder={"type": "Metaspace", "replacement": "_"}), "of another make"),
+    "no unknown": (lambda f: unigram(f, lambda model: {"unk_id": None}), "is a tokenizer of another make"),
+    "another unknown": (lambda f: unigram(f, lambda model: {"unk_id": 7}), "is a tokenizer of another make"),
+    "a piece twice": (
+        lambda f: unigram(f, lambda model: {"vocab": [*model["vocab"], model["vocab"][9]]}),
+        "is a tokenizer of another make",
+    ),
+    "scores of no kind": (
+        lambda f: unigram(f, lambda model: {"vocab": [[token, "x"] for token, _ in model["vocab"]]}),
+        "is a tokenizer of another make",
+    ),
+    "too many tokens": (
+        lambda f: unigram(f, lambda model: {"vocab": [*model["vocab"], *[[f"more {n}", -9.0] for n in range(9)]]}),
+        "has [0-9]+ tokens and the model's table [0-9]+ rows",
+    ),
+    "another end": (lambda f: changed(f, eos_token_id=2), "has eos_token_id 2 and the tokenizer 1: give the tokenizer"),
+    "another start": (lambda f: changed(f, decoder_start_token_id=5), "decoder_start_token_id 5 and the tokenizer 0"),
+    "another width": (lambda f: changed(f, d_ff=25), r"shapes differ \("),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_PAIRS)
+def test_what_is_wrong_with_a_translator_is_one_sentence(name, published, tmp_path):
+    source, _ = published("t5")
+    spoil, sentence = WRONG_PAIRS[name]
+    spoil(source)
+    with pytest.raises(UserError, match=sentence) as error:
+        command("import", source, tmp_path / "run")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    assert {path.name for path in tmp_path.iterdir()} == {"t5"}
 
 
 @pytest.mark.parametrize("name", WRONG)
