@@ -59,7 +59,7 @@ def _audit(experiment: Experiment, form: str) -> int:
         for finding in found.findings:
             print(json.dumps(dataclasses.asdict(finding), ensure_ascii=False))
         return int(bool(found.findings))
-    names = getattr(experiment.source, "class_names", ())
+    names = experiment.task.label_names(experiment.source)
     for split, count in found.counts.items():
         labels = found.labels[split]
         shown = ", ".join(

@@ -125,16 +125,24 @@ def _built[T](cls: type[T], section: Section | None, where: str, nested: Build, 
 
 
 def choose(table: Mapping[str, type], section: Section | None, where: str, **given: Any) -> Any:
-    """`build`s the class of `table` that the section's `name` picks from the section's other keys."""
+    """`build`s the class of `table` that the section's `name` picks from the section's other keys.
+
+    given: values that only the program knows; "text.vocab_size" is one of the section `text` within this one.
+    """
     cls, section = pick(table, section, where)
-    return _built(cls, section, where, _within(table), given)
+    own = {key: value for key, value in given.items() if "." not in key}
+    return _built(cls, section, where, _within(table, given), own)
 
 
-def _within(table: Mapping[str, type]) -> Build:
+def _within(table: Mapping[str, type], given: Mapping[str, Any] | None = None) -> Build:
     """`build`, for which sections within a section of the table name classes of the same table."""
 
     def nested(cls: type, section: Any, where: str) -> Any:
-        return choose(table, section, where) if cls is Nested else build(cls, section, where)
+        if cls is not Nested:
+            return build(cls, section, where)
+        prefix = f"{where.rpartition('.')[2]}."
+        inner = {key.removeprefix(prefix): value for key, value in (given or {}).items() if key.startswith(prefix)}
+        return choose(table, section, where, **inner)
 
     return nested
 

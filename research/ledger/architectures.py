@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from research.analysis import cost
-from research.layers.attention import dot_product_attention
+from research.layers.dot_product import dot_product_attention
 from research.models import efficientformer, resnet, seq2seq, swin, vit
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT

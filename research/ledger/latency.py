@@ -16,8 +16,8 @@ from research.analysis.latency import growth, measure
 from research.config import build, choose, load, suggestion
 from research.errors import UserError
 from research.files import write_json, write_text
-from research.layers.attention import dot_product_attention
 from research.layers.convolution import fold
+from research.layers.dot_product import dot_product_attention
 from research.layers.transformer import TransformerLayer
 from research.models import resnet
 from research.ranges import Classes, Count, Pixels, Size

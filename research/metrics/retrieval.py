@@ -1,4 +1,4 @@
-"""How well vectors of texts find those that belong to them: recall at k and the mean reciprocal rank."""
+"""How well vectors of texts and images find those that belong to them: recall at k and the mean reciprocal rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,3 +65,79 @@ class RetrievalScorer:
     def signatures(self) -> dict[str, str]:
         """What is looked for and among what, without which these scores say little."""
         return dict.fromkeys(self.names, "any target of the source, among all different targets of the split")
+
+
+class ImageTextScorer:
+    """Each image looks for its captions among all different captions of the split, and each caption for its images:
+    `image_to_text_recall_1` and so on, `text_to_image_recall_1` and so on, as in `RetrievalScorer`.
+
+    Right is every caption that stands beside the same image, and every image beside the same caption. Examples with one
+    `name` are of one image; without a name, each has its own.
+
+    Where examples have a `twin`, a caption whose relation is swapped, `relation` is how often an image's own caption is
+    nearer than its twin, and `nouns` how often, of all captions and twins, the nearest is its own or its own twin: both
+    at random where a model sees nothing, at 1/2 and at 2 over the number of texts. Where they have a `label` and the
+    answer says which one is right, `zero_shot_accuracy` is how often it was answered.
+    """
+
+    names: Sequence[str] = tuple(
+        f"{way}_{name}" for way in ("image_to_text", "text_to_image") for name in RetrievalScorer.names
+    )
+
+    def __init__(self):
+        self._to_text, self._to_image = RetrievalScorer(), RetrievalScorer()
+        self._count = self._pairs = self._labelled = self._right = 0
+        self._twins: list[tuple[np.ndarray, str, str]] = []
+        self._texts: dict[str, np.ndarray] = {}
+
+    def add(self, example: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """Takes the answer's `vector`, `caption_vector` and, if there, `twin_vector`, `label` and `right`."""
+        self._count += 1
+        if "right" in answer:
+            self._labelled += 1
+            self._right += answer["label"] == answer["right"]
+        if "caption_vector" not in answer:
+            return
+        self._pairs += 1
+        image = str(example.get("name", self._count))
+        vectors = answer["vector"], answer["caption_vector"]
+        pair = dict(zip(("vector", "target_vector"), vectors, strict=True))
+        self._to_text.add({"source": image, "target": example["caption"]}, pair)
+        pair = dict(zip(("target_vector", "vector"), vectors, strict=True))
+        self._to_image.add({"source": example["caption"], "target": image}, pair)
+        if example.get("twin"):
+            own = np.asarray(answer["vector"], np.float32)
+            self._twins.append((own, example["caption"], example["twin"]))
+            self._texts.setdefault(example["caption"], np.asarray(answer["caption_vector"], np.float32))
+            self._texts.setdefault(example["twin"], np.asarray(answer["twin_vector"], np.float32))
+
+    def result(self) -> dict[str, float]:
+        """The scores. Raises UserError where nothing was added that can be scored."""
+        if not self._pairs and not self._labelled:
+            raise UserError("there is nothing to score: give images with captions, or with labels and task.classes")
+        scores = {"zero_shot_accuracy": self._right / self._labelled} if self._labelled else {}
+        for way, scorer in (("image_to_text", self._to_text), ("text_to_image", self._to_image)):
+            if self._pairs:
+                scores |= {f"{way}_{name}": value for name, value in scorer.result().items()}
+        return scores | self._of_twins() if self._twins else scores
+
+    def _of_twins(self) -> dict[str, float]:
+        places = {text: place for place, text in enumerate(self._texts)}
+        table = np.stack([*self._texts.values()])
+        relation = nouns = 0.0
+        for vector, caption, twin in self._twins:
+            scores = table @ vector
+            own, other = places[caption], places[twin]
+            rest = np.delete(scores, [own, other]).max(initial=-np.inf)
+            relation += scores[own] > scores[other]
+            nouns += max(scores[own], scores[other]) > rest
+        return {"relation": float(relation) / len(self._twins), "nouns": float(nouns) / len(self._twins)}
+
+    def signatures(self) -> dict[str, str]:
+        """What is looked for and among what."""
+        found = {name: "any caption of the image, among all different captions of the split" for name in self.names[:4]}
+        found |= {name: "any image of the caption, among all images of the split" for name in self.names[4:]}
+        if self._twins:
+            found["relation"] = "an image's own caption before its twin, whose relation is swapped"
+            found["nouns"] = "its own caption or twin before all other captions and twins of the split"
+        return found

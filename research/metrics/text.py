@@ -60,12 +60,22 @@ def compound_split_bleu(hypotheses: list[str], references: list[str], target_lan
     return values, signature.replace("tok:none", f"tok:sacremoses-{version}-{_code(target_language)}-compound-split")
 
 
+def mecab_bleu(hypotheses: list[str], references: list[str], target_language: str | None) -> Result:
+    """sacreBLEU of Japanese words, its `ja-mecab`. Raises UserError where MeCab is not installed."""
+    try:
+        metric = BLEU(tokenize="ja-mecab")
+    except RuntimeError as error:
+        raise UserError("the score mecab_bleu needs MeCab: install it with pip install 'sacrebleu[ja]'") from error
+    return _bleu("mecab_bleu", metric, hypotheses, references)
+
+
 SCORES: dict[str, Callable[[list[str], list[str], str | None], Result]] = {
     "bleu": bleu,
     "chrf": chrf,
     "exact_match": exact_match,
     "multi_bleu": multi_bleu,
     "compound_split_bleu": compound_split_bleu,
+    "mecab_bleu": mecab_bleu,
 }
 
 

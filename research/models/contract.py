@@ -2,7 +2,7 @@
 
 Every model is called as `model(*inputs, train=False)` and gives float32 logits: [batch, classes] of images, [batch,
 length, vocabulary] of the token that follows each token. Image classifiers with `num_classes=0` have no head and give
-their pooled features, [batch, features], in the compute dtype.
+their pooled features, [batch, features], in the compute dtype. Detectors give logits and boxes of every decoder layer.
 
 The rest is optional. A class below is one thing that a model may offer; a model has it by having the members, without
 inheriting anything, and `isinstance(model, Levels)` asks for it.

@@ -36,12 +36,13 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     folded: bool
+    frozen: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch rows columns features"]:
-        layer = functools.partial(ConvNorm, folded=self.folded)
+        layer = functools.partial(ConvNorm, folded=self.folded, frozen=self.frozen)
         out = 4 * self.channels if self.bottleneck else self.channels
         if self.bottleneck:
             y = jax.nn.relu(layer(self.channels, 1, name="reduce")(x, train=train))
@@ -62,6 +63,7 @@ class ResNet(nn.Module):
         depths: blocks of each stage; every stage but the first halves the image and doubles the channels.
         small_images: a 3x3 stem without pooling, for images of 32 pixels or so (section 4.2).
         folded: batch normalisation folded into the convolutions (`convolution.fold`), for inference.
+        frozen_norm: batch normalisation keeps what was taken over from another model, for batches of few images.
     """
 
     num_classes: Classes
@@ -70,6 +72,7 @@ class ResNet(nn.Module):
     width: Size = 64
     small_images: bool = False
     folded: bool = False
+    frozen_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -97,7 +100,8 @@ class ResNet(nn.Module):
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "batch _ _ _"], ...]:
         """The output of every stage."""
-        stem = ConvNorm(self.width, *((3, 1) if self.small_images else (7, 2)), folded=self.folded, name="stem")
+        options = {"folded": self.folded, "frozen": self.frozen_norm}
+        stem = ConvNorm(self.width, *((3, 1) if self.small_images else (7, 2)), **options, name="stem")
         x = jax.nn.relu(stem(images, train=train))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
@@ -105,9 +109,8 @@ class ResNet(nn.Module):
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
                 stride = 2 if stage and not index else 1
-                block = Block(
-                    self.width * 2**stage, stride, self.bottleneck, self.folded, name=f"stage_{stage}_block_{index}"
-                )
+                name = f"stage_{stage}_block_{index}"
+                block = Block(self.width * 2**stage, stride, self.bottleneck, **options, name=name)
                 x = shard_batch(block(x, train=train))
             levels.append(x)
         return tuple(levels)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.errors import UserError
-from research.layers.attention import attention_weights, weighted_values
+from research.layers.dot_product import attention_weights, weighted_values
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.masks import padding_mask
 from research.ranges import Layers, Rate, Size

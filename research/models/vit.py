@@ -55,6 +55,8 @@ class ViT(nn.Module):
         distillation: a second token and head that learn from a teacher (Touvron et al. 2021); the answer is the mean
             of both heads.
         activation: of the feed-forward networks of the encoder.
+        input_norm: a LayerNorm of what enters the encoder, and patches without a bias, as in CLIP (Radford et al. 2021,
+            section 2.4).
     """
 
     num_classes: Classes
@@ -73,6 +75,7 @@ class ViT(nn.Module):
     dropout: Rate = 0.0
     stochastic_depth: Rate = 0.0
     norm_epsilon: Positive = 1e-6
+    input_norm: bool = False
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
 
@@ -159,7 +162,7 @@ class ViT(nn.Module):
         every_layer: bool = False,
     ) -> Float[Array, "*layers batch tokens features"]:
         """The encoder's output: special tokens, patches, registers."""
-        x = PatchEmbedding(self.patch_size, self.width, name="patch_embedding")(images)
+        x = PatchEmbedding(self.patch_size, self.width, not self.input_norm, name="patch_embedding")(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
         special = self._special_tokens()
@@ -170,6 +173,8 @@ class ViT(nn.Module):
         x = jnp.concatenate([first, x], axis=1)
         if self.positions == "learned":
             x += self._position_embedding((rows, columns), len(special))
+        if self.input_norm:
+            x = nn.LayerNorm(epsilon=self.norm_epsilon, name="input_norm")(x)
         if self.registers:
             tokens = self.param("registers", nn.initializers.normal(0.02), (self.registers, width))
             x = jnp.concatenate([x, jnp.broadcast_to(tokens, (batch, self.registers, width))], axis=1)

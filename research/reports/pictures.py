@@ -88,28 +88,33 @@ def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View)
 
 
 def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View, image: np.ndarray) -> bool:
-    model, folder, (inputs,) = experiment.model, experiment.folder, view.inputs
+    model, folder = experiment.model, experiment.folder
     if view.target is not None and isinstance(model, FeatureMap):
-        relevance = np.asarray(grad_cam(experiment.model, variables, inputs, jnp.array([view.target])))[0]
+        relevance = np.asarray(grad_cam(experiment.model, variables, view.inputs[0], jnp.array([view.target])))[0]
         image_heat_maps(image, {"relevance": relevance}, view.title, folder / "relevance.png")
         return True
     if not isinstance(model, Patches):
         return False
-    weights = attention_weights(experiment.model, variables, inputs)
-    _draw_patches(model, weights, image, view.title, folder / "attention")
+    weights = attention_weights(experiment.model, variables, *view.inputs)
+    _draw_patches(model, weights, image, view, folder / "attention")
     return True
 
 
-def _draw_patches(model: Patches, weights: dict[str, np.ndarray], image: np.ndarray, title: str, folder: Path) -> None:
-    grid = image.shape[0] // model.patch_size, image.shape[1] // model.patch_size
-    special = special_tokens(model)
+def _draw_patches(model: Patches, weights: dict[str, np.ndarray], image: np.ndarray, view: View, folder: Path) -> None:
+    grid = -(-image.shape[0] // model.patch_size), -(-image.shape[1] // model.patch_size)
+    special, queries = special_tokens(model), view.tokens.get("queries", ())
     own_folder(folder)
+    if queries:  # what these attend to among themselves is no place in the image
+        weights = {path: layer for path, layer in weights.items() if layer.shape[-1] == grid[0] * grid[1]}
+    square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
     for path, layer in weights.items():
         maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}
-        image_heat_maps(image, maps, f"{path}: {title}", folder / f"{path.replace('/', '_')}.png")
-    square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
+        if queries and path not in square:
+            means = layer[0].mean(axis=0)
+            maps = {name: means[place].reshape(grid) for place, name in enumerate(queries) if name}
+        image_heat_maps(image, maps, f"{path}: {view.title}", folder / f"{path.replace('/', '_')}.png")
     maps = {"all layers": over_image(rollout(square)[0], grid, special)}
-    image_heat_maps(image, maps, f"attention rollout: {title}", folder / "rollout.png")
+    image_heat_maps(image, maps, f"attention rollout: {view.title}", folder / "rollout.png")
 
 
 def over_image(weights: np.ndarray, grid: tuple[int, int], special: int) -> np.ndarray:

@@ -83,7 +83,7 @@ def look(model: Any, variables: Mapping[str, Any], view: View) -> dict[str, Any]
 
 def _look_at_image(model: Any, layered: Mapping[str, np.ndarray], title: str, image: np.ndarray) -> dict[str, Any]:
     size = model.patch_size if isinstance(model, Patches) else None
-    grid = [side // size for side in image.shape[:2]] if size else [0, 0]
+    grid = [-(-side // size) for side in image.shape[:2]] if size else [0, 0]
     layers = [
         layer(path, weights[0], "patches", "patches")
         for path, weights in layered.items()

@@ -64,7 +64,7 @@ def audit(experiment: Experiment) -> Audit:
                 note(f"repeated within {split}" if here else f"in {earlier[0]} and in {split}", split, index)
             for what in experiment.task.remarks(example):
                 note(what, split, index)
-        names = getattr(experiment.source, "class_names", ())
+        names = experiment.task.label_names(experiment.source)
         for label in sorted({*range(len(names))} - {*labels}):
             kinds[f"{split} {names[label]}"] = Finding(f"{split} has no examples of class {names[label]!r}")
     found.findings = list(kinds.values())

@@ -260,6 +260,11 @@ class Experiment:
             weights = read_arrays(source)
             if any("/" in name for name in weights) and not any(name.startswith("Transformer/") for name in weights):
                 return weights, {}  # in our names, not in those of the first ViT
+            if self.transfer and self.transfer.into is not None:
+                raise UserError(
+                    f"transfer.source {source} has names of another make, which transfer.into does not read: make it a "
+                    "run with weights import, and take that"
+                )
             return taken(self.model, self.task.model_inputs(self.sample_batch), weights), {}
         run, variables, _ = trained(source)
         arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
@@ -313,6 +318,11 @@ def build_experiment(
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
+    if task.whole_batch and options.accumulate > 1:
+        raise UserError(
+            f"training.accumulate {options.accumulate} would compare the examples of each micro-batch alone: set it to "
+            "1, and task.chunk to what the memory holds"
+        )
     model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
 
@@ -332,7 +342,8 @@ def open_run(
     """The experiment of a finished or half-finished run, on its mesh if that fits the devices here.
 
     checkpoint: as `Checkpoints.evaluation_steps` takes it. options: of its task's answers, in place of its own. data:
-    overrides of the config's section `data`, as `research.config.load` takes them.
+    overrides of the config's section `data`, as `research.config.load` takes them; with a `data.name` among them it is
+    another source, which has its own fields alone.
     """
     stored = folder / "config.json"
     if not stored.exists():
@@ -345,6 +356,8 @@ def open_run(
     experiment = build_experiment(config, folder, stored=True)
     if data:
         changed = config.copy_and_resolve_references()
+        if "data.name" in data:
+            changed.data = {"name": data["data.name"]}
         apply_overrides(changed, data)
         experiment = dataclasses.replace(experiment, source=choose(SOURCES, at_home(changed.data), "data"))
     task = experiment.task.answering(**(options or {}))

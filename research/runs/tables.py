@@ -1,6 +1,8 @@
 """The names of data sources, tasks and models in configs: the one place that a new one is added to."""
 
 from research.data.algorithmic import Algorithmic
+from research.data.captions import Captions
+from research.data.coco import Coco
 from research.data.conll import Conll
 from research.data.digits import Digits
 from research.data.image_folder import ImageFolder
@@ -18,7 +20,9 @@ from research.data.table import Table
 from research.data.text_file import ParallelText, TextFile
 from research.data.tfds_source import Tfds
 from research.models.bert import BERT
+from research.models.captioner import Captioner
 from research.models.decoder import Decoder
+from research.models.detr import DETR
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -29,10 +33,14 @@ from research.models.segformer import SegFormer
 from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
 from research.models.vit import ViT
+from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
+from research.tasks.detection import Detection
 from research.tasks.distillation import Distillation
+from research.tasks.image_text import ImageText
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
 from research.tasks.masked_language import MaskedLanguage
@@ -48,6 +56,8 @@ from research.tasks.translation import Translation
 
 SOURCES = {
     "algorithmic": Algorithmic,
+    "captions": Captions,
+    "coco": Coco,
     "conll": Conll,
     "digits": Digits,
     "image_folder": ImageFolder,
@@ -67,8 +77,11 @@ SOURCES = {
     "tfds": Tfds,
 }
 TASKS = {
+    "captioning": Captioning,
     "classification": Classification,
+    "detection": Detection,
     "distillation": Distillation,
+    "image_text": ImageText,
     "language_modeling": LanguageModeling,
     "masked_images": MaskedImages,
     "masked_language": MaskedLanguage,
@@ -84,7 +97,9 @@ TASKS = {
 }
 MODELS = {
     "bert": BERT,
+    "captioner": Captioner,
     "decoder": Decoder,
+    "detr": DETR,
     "efficientformer": EfficientFormer,
     "gpt": GPT,
     "mae": MAE,
@@ -95,6 +110,7 @@ MODELS = {
     "segmenter": Segmenter,
     "seq2seq": Seq2Seq,
     "swin": Swin,
+    "two_towers": TwoTowers,
     "unet": UNet,
     "vit": ViT,
 }

@@ -34,7 +34,7 @@ class LabelledTask(ImageTask):
         task = super().prepare(source, folder)
         path = folder / "classes.json"
         stored = read_or_set_aside(path, list[str])
-        names = tuple(stored or source.class_names)
+        names = tuple(stored or self.label_names(source))
         if self.class_names and self.class_names != names:
             raise UserError(f"task.class_names lists {len(self.class_names)} classes, the data have {names}: remove it")
         if not stored and jax.process_index() == 0:
@@ -44,9 +44,10 @@ class LabelledTask(ImageTask):
     def check_source(self, source: Any, folder: Path) -> None:
         if not hasattr(source, "class_names"):
             raise UserError(f"the data have no classes, unlike when {folder} began: give data of the same kind")
-        if tuple(source.class_names) != self.class_names:
+        names = tuple(self.label_names(source))
+        if names != self.class_names:
             raise UserError(
-                f"the data have {difference(source.class_names, self.class_names)}, unlike when {folder} began: give "
+                f"the data have {difference(names, self.class_names)}, unlike when {folder} began: give "
                 "the data it had, or use another --workdir"
             )
 

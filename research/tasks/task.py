@@ -58,7 +58,7 @@ class View:
 
     inputs: the model's arguments. tokens: lists of tokens by name; `sides` gives the names of those that an attention
     layer's queries and keys are, by its path. image: uint8 [height, width, channels], for models of images; `target` is
-    the class that was answered.
+    the class that was answered, and `tokens["queries"]` names what a decoder's queries answered, "" for nothing.
     """
 
     title: str
@@ -84,6 +84,9 @@ class Task:
     them. A new task needs `rows`, `model_inputs` and `loss`; with `example`, `predict` and `answer` it answers
     people, with `scorer` its answers are scored.
     """
+
+    whole_batch: ClassVar[bool] = False
+    """Whether the loss compares each example with all others of its batch, which micro-batches would part."""
 
     teacher: ClassVar[str | None] = None
     """The folder of the run that the task learns from, where it has one; then a field of the config."""
@@ -143,6 +146,10 @@ class Task:
     def remarks(self, example: Example) -> list[str]:
         """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
         return []
+
+    def label_names(self, source: Any) -> Sequence[str]:
+        """The names of the classes that whole numbers of `labels` are."""
+        return getattr(source, "class_names", ())
 
     def labels(self, example: Example) -> Iterable[int | str]:
         """What an example has of the data's classes, to be counted before training."""

@@ -17,15 +17,10 @@ from research.data.rows import Rows
 from research.data.text import Ragged, SentencePairs
 from research.data.token_store import arrays_of, highest
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
-from research.decoding.beam import beam_search
-from research.decoding.cache import init_cache
-from research.decoding.generate import generate
-from research.decoding.sampling import forbid, greedy
 from research.errors import UserError
 from research.layers.masks import causal_mask, padding_mask
 from research.metrics.text import TextScorer, remove_bpe
 from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
-from research.tasks.losses import vocabulary_loss
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import (
     fields_of_pairs,
@@ -36,6 +31,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabularies_of_pairs,
 )
+from research.tasks.writing import write, written_loss
 from research.weights.preprocessing import pairs_of
 
 LONGEST = 512
@@ -175,12 +171,10 @@ class Translation(Task):
     def loss(
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:
-        (states, table), updates = apply(*self.model_inputs(batch), method="features")
-        labels = batch["target_output"]
-        weights = (labels != self.pad) * batch["weight"][:, None]
-        sums = vocabulary_loss(states, table, labels, weights, self.label_smoothing)
-        names = ("loss", "nats_per_token", "token_accuracy")
-        return {name: (total, weights.sum()) for name, total in zip(names, sums, strict=True)}, updates
+        weight = batch["weight"]
+        return written_loss(
+            apply, self.model_inputs(batch), batch["target_output"], weight, self.label_smoothing, self.pad
+        )
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Translations, int32 [batch, source length + extra_length + 1]: BOS, tokens, EOS, then PAD.
@@ -192,33 +186,18 @@ class Translation(Task):
         if getattr(model, "positions", None) == "learned":
             max_length = min(max_length, model.max_length)
 
-        def step(tokens, cache, index, memory=None):
-            logits, updates = model.apply(
-                {**variables, "cache": cache},
-                tokens,
-                memory,
-                valid,
-                cache_index=index,
-                method="decode",
-                mutable=["cache"],
-            )
-            never = [self.pad, self._target.start_token, *range(self._target.vocab_size, logits.shape[-1])]
-            return forbid(logits, never), updates["cache"]
-
-        memory = model.apply(variables, source, valid, method="encode")
-        prompt = jnp.full((len(source), 1), self._target.start_token, jnp.int32)
-        full = jnp.zeros((len(source), max_length), jnp.int32)
-        cache = init_cache(model, full, memory, valid, method="decode")
-        # The encoder's keys and values are projected once, into the cache.
-        _, cache = step(prompt, cache, jnp.int32(0), memory)
-        limit = valid.sum(axis=1) + self.extra_length + 1
-        shared = {"max_length": max_length, "limit": limit, "end_token": self._target.end_token, "pad_token": self.pad}
-        if self.beam_size == 1:
-            lengths, rng = jnp.ones(len(source), jnp.int32), jax.random.key(0)
-            return generate(step, cache, prompt, lengths, choose=greedy, rng=rng, **shared)
-        beams = {"beam_size": self.beam_size, "length_penalty": self.length_penalty}
-        tokens, _ = beam_search(step, cache, prompt, **beams, **shared)
-        return tokens[:, 0]
+        memory: Any = model.apply(variables, source, valid, method="encode")
+        return write(
+            model,
+            variables,
+            memory,
+            valid,
+            self._target,
+            max_length=max_length,
+            limit=valid.sum(axis=1) + self.extra_length + 1,
+            beam_size=self.beam_size,
+            length_penalty=self.length_penalty,
+        )
 
     def answer(self, example: Example, rows: Sequence[np.ndarray]) -> dict[str, Any]:
         (tokens,) = rows

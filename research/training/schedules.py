@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from research.ranges import Fraction, Size
+from research.ranges import Fraction, Part, Size
 from research.training.durations import Clock, Duration
 
 Factor = Callable[[Any], jnp.ndarray]
@@ -53,6 +53,19 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
+class Drop:
+    """1 after the warm-up, `factor` from the fraction `at` of the training on (Carion et al. 2020: 0.1 at 2/3)."""
+
+    at: Part
+    factor: Fraction = 0.1
+    warmup: Duration = Duration(steps=0)
+
+    def build(self, total_steps: int, clock: Clock) -> Factor:
+        warmup = clock.steps(self.warmup)
+        return lambda step: _rise(step, warmup) * jnp.where(step < self.at * total_steps, 1.0, self.factor)
+
+
+@dataclasses.dataclass(frozen=True)
 class InverseSqrt:
     """1 at the end of the warm-up, then falling as 1 / sqrt(step) (fairseq's `inverse_sqrt`)."""
 
@@ -87,4 +100,11 @@ def _rise(step, warmup: int | jnp.ndarray):
     return jnp.minimum(1.0, (step + 1) / jnp.maximum(1, warmup))
 
 
-SCHEDULES = {"constant": Constant, "linear": Linear, "cosine": Cosine, "inverse_sqrt": InverseSqrt, "noam": Noam}
+SCHEDULES = {
+    "constant": Constant,
+    "cosine": Cosine,
+    "drop": Drop,
+    "inverse_sqrt": InverseSqrt,
+    "linear": Linear,
+    "noam": Noam,
+}

@@ -48,15 +48,19 @@ class Transfer:
     positions are resampled for other image sizes. Rows of tokens are found by their tokens where a run has another
     vocabulary. Layers may be scanned in the source or in the model alone: `drop` then sees the single ones (`layer_0`,
     ...). whole: of a run of the same model, vocabulary and optimizer, its newest state as it is, with the optimizer's
-    averages and the step, after which training continues.
+    averages and the step, after which training continues. into: the part of the model that is started so, such as the
+    tower "image" of two; the others start afresh, and patterns see the paths within it.
     """
 
     source: str
     new: tuple[str, ...] = (r"^head/",)
     drop: tuple[str, ...] = ()
     whole: bool = False
+    into: str | None = None
 
     def __post_init__(self):
+        if self.whole and self.into:
+            raise UserError("transfer.whole takes a run as it is, and transfer.into a part of it: leave one out")
         for name in ("new", "drop"):
             for pattern in getattr(self, name):
                 try:
@@ -82,6 +86,14 @@ def transferred(
     that have too little in common.
     """
     shapes = {path: leaf for tree in abstract for path, leaf in by_path(tree).items()}
+    if transfer.into is not None:
+        prefix = f"{transfer.into}/"
+        within = {path.removeprefix(prefix): leaf for path, leaf in shapes.items() if path.startswith(prefix)}
+        if not within:
+            parts = ", ".join(dict.fromkeys(path.split("/")[0] for path in shapes if "/" in path))
+            raise UserError(f"transfer.into {transfer.into!r} is not a part of the model: use one of {parts}")
+        found = transferred(dataclasses.replace(transfer, into=None), given, [within], there, here)
+        return {prefix + path: array for path, array in found.items()}
     given = unstacked(given, shapes)
     for name, patterns, paths in (("new", transfer.new, shapes), ("drop", transfer.drop, given)):
         for pattern in patterns:

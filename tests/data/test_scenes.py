@@ -65,10 +65,14 @@ def test_captions_say_how_pictures_lie():
         words = example["caption"].split(", and ")[0]
         names = [tuple(FIGURES)[kind] for kind in example["objects"]]
         if len(names) == 1:
-            assert words.split()[-1] == names[0]
+            assert words.split()[-1] == names[0] and example["twin"] == ""
             continue
         relation = next(each for each in ("to the left of", "to the right of", "above", "below") if each in words)
         first, second = words.split(f" {relation} ")
+        swapped = example["twin"].split(", and ")[0].removeprefix(first + " ").removesuffix(" " + second)
+        opposite = {"to the left of": "to the right of", "above": "below"}
+        assert {relation: swapped} in [{a: b} for a, b in [*opposite.items(), *((b, a) for a, b in opposite.items())]]
+        assert example["twin"].replace(swapped, relation) == example["caption"]
         assert first.split()[-1] == names[0] and second.split()[-1] == names[1]
         (x, y), (u, v) = ((box[:2] + box[2:]) / 2 for box in example["boxes"][:2])
         beside = {"to the left of": u - x, "to the right of": x - u, "above": v - y, "below": y - v}

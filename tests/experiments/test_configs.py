@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,8 @@ from PIL import Image
 from research.config import choose, load
 from research.runs.experiment import build_experiment
 from research.runs.tables import SOURCES
+from tests.boxes import write_boxes
+from tests.captions import write_captions
 from tests.image_masks import write_masks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +82,12 @@ def write_data(folder: Path) -> None:
         articles = {"data": [{"title": "dogs", "paragraphs": QUESTIONS}]}
         (folder / f"{split}-v1.1.json").write_text(json.dumps(articles))
     write_masks(folder / "masks")
+    write_captions(folder / "captions")
+    boxes = Path(write_boxes(folder / "boxes"))
+    (boxes / "annotations").mkdir()
+    for split in ("train", "val"):  # as COCO has them
+        shutil.copyfile(boxes / f"instances_{split}.json", boxes / "annotations" / f"instances_{split}2017.json")
+        shutil.copytree(boxes / "images", boxes / f"{split}2017")
     random = np.random.default_rng(0)
     for split, count in (("train", 150), ("test", 4)):
         with zipfile.ZipFile(folder / f"cifar10_{split}.zip", "w") as archive:
@@ -106,8 +115,12 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         "configs/language/squad.py",
     ):
         return f"{config}:folder={data},", {}
+    if config in ("configs/vision/bccd.py", "configs/vision/detr_coco.py"):
+        return f"{config}:folder={data / 'boxes'},", {}
     if config == "configs/vision/membrane.py":
         return f"{config}:folder={data / 'masks'},", {}
+    if config == "configs/multimodal/clip_coco.py":
+        return f"{config}:folder={data / 'captions'},", {}
     if config in ("configs/translation/wmt14.py", "configs/language/glue.py"):
         return f"{config}:data_dir={data / 'tfds'},", {}
     if config in ("configs/language/sms_spam.py", "configs/language/fine_tune.py"):

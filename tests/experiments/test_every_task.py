@@ -15,7 +15,7 @@ from experiments import evaluate, inspect, pictures, predict, report
 from research.errors import UserError
 from research.reports.training import train
 from research.runs.predictor import Predictor
-from research.runs.tables import TASKS
+from research.runs.tables import SOURCES, TASKS
 from tests.image_masks import write_masks
 
 MEASURED = {"splits": None, "samples": 2, "overrides": {}, "name": None, "heads": None, "alignments": None}
@@ -31,14 +31,17 @@ RUNS = {
     "text_classification": ("configs/language/fine_tune.py:file=texts.csv,tiny", "good dogs"),
     "token_classification": ("configs/language/ud_ewt.py:folder=.,tiny", "good dogs"),
     "segmentation": ("configs/vision/membrane.py:tiny", "IMAGE"),
+    "detection": ("configs/vision/detr_scenes.py:glyphs=shapes,tiny", "IMAGE"),
     "pretext": ("configs/vision/rotation.py:tiny", "IMAGE"),
     "masked_images": ("configs/vision/mae.py:tiny", "IMAGE"),
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
+    "image_text": ("configs/multimodal/clip_scenes.py:tiny", "IMAGE"),
+    "captioning": ("configs/multimodal/caption_scenes.py:tiny", "IMAGE"),
     "distillation": ("configs/vision/distill.py:tiny,teacher=TEACHER", "IMAGE"),
 }
 
 
-PLACES = {"segmentation"}
+PLACES = {"detection", "segmentation"}
 """Tasks whose answers are places in an image: they are drawn. They came after `image.json`."""
 
 
@@ -95,7 +98,7 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     assert {"text", "label"} & set(first) and (first == second or name in ("language_modeling", "masked_images"))
     report.main(argparse.Namespace(runs=[str(folder)], samples=True, output=None))
     assert "<dl class=sample>" in (page := (folder / "report.html").read_text()) or "<img src" in page
-    if name in ("masked_images", "packed_classification"):
+    if name in ("masked_images", "packed_classification", "image_text", "captioning"):
         with pytest.raises(Exception, match="there is nothing to draw of this run's answers"):
             pictures.main(argparse.Namespace(**chosen, item=item, data=True))
     else:
@@ -150,6 +153,30 @@ def test_attention_is_compared_with_the_links_of_people(folders, tmp_path, capsy
     other = asked | {"workdir": str(folders("text_classification")[0]), "alignments": str(tmp_path / "links.txt")}
     with pytest.raises(UserError, match="--alignments is for translations"):
         evaluate.main(argparse.Namespace(**other))
+
+
+def test_images_of_another_source_are_classified_by_the_names_of_their_labels(folders, tmp_path):
+    """As often right as the predictor is, image by image."""
+    folder, _ = folders("image_text")
+    random = np.random.default_rng(0)
+    for name in ("bars", "stars"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    data = {"name": "image_folder", "path": str(tmp_path / "pictures"), "size": "16", "validation_fraction": "0.5"}
+    asked = {"workdir": str(folder), "checkpoint": None, "options": {"classes": ["a blue bar", "a red star"]}}
+    asked |= MEASURED | {"overrides": {f"data.{name}": value for name, value in data.items()}, "name": "zero_shot"}
+    evaluate.main(argparse.Namespace(**asked))
+    found = json.loads((folder / "evaluations" / "zero_shot.json").read_text())["results"]
+    source = SOURCES["image_folder"](data["path"], size=16, validation_fraction=0.5)
+    examples = [source.examples("validation")[index] for index in range(6)]
+    answers = Predictor.open(folder).answers(examples, **asked["options"])
+    right = [
+        answer["label"] == asked["options"]["classes"][each["label"]]
+        for answer, each in zip(answers, examples, strict=True)
+    ]
+    assert found["validation/zero_shot_accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_on_a_terminal_a_continuation_is_shown_as_it_is_written(folders, capsys, monkeypatch):

@@ -1,10 +1,14 @@
-"""Pictures of image classifiers, through the command."""
+"""Pictures of image classifiers, through the command, and of queries."""
+
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from research.reports import pictures
 from research.reports.pictures import over_image
+from research.tasks.task import View
 
 CONFIG = """
 from configs.vision import digits
@@ -53,3 +57,23 @@ def test_attention_lies_over_the_patches_between_special_tokens_and_registers():
     expected = [[sum(rows[query][key] for query in range(6)) / 6 for key in keys] for keys in ((0, 1, 2), (3, 4, 5))]
     np.testing.assert_allclose(over_image(rows, (2, 3), 0), expected)
     np.testing.assert_array_equal(over_image(rows[:1, :6], (2, 3), 0), [[0, 1, 2], [3, 4, 5]])  # attention pooling
+
+
+def test_each_query_that_found_something_is_drawn_over_the_image(monkeypatch, tmp_path):
+    """The mean over heads, in the image's 2 x 3 places; what queries attend to among themselves is not drawn."""
+    drawn = {}
+    monkeypatch.setattr(pictures, "image_heat_maps", lambda image, maps, title, path: drawn.update({path.stem: maps}))
+    cross = np.arange(36.0).reshape(1, 2, 3, 6)
+    weights = {
+        "encoder/layer_0/self_attention": np.full((1, 2, 6, 6), 1 / 6),
+        "decoder/layer_0/self_attention": np.full((1, 2, 3, 3), 1 / 3),
+        "decoder/layer_0/cross_attention": cross,
+    }
+    view = View("cats", (), {"queries": ["", "cat 0.90", ""]})
+    model, image = types.SimpleNamespace(patch_size=4), np.zeros((8, 11, 3), np.uint8)
+    pictures._draw_patches(model, weights, image, view, tmp_path / "attention")
+    assert set(drawn) == {"encoder_layer_0_self_attention", "decoder_layer_0_cross_attention", "rollout"}
+    assert set(drawn["decoder_layer_0_cross_attention"]) == {"cat 0.90"}
+    heat = drawn["decoder_layer_0_cross_attention"]["cat 0.90"]
+    np.testing.assert_array_equal(heat, cross[0, :, 1].mean(axis=0).reshape(2, 3))
+    np.testing.assert_allclose(drawn["rollout"]["all layers"].sum(), 1, rtol=1e-6)

@@ -5,7 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from research.layers.attention import attention_weights, weighted_values
+from research.layers.dot_product import attention_weights, weighted_values
 from research.layers.ring import ring_attention
 from research.parallel.mesh import MeshShape, make_mesh
 

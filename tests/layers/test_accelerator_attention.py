@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.layers.attention import dot_product_attention
+from research.layers.dot_product import dot_product_attention
 from research.layers.masks import causal_mask
 from tests.layers.test_attention import BATCH, HEADS, LENGTH, MASKS, assert_same, random_inputs, reference_attention
 

@@ -1,10 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.layers.attention import MultiHeadAttention, attention_weights, dot_product_attention
+from research.layers import dot_product
+from research.layers.attention import MultiHeadAttention
+from research.layers.dot_product import attention_weights, dot_product_attention
 from research.layers.masks import causal_mask, padding_mask, segment_mask, window_mask
 
 BATCH, LENGTH, HEADS, SIZE, WIDTH = 2, 5, 4, 4, 6
@@ -113,6 +117,21 @@ def test_values_and_gradients_with_a_bias(shape, kv_heads):
         lambda arrays: dot_product_attention(**arrays, mask=mask),
         lambda arrays: reference_attention(**arrays, mask=np.asarray(mask))[0],
         {**random_inputs(kv_heads), "bias": np.random.default_rng(4).normal(size=shape)},
+    )
+
+
+@pytest.mark.parametrize("mask", [*MASKS, "causal alone"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_long_sequences_are_computed_some_queries_at_a_time(monkeypatch, mask, biased):
+    for name, value in {"LONG": LENGTH - 2, "BLOCK": 3}.items():
+        monkeypatch.setattr(dot_product, name, value)
+    causal = mask == "causal alone"
+    expected = MASKS["causal" if causal else mask]
+    bias = {"bias": np.random.default_rng(4).normal(size=(1, HEADS, LENGTH, LENGTH))} if biased else {}
+    assert_same(
+        lambda arrays: dot_product_attention(**arrays, mask=None if causal else MASKS[mask], causal=causal),
+        lambda arrays: reference_attention(**arrays, mask=None if expected is None else np.asarray(expected))[0],
+        random_inputs(2) | bias,
     )
 
 
@@ -351,3 +370,15 @@ def test_kernels_are_xavier_uniform_over_the_flat_matrix():
 def test_fields_that_do_not_fit_are_named(fields, width, message):
     with pytest.raises(UserError, match=message):
         MultiHeadAttention(**fields).init(jax.random.key(0), jnp.zeros((1, 2, width)))
+
+
+def test_memory_grows_with_the_length_alone():
+    def temporary(length):
+        def gradients(query, key, value, upstream):
+            attend = functools.partial(dot_product_attention, causal=True)
+            return jax.vjp(attend, query, key, value)[1](upstream)
+
+        arrays = [jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)] * 4
+        return jax.jit(gradients).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(16_384) < 2.1 * temporary(8192)

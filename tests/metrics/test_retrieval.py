@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.metrics.retrieval import RetrievalScorer, ranks
+from research.metrics.retrieval import ImageTextScorer, RetrievalScorer, ranks
 
 
 def scored(pairs, vectors):
@@ -42,3 +42,53 @@ def test_equal_vectors_find_nothing_and_the_best_of_several_counts():
 def test_no_pairs():
     with pytest.raises(UserError, match="no pairs of texts"):
         RetrievalScorer().result()
+
+
+def image_text(examples, vectors):
+    scorer = ImageTextScorer()
+    for example in examples:
+        answer = {"vector": vectors[example["name"]].tolist(), "caption_vector": vectors[example["caption"]].tolist()}
+        answer |= {"twin_vector": vectors[example["twin"]].tolist()} if example["twin"] else {"twin_vector": [0.0] * 4}
+        scorer.add(example, answer)
+    return scorer
+
+
+def test_images_and_texts_against_sorted_lists():
+    """Equal captions are one, an image's captions are all right, and an image with two counts twice."""
+    random = np.random.default_rng(1)
+    pairs = [(f"i{a}", f"t{b}") for a, b in zip(random.integers(0, 12, 30), random.integers(0, 15, 30), strict=True)]
+    names = sorted({name for pair in pairs for name in pair})
+    vectors = {name: random.normal(size=4).astype(np.float32) for name in names}
+    scores = image_text([{"name": image, "caption": text, "twin": ""} for image, text in pairs], vectors).result()
+    for way, (asked, sought) in {"image_to_text": (0, 1), "text_to_image": (1, 0)}.items():
+        candidates, places = sorted({pair[sought] for pair in pairs}), []
+        for pair in pairs:
+            order = sorted(candidates, key=lambda name, pair=pair: -float(vectors[pair[asked]] @ vectors[name]))
+            right = {other[sought] for other in pairs if other[asked] == pair[asked]}
+            places.append(1 + min(map(order.index, right)))
+        for k in (1, 5, 10):
+            assert scores[f"{way}_recall_{k}"] == pytest.approx(np.mean([place <= k for place in places]))
+    assert set(scores) == set(ImageTextScorer.names) == set(ImageTextScorer().signatures())
+
+
+def test_nouns_and_relations():
+    """A picture whose twin is nearer has the right nouns and the wrong relation; single pictures do not count."""
+    vectors = {"a": [1, 0, 0, 0], "a'": [0.9, 0, 0, 0], "b": [0, 1, 0, 0], "b'": [0, 2, 0, 0], "c": [0, 0, 0, 1]}
+    vectors |= {"1": [1, 0, 0, 0], "2": [0, 1, 0, 0], "3": [3, 0, 0.1, 0], "4": [0, 0, 0, 1]}
+    vectors |= {"d": [0, 0, 2, 0], "d'": [0, 0, 1, 0]}
+    vectors = {name: np.array(vector, np.float32) for name, vector in vectors.items()}
+    examples = [{"name": "1", "caption": "a", "twin": "a'"}, {"name": "2", "caption": "b", "twin": "b'"}]
+    examples += [{"name": "3", "caption": "d", "twin": "d'"}, {"name": "4", "caption": "c", "twin": ""}]
+    scorer = image_text(examples, vectors)
+    scores = scorer.result()
+    assert scores["relation"] == pytest.approx(2 / 3) and scores["nouns"] == pytest.approx(2 / 3)
+    assert {"nouns", "relation"} <= set(scorer.signatures())
+
+
+def test_labels_alone():
+    scorer = ImageTextScorer()
+    for label in ("cat", "cat", "dog"):
+        scorer.add({"label": 0}, {"vector": [1.0], "label": label, "right": "cat"})
+    assert scorer.result() == {"zero_shot_accuracy": pytest.approx(2 / 3)}
+    with pytest.raises(UserError, match=r"give images with captions, or with labels and task\.classes"):
+        ImageTextScorer().result()

@@ -17,7 +17,9 @@ from tests.models.tiny import MODELS
 STAGED = {"Levels", "FeatureMap"}
 OFFERS = {
     "bert": {"HiddenStates", "TextEncoder"},
+    "captioner": {"States"},
     "decoder": {"States"},
+    "detr": {"Patches"},
     "efficientformer": {*STAGED, "Heads"},
     "gpt": {"States", "HiddenStates", "TextEncoder", "SeparateTexts"},
     "mae": {"PooledFeatures", "Patches"},
@@ -28,6 +30,7 @@ OFFERS = {
     "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
+    "two_towers": set(),
     "unet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
 }

@@ -43,3 +43,36 @@ def test_small_images_are_not_pooled():
 def test_unknown_sizes_are_refused():
     with pytest.raises(UserError, match="ResNet size '19' is unknown: use one of 18, 34, 50, 101"):
         fields("19")
+
+
+def test_frozen_normalisation_stays_as_it_was_taken_over():
+    """Training answers as evaluation does, and changes nothing; the parameters are those of the convolutions."""
+    model = ResNet(0, depths=(1, 1), bottleneck=False, width=4)
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    variables = model.init(jax.random.key(0), images)
+    stats = jax.tree.map(lambda leaf: leaf + 0.3, variables["batch_stats"])
+    params = jax.tree.map(lambda leaf: leaf + 0.2, variables["params"])
+    expected = model.apply({"params": params, "batch_stats": stats}, images)
+
+    def moved(params, stats):
+        """The same with every `scale` and `bias` among the statistics."""
+        left, taken = {}, dict(stats)
+        for name, part in params.items():
+            if name == "norm":
+                taken[name] = {**stats[name], **part}
+            elif isinstance(part, dict):
+                left[name], below = moved(part, stats.get(name, {}))
+                taken |= {name: below} if below else {}
+            else:
+                left[name] = part
+        return left, taken
+
+    params, stats = moved(params, stats)
+    frozen = model.clone(frozen_norm=True)
+    shapes = jax.eval_shape(frozen.init, jax.random.key(0), images)
+    assert jax.tree.structure(shapes) == jax.tree.structure({"params": params, "batch_stats": stats})
+    trained, updates = frozen.apply(
+        {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(trained, expected, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], stats)

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.bert import BERT
+from research.models.captioner import Captioner
 from research.models.decoder import Decoder
+from research.models.detr import DETR
 from research.models.efficientformer import EfficientFormer
 from research.models.gpt import GPT
 from research.models.mae import MAE
@@ -15,6 +17,7 @@ from research.models.segformer import SegFormer
 from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
 from research.models.vit import ViT
 
@@ -29,7 +32,31 @@ MODELS = {
         BERT(9, num_layers=2, width=16, num_heads=2, mlp_width=32, max_length=8, head="pretraining"),
         (_TOKENS, _TOKENS > 0),
     ),
+    "captioner": (
+        Captioner(
+            9,
+            num_layers=1,
+            width=16,
+            num_heads=2,
+            mlp_width=32,
+            image=ViT(0, patch_size=8, width=16, num_layers=1, num_heads=2, mlp_width=32),
+        ),
+        (_IMAGES, _TOKENS),
+    ),
     "decoder": (Decoder(9, num_layers=2, width=16, num_heads=2), (_TOKENS,)),
+    "detr": (
+        DETR(
+            3,
+            ResNet(0, depths=(1, 1), bottleneck=False, width=8),
+            num_queries=4,
+            width=16,
+            num_heads=2,
+            encoder_layers=1,
+            decoder_layers=2,
+            mlp_width=32,
+        ),
+        (_IMAGES,),
+    ),
     "efficientformer": (EfficientFormer(3, (1, 1, 1, 2), (8, 8, 16, 16), num_attention=1, resolution=1), (_IMAGES,)),
     "gpt": (GPT(9, num_layers=2, width=16, num_heads=2, max_length=8), (_TOKENS,)),
     "mae": (
@@ -48,6 +75,15 @@ MODELS = {
     ),
     "seq2seq": (Seq2Seq(9, num_layers=1, width=16, num_heads=2, mlp_width=32), _PAIR),
     "swin": (Swin(3, width=8, depths=(2, 2), num_heads=(2, 4), window=4), (_IMAGES,)),
+    "two_towers": (
+        TwoTowers(
+            ViT(0, patch_size=8, width=16, num_layers=1, num_heads=2, mlp_width=32),
+            GPT(9, num_layers=1, width=16, num_heads=2, max_length=8),
+            width=8,
+            bias=-1.0,
+        ),
+        (_IMAGES, _TOKENS, _TOKENS > 0),
+    ),
     "unet": (UNet(3, width=4, depth=2), (_IMAGES,)),
     "vit": (ViT(3, patch_size=8, width=16, num_layers=2, num_heads=2, mlp_width=32), (_IMAGES,)),
 }

@@ -28,12 +28,28 @@ MESHES = {
 SEQUENCES = ("gpt", "seq2seq", "vit")
 FEW_MESHES = ("2x4 fsdp_tensor", "all axes")
 """Enough for the others, which are made of the same layers or have no sequence to split: they compile for minutes."""
+MESHES_OF = dict.fromkeys(SEQUENCES, tuple(MESHES)) | {"two_towers": ("8 x dp", "2x4 fsdp_tensor")}
+"""A batch whose examples are compared with each other lies on all devices."""
 
 MEMBRANE = "configs/vision/membrane.py:tiny"
 TRANSFORMER = {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 CASES = {
     "bert": ("configs/language/sentences.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128}),
+    "captioner": ("configs/multimodal/caption_scenes.py:tiny", {}),
     "decoder": ("configs/theory/grokking.py:tiny", {"width": 64, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}),
+    "detr": (
+        "configs/vision/detr_scenes.py:glyphs=shapes,tiny",
+        {
+            "backbone": {"name": "vit", "num_classes": 0, "patch_size": 4, "pool": "mean", "width": 64, "num_layers": 1}
+            | {"num_heads": 4, "mlp_width": 128},
+            "num_queries": 8,
+            "width": 64,
+            "num_heads": 4,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "mlp_width": 128,
+        },
+    ),
     "efficientformer": (
         "configs/vision/digits.py:tiny",
         {"depths": (1, 1, 1, 2), "widths": (16, 16, 16, 16), "num_attention": 1, "resolution": 1},
@@ -67,6 +83,7 @@ CASES = {
         "configs/vision/digits.py:tiny",
         {"width": 16, "depths": (2, 1), "num_heads": (4, 4), "window": 2, "patch_size": 2},
     ),
+    "two_towers": ("configs/multimodal/clip_scenes.py:tiny", {}),
     "unet": (MEMBRANE, {"width": 16, "depth": 2}),
     "vit": (
         "configs/vision/digits.py:tiny",
@@ -86,7 +103,14 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     config = load(spec, {"data.path": path} if path else {})
     if model in ("efficientformer", "mobilenet", "resnet", "segformer", "unet"):
         config.training.batch_size = 64  # statistics of few examples magnify rounding
-    if model not in ("decoder", "gpt", "mae", "seq2seq", "vit"):
+    if model == "two_towers":
+        config.training.batch_size, config.task.chunk = 32, 16
+        config.model.image.update(num_heads=4)
+        config.model.text.update(num_heads=4)
+    elif model == "captioner":
+        config.model.update(num_heads=4)
+        config.model.image.update(num_heads=4)
+    elif model not in ("decoder", "gpt", "mae", "seq2seq", "vit"):
         config.model = {"name": model, **fields}
     else:
         config.model.update(fields)
@@ -139,7 +163,7 @@ def main(model: str) -> None:
     """Prints the deviations of every mesh."""
     deviations, expected = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in MESHES if model in SEQUENCES else FEW_MESHES:
+        for name in MESHES_OF.get(model, FEW_MESHES):
             mesh = MESHES[name]
             run = build(model, mesh, Path(folder))
             state, batch = run.create_state(), run.batches[0]

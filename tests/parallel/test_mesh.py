@@ -12,7 +12,7 @@ import pytest
 from research.errors import UserError
 from research.parallel.mesh import MeshShape, batch_share, check_batch_size
 from research.runs.tables import MODELS
-from tests.parallel.mesh_parity import CASES, FEW_MESHES, MESHES, SEQUENCES
+from tests.parallel.mesh_parity import CASES, FEW_MESHES, MESHES_OF
 
 ROOT = Path(__file__).resolve().parents[2]
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -27,7 +27,7 @@ def test_losses_and_gradients_are_those_of_one_device(model):
     command = [sys.executable, "-m", "tests.parallel.mesh_parity", model]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | EIGHT, capture_output=True, text=True, check=True)
     deviations = json.loads(done.stdout)
-    assert len(deviations) == len(MESHES if model in SEQUENCES else FEW_MESHES)
+    assert len(deviations) == len(MESHES_OF.get(model, FEW_MESHES))
     # MobileNet's forty normalisations of a few pixels magnify what another order of summation changes.
     most = 1e-4 if model == "mobilenet" else 1e-5
     assert {name: pair for name, pair in deviations.items() if max(pair) > most} == {}

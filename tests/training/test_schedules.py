@@ -6,7 +6,7 @@ import pytest
 from research.config import build
 from research.errors import UserError
 from research.training.durations import Clock, Duration
-from research.training.schedules import Constant, Cosine, InverseSqrt, Linear, Noam
+from research.training.schedules import Constant, Cosine, Drop, InverseSqrt, Linear, Noam
 
 CLOCK = Clock(steps_per_epoch=12.5, examples_per_step=8, tokens_per_step=160)
 
@@ -25,6 +25,11 @@ def test_noam_is_equation_3():
 def test_noam_peak_of_the_paper():
     factor = Noam(512, Duration(steps=4000)).build(100_000, CLOCK)
     assert float(factor(3999)) == pytest.approx(6.9877e-4, rel=1e-4)
+
+
+def test_drop():
+    expected = [min((step + 1) / 4, 1) * (1 if step < 75 else 0.2) for step in range(100)]
+    np.testing.assert_allclose(values(Drop(0.75, 0.2, Duration(steps=4))), expected, rtol=1e-6)
 
 
 def test_inverse_sqrt():

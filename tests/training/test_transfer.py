@@ -2,6 +2,7 @@ import json
 import math
 import os
 import struct
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from research.errors import UserError
+from research.models.detr import DETR
 from research.models.resnet import ResNet
 from research.training.transfer import Transfer, parts_taken, transferred, with_given
 from research.weights.families import taken
 from research.weights.files import read_arrays
 
+GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "golden"
 PARAMS = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
 GIVEN = {"body/kernel": np.full((2, 3), 7.0, np.float32), "head/kernel": np.zeros((3, 10)), "other": np.zeros(1)}
 
@@ -242,3 +245,33 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="neither a file nor a folder"):
         read_arrays(tmp_path / "weights.safetensors")
+
+
+def test_one_part_of_a_model_is_started_and_its_patterns_see_the_paths_within():
+    model = {"image": PARAMS, "text": {"body": {"kernel": jnp.ones((2, 3))}}, "scale": jnp.ones(())}
+    transfer = Transfer("there", drop=("^other$",), into="image")
+    given = transferred(transfer, GIVEN, [jax.eval_shape(lambda: model)])
+    assert set(given) == {"image/body/kernel"}
+    params = with_given(model, given)
+    assert params["image"]["body"]["kernel"].tolist() == [[7.0] * 3] * 2
+    assert params["text"]["body"]["kernel"].tolist() == [[1.0] * 3] * 2
+    with pytest.raises(UserError, match=r"transfer\.into 'sound' is not a part of the model: use one of image, text"):
+        transferred(Transfer("there", into="sound"), GIVEN, [model])
+    with pytest.raises(UserError, match=r"transfer\.whole takes a run as it is"):
+        Transfer("there", whole=True, into="image")
+
+
+def test_a_published_backbone_becomes_a_part_of_a_model():
+    """Into a DETR whose normalisation is frozen: timm's arrays are found at their places, all others are new."""
+    golden = read_arrays(GOLDEN / "resnet_bottleneck.safetensors")
+    arrays = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
+    backbone = ResNet(0, depths=(1, 1, 2, 1), bottleneck=True, width=4, frozen_norm=True)
+    model = DETR(3, backbone, num_queries=2, width=8, num_heads=2, encoder_layers=1, decoder_layers=1, mlp_width=8)
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    trees = [variables["params"], variables["batch_stats"]]
+    given = taken(backbone, (images,), arrays)
+    found = transferred(Transfer("there", new=(), drop=(r"^fc\.",), into="backbone"), given, trees)
+    assert len(found) == len(jax.tree.leaves([tree["backbone"] for tree in trees]))
+    np.testing.assert_array_equal(found["backbone/stem/norm/scale"], arrays["bn1.weight"])
+    np.testing.assert_array_equal(found["backbone/stem/norm/mean"], arrays["bn1.running_mean"])

@@ -1,0 +1,94 @@
+"""Two towers, one for images and one for texts, whose vectors meet in one space: CLIP (Radford et al. 2021) and SigLIP
+(Zhai et al. 2023)."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from research.errors import UserError
+from research.models.contract import TextEncoder
+from research.models.text_head import pooled
+from research.ranges import NESTED, Number, Positive, Size
+
+LARGEST_SCALE = 100.0
+"""Of the cosines (Radford et al. 2021, section 2.5)."""
+
+
+class TwoTowers(nn.Module):
+    """An image and a text as vectors of length 1, and the logit that they belong together: scale · cosine + bias.
+
+    CLIP's ViT-B/32 is a `vit` with input_norm and a `gpt` of width 512 with 8 heads, both with norm_epsilon 1e-5 and
+    activation "quick_gelu".
+
+    Fields:
+        image: a section like `model`, of an image backbone with num_classes 0, whose pooled features are projected.
+        text: the same of a model that gives states of tokens, `gpt` or `bert`.
+        width: of the vectors.
+        pool: how a text's states become one: "last" is that of its end token, which CLIP's causal tower needs.
+        scale: of the cosines at first, learned as its logarithm and held at 100: 1 / 0.07 of CLIP, 10 of SigLIP.
+        bias: of the logits at first, -10 of SigLIP; None has none.
+    """
+
+    image: Annotated[Any, NESTED]
+    text: Annotated[Any, NESTED]
+    width: Size = 512
+    pool: Literal["last", "cls", "mean", "max"] = "last"
+    scale: Positive = 1 / 0.07
+    bias: Number | None = None
+
+    def setup(self):
+        if getattr(self.image, "num_classes", 0):
+            raise UserError(f"model.image.num_classes is {self.image.num_classes}: use 0, since vectors need no head")
+        if not isinstance(self.text, TextEncoder):
+            raise UserError(
+                f"model.text {type(self.text).__name__} gives no states of a text's tokens: use gpt or bert"
+            )
+        self.image_projection = nn.Dense(self.width, use_bias=False)
+        self.text_projection = nn.Dense(self.width, use_bias=False)
+        self.log_scale = self.param("log_scale", nn.initializers.constant(math.log(self.scale)), ())
+        if self.bias is not None:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.bias), ())
+
+    def __call__(
+        self,
+        images: Float[Array, "images height width channels"],
+        tokens: Int[Array, "texts length"],
+        valid: Bool[Array, "texts length"],
+        *,
+        train: bool = False,
+    ) -> Float32[Array, "images texts"]:
+        """The logit of each image with each text. valid: which tokens are not padding, which stands behind them."""
+        scale, bias = self.scale_and_bias()
+        vectors = self.image_vectors(images, train=train), self.text_vectors(tokens, valid, train=train)
+        return scale * vectors[0] @ vectors[1].T + bias
+
+    def image_vectors(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float32[Array, "batch features"]:
+        """Vectors of length 1."""
+        return normalised(self.image_projection(self.image(images, train=train)))
+
+    def text_vectors(
+        self, tokens: Int[Array, "batch length"], valid: Bool[Array, "batch length"], *, train: bool = False
+    ) -> Float32[Array, "batch features"]:
+        """Vectors of length 1."""
+        states = self.text.text_states(tokens, valid, train=train)
+        return normalised(self.text_projection(pooled(states, valid, self.pool)))
+
+    def scale_and_bias(self, *, train: bool = False) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+        """What a cosine is multiplied by, and what is added then."""
+        log_scale = self.log_scale.astype(jnp.float32)
+        held = jnp.minimum(log_scale, math.log(LARGEST_SCALE))
+        # The gradient is that of what is not held: else nothing would lead back from beyond 100.
+        scale = jnp.exp(log_scale + jax.lax.stop_gradient(held - log_scale))
+        return scale, jnp.float32(0) if self.bias is None else self.logit_bias.astype(jnp.float32)
+
+
+def normalised(x: Float[Array, "*batch width"]) -> Float32[Array, "*batch width"]:
+    """Vectors of length 1."""
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
