@@ -41,16 +41,18 @@ class Marks:
     cls: int
     sep: int
     mask: int
+    pad: int
     vocab_size: int
     continues: np.ndarray | None
 
     @classmethod
     def of(cls, vocabulary: TrainedTokenizer, whole_words: bool) -> "Marks":
-        """Those of a WordPiece vocabulary, in which "##" begins what continues a word."""
-        assert vocabulary.mask is not None
+        """Those of a vocabulary; of whole words a WordPiece one, in which "##" begins what continues a word."""
+        assert vocabulary.mask is not None and vocabulary.pad is not None
         tokens = [vocabulary.id_to_token(token) for token in range(vocabulary.vocab_size)] if whole_words else []
         continues = np.array([token.startswith("##") for token in tokens]) if whole_words else None
-        return cls(vocabulary.start_token, vocabulary.end_token, vocabulary.mask, vocabulary.vocab_size, continues)
+        start, end = vocabulary.start_token, vocabulary.end_token
+        return cls(start, end, vocabulary.mask, vocabulary.pad, vocabulary.vocab_size, continues)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,7 @@ class MaskedRows(Rows):
         most = max(1, round(self.masked * length))
         shapes = {"tokens": length, "segments": length, "places": most, "labels": most}
         batch: Batch = {name: np.zeros((len(indices), size), np.int32) for name, size in shapes.items()}
+        batch["tokens"].fill(self.marks.pad)
         batch["masked"] = np.zeros((len(indices), most), np.float32)
         other = np.zeros(len(indices), np.int32)
         for row, (index, epoch) in enumerate(zip(indices, epochs, strict=True)):

@@ -13,12 +13,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from research.data.sentencepiece import filled, is_sentencepiece
 from research.data.tokenizer_kinds import train_bpe, train_characters, train_unigram, train_words
 from research.data.tokenizer_rules import (
     BERT_TOKENS,
@@ -36,12 +37,14 @@ from research.data.tokenizer_rules import (
 )
 from research.data.wordpiece import pieces_of_lines, train_pieces
 from research.errors import UserError
-from research.files import Unreadable, read_json, read_text, write_text
+from research.files import Unreadable, fits, read_json, read_text, write_text
 from research.ranges import Size
 
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
 
 
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+"""Files of GPT-2 and RoBERTa, which together say what a tokenizer.json does."""
 BLOCK = 4096
 """Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
 
@@ -61,9 +64,9 @@ def _blocks(lines: Iterable[str]) -> list[str]:
 class TrainedTokenizer:
     """Text to ids and back.
 
-    pad, bos, eos, unk: the ids of padding, of a text's start and end, and of the unknown. cls, sep, mask: BERT's, of
-    which the first two also are its `bos` and `eos`. Each is None where the vocabulary has no such token. `specials`
-    tells whether it has any.
+    pad, bos, eos, unk: the ids of padding, of a text's start and end, and of the unknown. cls, sep, mask: BERT's and
+    RoBERTa's, of which the first two also are its `bos` and `eos`. Each is None where the vocabulary has no such token.
+    `specials` tells whether it has any.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
@@ -113,12 +116,13 @@ class TrainedTokenizer:
         lengths = [len(token) if byte_level else len(token.encode()) for token in tokens]
         if isinstance(self._tokenizer.model, models.Unigram):
             lengths = [1 if token in BYTES else length for token, length in zip(tokens, lengths, strict=True)]
-        if self._normalises:
+        if self.parts_words:
             lengths = [len(token.removeprefix("##").encode()) for token in tokens]
         return [0 if token in self._special_ids else length for token, length in enumerate(lengths)]
 
     @property
-    def _normalises(self) -> bool:
+    def parts_words(self) -> bool:
+        """Whether it is a BERT's, which normalises text and parts words into pieces that are marked as such."""
         return isinstance(self._tokenizer.model, models.WordPiece)
 
     def encode(self, text: str) -> list[int]:
@@ -136,7 +140,8 @@ class TrainedTokenizer:
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 sentence = "a text holds a lone surrogate, which is not a character: convert it to UTF-8"
                 raise UserError(sentence) from error
-        if self.unk is not None and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit):
+        words = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
+        if self.unk is not None and (words or is_sentencepiece(self._tokenizer)):
             # A word "</s>" ends no text.
             return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]
         return encoded
@@ -168,7 +173,7 @@ class TrainedTokenizer:
         found = upto[np.cumsum(counts)] - upto[np.cumsum(counts) - counts]
         ends = upto[1:] + np.repeat(starts - upto[np.cumsum(counts) - counts], counts)
         # Where the tokens are not all of a line, the slower encoding says which part of it each one is.
-        partly = (found != sizes) | self._normalises
+        partly = (found != sizes) | self.parts_words
         ends[np.repeat(partly, counts)] = np.repeat(starts[partly], counts[partly]) + self._ends(
             [line for line, marked in zip(lines, partly, strict=True) if marked]
         )
@@ -201,6 +206,17 @@ class TrainedTokenizer:
         """The text of one id, for display; BPE shows bytes in GPT-2's printable alphabet (a space is "Ġ")."""
         return self._tokenizer.id_to_token(int(token))  # pyrefly: ignore[bad-return]
 
+    def piece(self, token: int) -> str:
+        """The text of one id as it stands among words: without the space that belongs to a byte-level token."""
+        if isinstance(self._tokenizer.decoder, decoders.ByteLevel) and token not in self._special_ids:
+            return self.decode([token]).strip()
+        return self.id_to_token(token)
+
+    def with_rows(self, rows: int) -> "TrainedTokenizer":
+        """The vocabulary with as many tokens as a model's table has rows, where T5's has more of them."""
+        fewer = is_sentencepiece(self._tokenizer) and self.vocab_size < rows
+        return TrainedTokenizer(filled(self._tokenizer, rows)) if fewer else self
+
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
         write_text(Path(path), self._tokenizer.to_str(pretty=True))
@@ -208,7 +224,7 @@ class TrainedTokenizer:
     def publish(self, folder: Path) -> None:
         """Writes `tokenizer.json` as transformers reads it, with the marks around a text, and a BERT's `vocab.txt`."""
         write_text(folder / "tokenizer.json", published(self._tokenizer).to_str(pretty=True))
-        if self._normalises:
+        if self.parts_words:
             tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))
             write_text(folder / "vocab.txt", tokens)
 
@@ -220,7 +236,7 @@ class TrainedTokenizer:
         Raises a UserError that names a file that is missing, damaged or has other rules or special tokens.
         """
         try:
-            stored = bare(read_json(Path(path)))
+            stored = bare(_with_merges(Path(path)))
         except (Unreadable, ValueError) as error:
             raise _unreadable(path, error) from error
         if not ours(stored):
@@ -237,6 +253,17 @@ class TrainedTokenizer:
             raise UserError(
                 f"{path} is a tokenizer with other special tokens, as {error} is missing: use one that has them all"
             ) from error
+
+
+def _with_merges(path: Path) -> dict[str, Any]:
+    """The JSON of a tokenizer; of a vocab.json of GPT-2 or RoBERTa with the merges.txt that stands beside it."""
+    stored = read_json(path)
+    if path.name != VOCABULARY or not fits(stored, dict[str, int]):
+        return stored
+    lines = read_text(path.with_name(MERGES)).splitlines()
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    pre = {"type": "ByteLevel", "add_prefix_space": False}
+    return {"model": {"type": "BPE", "vocab": stored, "merges": merges}, "pre_tokenizer": pre}
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
@@ -261,7 +288,8 @@ class Tokenizer:
     ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without. "wordpiece" has
     [PAD], [UNK], [CLS], [SEP] and [MASK] as ids 0 to 4.
     sample_megabytes: of text that the vocabulary is made of; of more text, evenly spaced parts.
-    path: in place of a kind, a `tokenizer.json` of a run or of a BERT, or a `vocab.txt` of a BERT (one token a line).
+    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa or T5, a `vocab.txt` of a BERT (one
+    token a line), or a `vocab.json` of a GPT-2 or a RoBERTa with its `merges.txt` beside it.
     lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
     """
 

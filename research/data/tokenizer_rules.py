@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from research.data import sentencepiece
 from research.errors import UserError
 from research.files import fits
 
@@ -24,6 +25,9 @@ ROLES = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 BERT_ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BERT_ROLES |= {"bos": "[CLS]", "eos": "[SEP]"}
 """Those of BERT (Devlin et al. 2019): a text starts with [CLS] and ends with [SEP]."""
+
+ROBERTA_ROLES = ROLES | {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+"""Those of RoBERTa (Liu et al. 2019), whose tokens are otherwise GPT-2's."""
 
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's only special token, which stands between texts; here it is a token like others, that no text has."""
@@ -94,15 +98,17 @@ def _frame(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare(stored: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a BERT or GPT-2 tokenizer of another make as this project would write it; any other as it is.
+    """The JSON of a BERT, GPT-2 or T5 tokenizer of another make as this project would write it; any other as it is.
 
     Such a file also says how special tokens are put around a text, how texts are padded, and which parts of a text are
     special tokens. All of that is left out: here it is the task's business, and no text holds a special token. Of added
     tokens beyond BERT's own nothing is left out, so that `ours` refuses them.
     """
     model, added = stored.get("model"), stored.get("added_tokens")
-    if isinstance(model, dict) and model.get("type") == "BPE":
-        return _bare_gpt2(stored, model)
+    if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else None) == "BPE":
+        return _bare_gpt2(stored, model)  # the first files did not name the type
+    if (pieces := sentencepiece.bare(stored)) is not None:
+        return pieces
     if not isinstance(model, dict) or model.get("type") != "WordPiece" or not fits(added, list[dict]):
         return stored
     vocabulary = model.get("vocab")
@@ -117,14 +123,17 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """GPT-2's pipeline (Radford et al. 2019, section 2.2) with a file's vocabulary and merges, where it is that one."""
+    """GPT-2's pipeline (Radford et al. 2019, section 2.2), which is RoBERTa's too, with a file's vocabulary and merges,
+    where it is that one."""
     pre, vocabulary = stored.get("pre_tokenizer"), model.get("vocab")
     added = stored.get("added_tokens", [])
     if not isinstance(pre, dict) or pre.get("type") != "ByteLevel" or not isinstance(vocabulary, dict):
         return stored
     plain = not any(model.get(name) for name in ("dropout", "unk_token", "continuing_subword_prefix", "ignore_merges"))
     known = fits(added, list[dict]) and all(
-        token.get("content") == END_OF_TEXT and token.get("id") == vocabulary.get(END_OF_TEXT) for token in added
+        token.get("content") in (END_OF_TEXT, *ROBERTA_ROLES.values())
+        and token.get("id") == vocabulary.get(token["content"])
+        for token in added
     )
     same = (
         pre.get("add_prefix_space") is False and pre.get("use_regex", True) is True and stored.get("normalizer") is None
@@ -138,6 +147,8 @@ def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
 def ours(stored: dict[str, Any]) -> bool:
     """Whether the JSON of a tokenizer is one that `Tokenizer.train` makes: its rules, and ids without gaps."""
     model = stored.get("model")
+    if sentencepiece.ours(stored):
+        return True
     if not isinstance(model, dict) or _frame(stored) not in _frames():
         return False
     vocabulary = model.get("vocab")
@@ -153,13 +164,22 @@ def ours(stored: dict[str, Any]) -> bool:
     return sorted(vocabulary.values()) == list(range(len(vocabulary))) and vocabulary.keys() >= set(alphabet)
 
 
+def roles_of(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    """The special token of each role in a vocabulary of this kind."""
+    if isinstance(tokenizer.model, models.WordPiece):
+        return BERT_ROLES
+    if sentencepiece.is_sentencepiece(tokenizer):
+        return sentencepiece.ROLES
+    roberta = isinstance(tokenizer.model, models.BPE) and tokenizer.token_to_id(ROBERTA_ROLES["mask"]) is not None
+    return ROBERTA_ROLES if roberta else ROLES
+
+
 def special_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
     """The id of each role that a special token of the vocabulary has, such as "pad"; {} where it was made without.
 
     Raises ValueError, which names the first token that is missing, where there are some of them only.
     """
-    pieces = isinstance(tokenizer.model, models.WordPiece)
-    roles = BERT_ROLES if pieces else ROLES
+    pieces, roles = isinstance(tokenizer.model, models.WordPiece), roles_of(tokenizer)
     ids = {role: found for role, token in roles.items() if (found := tokenizer.token_to_id(token)) is not None}
     missing = [token for role, token in roles.items() if role not in ids]
     if missing and (pieces or ids):
@@ -174,19 +194,28 @@ def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenize
 
 def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """A copy that other programs use: its special tokens are found in texts, and put around a text and between two."""
+    if sentencepiece.is_sentencepiece(tokenizer):
+        return sentencepiece.published(tokenizer)
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     ids = special_ids(tokenizer)
     if not ids:
         copy.add_special_tokens([END_OF_TEXT] * (copy.token_to_id(END_OF_TEXT) is not None))
         return copy
-    roles = BERT_ROLES if isinstance(tokenizer.model, models.WordPiece) else ROLES
+    roles = roles_of(tokenizer)
     start, end = roles["bos"], roles["eos"]
+    second = f"{end} $B {end}" if roles is ROBERTA_ROLES else f"$B:1 {end}:1"  # two marks, and no segments
     copy.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B:1 {end}:1",
+        pair=f"{start} $A {end} {second}",
         special_tokens=[(start, ids["bos"]), (end, ids["eos"])],
     )
-    copy.add_special_tokens(list(dict.fromkeys(roles.values())))
+    mask = ROBERTA_ROLES["mask"]  # the space before it is part of it
+    copy.add_special_tokens(
+        [
+            tokenizers.AddedToken(mask, lstrip=True) if token == mask else token
+            for token in dict.fromkeys(roles.values())
+        ]
+    )
     return copy
 
 

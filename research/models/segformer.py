@@ -13,7 +13,7 @@ from research.layers.convolution import ConvNorm, convolution, to_kernel_dtype
 from research.layers.embedding import classifier
 from research.layers.transformer import drop_branch
 from research.parallel.mesh import shard_batch
-from research.ranges import Layers, Rate, Size
+from research.ranges import Layers, Positive, Rate, Size
 
 SIZES = {
     "B0": {"widths": (32, 64, 160, 256), "depths": (2, 2, 2, 2), "decoder_width": 256},
@@ -38,6 +38,7 @@ class OverlappingPatches(nn.Module):
     width: int
     kernel: int
     stride: int
+    norm_epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns features"]:
@@ -50,7 +51,7 @@ class OverlappingPatches(nn.Module):
             conv_general_dilated=convolution,
             name="conv",
         )(x)
-        return nn.LayerNorm(epsilon=EPSILON, name="norm")(x)
+        return nn.LayerNorm(epsilon=self.norm_epsilon, name="norm")(x)
 
 
 class MixBlock(nn.Module):
@@ -63,6 +64,7 @@ class MixBlock(nn.Module):
     num_heads: int
     mlp_ratio: int
     reduction: int
+    norm_epsilon: float = EPSILON
 
     @nn.compact
     def __call__(
@@ -74,7 +76,7 @@ class MixBlock(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """drop_rate: probability of leaving out a sub-layer, drawn for each example (stochastic depth)."""
         for name, sub_layer in (("attention", self._attend), ("feed_forward", self._mixed)):
-            branch = sub_layer(nn.LayerNorm(epsilon=EPSILON, name=f"{name}_norm")(x), train)
+            branch = sub_layer(nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{name}_norm")(x), train)
             x = x + (branch if drop_rate is None else drop_branch(branch, drop_rate, self.make_rng("dropout")))
         return shard_batch(x)
 
@@ -87,7 +89,7 @@ class MixBlock(nn.Module):
         if self.reduction > 1:
             small = _squares(x, self.reduction)
             small = nn.Dense(channels, kernel_init=INIT, name="reduce")(small)
-            memory = nn.LayerNorm(epsilon=EPSILON, name="reduce_norm")(small).reshape(batch, -1, channels)
+            memory = nn.LayerNorm(epsilon=self.norm_epsilon, name="reduce_norm")(small).reshape(batch, -1, channels)
         return attention(queries, memory, train=train).reshape(x.shape)
 
     def _mixed(self, x: Array, train: bool) -> Array:
@@ -124,6 +126,7 @@ class SegFormer(nn.Module):
             side, and the expansion of its Mix-FFN.
         dropout: before the last projection. stochastic_depth: probability of leaving out a sub-layer of the last block,
             growing linearly from 0 in the first (Huang et al. 2016).
+        norm_epsilon: of all LayerNorms; transformers has 1e-5.
     """
 
     num_classes: Size
@@ -135,6 +138,7 @@ class SegFormer(nn.Module):
     mlp_ratio: Size = 4
     dropout: Rate = 0.1
     stochastic_depth: Rate = 0.1
+    norm_epsilon: Positive = EPSILON
 
     @nn.compact
     def __call__(
@@ -163,14 +167,18 @@ class SegFormer(nn.Module):
         rates = jnp.linspace(0.0, self.stochastic_depth, sum(self.depths))
         for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             kernel, stride = (3, 2) if stage else (7, 4)
-            x = OverlappingPatches(width, kernel, stride, name=f"stage_{stage}_patches")(x)
+            x = OverlappingPatches(width, kernel, stride, self.norm_epsilon, name=f"stage_{stage}_patches")(x)
             for index in range(depth):
                 drop = rates[block] if train and self.stochastic_depth else None
                 layer = MixBlock(
-                    self.num_heads[stage], self.mlp_ratio, self.reductions[stage], name=f"stage_{stage}_block_{index}"
+                    self.num_heads[stage],
+                    self.mlp_ratio,
+                    self.reductions[stage],
+                    self.norm_epsilon,
+                    name=f"stage_{stage}_block_{index}",
                 )
                 x = layer(x, drop_rate=drop, train=train)
                 block += 1
-            x = nn.LayerNorm(epsilon=EPSILON, name=f"stage_{stage}_norm")(x)
+            x = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"stage_{stage}_norm")(x)
             levels.append(x)
         return levels

@@ -32,8 +32,11 @@ INPUTS = {
     "attention_mask": ("valid", bool),
     "token_type_ids": ("segments", np.int32),
     "pixel_values": ("images", np.float32),
+    "decoder_input_ids": ("target", np.int32),
 }
 """A reference's inputs by transformers' names: what our models call them, and their type."""
+PAIRS = {"input_ids": "source", "attention_mask": "source_valid", "decoder_input_ids": "target"}
+"""What our models call them that write a text from another."""
 
 
 def certify(experiment: Experiment, published: Published, reference: Path | None = None) -> dict[str, Any]:
@@ -106,11 +109,12 @@ def question(experiment: Experiment) -> Mapping[str, Any]:
     """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0."""
     task: Any = experiment.task
     if task.pad is not None:
-        for texts in (EXAMPLES, [text.split()[0] for text in EXAMPLES]):  # these where a model takes few tokens
+        words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
+        for texts in (EXAMPLES, words, [f"{word} [MASK]" for word in words]):  # or where it finds what is missing
             with contextlib.suppress(UserError):
                 return task.questions([task.example(text) for text in texts]).first(len(texts))
         raise UserError("the model has no room for a single word: give one with more positions")
-    size = task.photo.size
+    size = task.size if hasattr(task, "size") else task.photo.size
     pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
     return task.questions([task.example(jax.device_get(pixels))]).first()
 
@@ -130,6 +134,10 @@ def _answers(experiment: Experiment, variables: Mapping[str, Any], *inputs: Any,
 def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: Path) -> dict[str, Any]:
     arrays = read_arrays(reference)
     inputs = {ours: np.asarray(arrays[name]).astype(dtype) for name, (ours, dtype) in INPUTS.items() if name in arrays}
+    if "decoder_input_ids" in arrays:
+        inputs = {
+            ours: np.asarray(arrays[name]).astype(INPUTS[name][1]) for name, ours in PAIRS.items() if name in arrays
+        }
     expected = next((arrays[name] for name in ("logits", "last_hidden_state") if name in arrays), None)
     if not inputs or expected is None:
         raise UserError(
@@ -141,6 +149,8 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
     # Of the same names, arguments by keyword alone mean something else.
     taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]
     found = _answers(experiment, variables, **{name: inputs[name] for name in taken if name in inputs})
+    if expected.ndim == 4:  # [batch, classes, height, width], at a quarter of the images' size
+        expected = jax.image.resize(np.asarray(expected).transpose(0, 2, 3, 1), found.shape, "bilinear")
     expected, valid = np.asarray(expected), inputs.get("valid", np.ones(found.shape[:1], bool))
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")

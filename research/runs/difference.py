@@ -12,7 +12,7 @@ from research.weights.published import read_published
 
 
 def difference(folder: Path, run: Path | None = None) -> list[str]:
-    """A line for each array that is missing, unexpected, misshapen or left out, and a last one that counts.
+    """A line for each array that is missing, unexpected, misshapen, unlike or left out, and a last one that counts.
 
     run: whose model to compare with; that of the folder's `config.json` unless given.
     """
@@ -28,7 +28,7 @@ def difference(folder: Path, run: Path | None = None) -> list[str]:
     lines = list(_lines(found, arrays.shapes))
     width = [max(len(line[column]) for line in lines) for column in range(3)] if lines else [0, 0, 0]
     words = (f"{state:{width[0]}}  {theirs:{width[1]}}  {ours:{width[2]}}".rstrip() for state, theirs, ours in lines)
-    count = sum(len(part) for part in (found.unnamed, found.missing, found.unexpected, found.misshapen))
+    count = sum(len(part) for part in (found.unnamed, found.missing, found.unexpected, found.misshapen, found.unlike))
     return [
         *(one_line(text) for text in words),
         f"{found.used} arrays used, {len(found.dropped)} left out, {count} differ",
@@ -42,6 +42,8 @@ def _lines(found: Match, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[s
         yield "missing", "-", f"{', '.join(owner[name].ours)} {owner[name].shapes[0]} ({name})"
     for name in found.unexpected:
         yield "unexpected", f"{name} {shapes[name]}", "-"
+    for name in found.unlike:
+        yield "unlike", name, "follows from config.json, otherwise"
     for name, there, here in found.misshapen:
         yield "misshapen", f"{found.names[name]} {there}", f"{', '.join(owner[name].ours)} ({here} there)"
     for path in found.unnamed:

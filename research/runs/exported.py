@@ -19,10 +19,14 @@ from research.weights import timm
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
+from research.weights.published import image_size
 from research.weights.table import Table
 
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
 """Fields that change nothing of what a trained model answers."""
+
+HEADED = ("LMHeadModel", "MTModel")
+"""How architectures end that have a head and yet are called a model."""
 
 
 def export_model(run: Path, folder: Path, library: str | None = None) -> list[Path]:
@@ -40,24 +44,29 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
     arrays = unstacked(arrays, shapes)
     before = read_json(run / SOURCE) if (run / SOURCE).exists() else {}
     library = library or ("timm" if "architecture" in before else "transformers")
+    made: Mapping[str, np.ndarray] = {}
     if library == "timm":
         table, config = _as_timm(experiment, before)
         prefixed = False
     else:
-        table, config, prefixed = _as_transformers(experiment, before)
+        family, config = _as_transformers(experiment, before)
+        (table,) = family.tables(model)
+        prefixed = not config["architectures"][0].endswith("Model") or config["architectures"][0].endswith(HEADED)
+        made = family.made(model, image_size(config))
     if unnamed := sorted(shapes.keys() - {path for entry in table.entries(shapes) for path in entry.ours}):
         raise UserError(f"{library} has no names for {unnamed[0]}: export a model without it")
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(theirs(table, arrays, prefixed=prefixed), folder / ONE, {"format": "pt"})
+    made = {table.written(name, prefixed=prefixed): array for name, array in made.items()}
+    save_file({**theirs(table, arrays, prefixed=prefixed), **made}, folder / ONE, {"format": "pt"})
     write_json(folder / "config.json", config)
     _bring(experiment, folder, library)
     return sorted(folder.iterdir())
 
 
-def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any], bool]:
-    """The table, `config.json`, and whether names have the family's prefix."""
+def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """The family and `config.json`."""
     model: Any = experiment.model
-    known = [one for one in FAMILIES if one.cls is type(model) and one.exported]
+    known = [one for one in FAMILIES if one.cls is type(model)]
     kinds = [one for one in known if before.get("model_type", one.name) == one.name]
     refused = ""
     for family in kinds:
@@ -73,12 +82,21 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
                 if names:
                     config |= {"id2label": {str(number): name for number, name in enumerate(names)}}
                     config |= {"label2id": {name: number for number, name in enumerate(names)}}
-                if (photo := getattr(experiment.task, "photo", None)) is not None:
+                photo, shape = (getattr(experiment.task, name, None) for name in ("photo", "image_shape"))
+                if photo is not None:
                     config["image_size"] = photo.size
-                (table,) = family.tables(model)
-                return table, {**before, **config}, not architecture.endswith("Model")
+                elif shape is not None and shape[0]:
+                    config["image_size"] = _side(shape)
+                return family, {**before, **config}
     why = f"its {refused} is not one of theirs" if refused else "it has no such models"
     raise UserError(f"transformers cannot read this {experiment.config.model.name} ({why}): try --library=timm")
+
+
+def _side(shape: tuple[int, int, int]) -> int:
+    """Of images that all are square. Raises UserError for others."""
+    if shape[0] != shape[1]:
+        raise UserError(f"transformers has square images, and this run's are {shape[0]} x {shape[1]}: train on squares")
+    return shape[0]
 
 
 def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:

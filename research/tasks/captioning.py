@@ -64,7 +64,7 @@ class Captioning(CaptionTask):
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:
         labels = batch["caption"][:, 1:]
-        return written_loss(apply, self.model_inputs(batch), labels, batch["weight"], self.label_smoothing)
+        return written_loss(apply, self.model_inputs(batch), labels, batch["weight"], self.label_smoothing, self.pad)
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Captions, int32 [batch, length]: start, tokens, end, then PAD."""

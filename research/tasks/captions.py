@@ -4,7 +4,7 @@ import dataclasses
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from research.data.captioned_images import CaptionedImages, Captions
 from research.data.images import LabelledImages
 from research.data.rows import Rows
 from research.data.text import Ragged
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.data.transforms.photo import PhotoAugmentation
 from research.errors import UserError
 from research.ranges import Size
 from research.tasks.images import ImageTask
 from research.tasks.task import PREPARED, Example
-from research.tasks.vocabulary import remarks_on, show_tokens, token_ids, vocabulary_of_run
+from research.tasks.vocabulary import padding_of, remarks_on, show_tokens, token_ids, vocabulary_of_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class CaptionTask(ImageTask):
     photo: PhotoAugmentation | None = None
     vocabulary: TrainedTokenizer = PREPARED
 
-    pad: ClassVar[int | None] = PAD
+    @property
+    def pad(self) -> int:
+        return padding_of(self.vocabulary)
 
     def prepare(self, source: Any, folder: Path) -> Self:
         if self.length < 3:
@@ -61,7 +63,7 @@ class CaptionTask(ImageTask):
         start, end = self.vocabulary.start_token, self.vocabulary.end_token
         ids = self.vocabulary.encode_batch(list(texts))
         rows = Ragged.from_lists([[start, *each[: self.length - 2], end] for each in ids])
-        return rows.padded(np.arange(len(texts)), self.length)
+        return rows.padded(np.arange(len(texts)), self.length, self.pad)
 
     def captioned(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         """Rows with `image` and `caption`, int32 [batch, length]."""
@@ -78,7 +80,7 @@ class CaptionTask(ImageTask):
         return example.get("caption")
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
-        return f"caption: {show_tokens(self.vocabulary, batch['caption'][row], PAD)}\n{super().show(batch, row)}"
+        return f"caption: {show_tokens(self.vocabulary, batch['caption'][row], self.pad)}\n{super().show(batch, row)}"
 
 
 def _captioned(examples: Sequence[Example]) -> Sequence[Example]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from research.data.captioned_images import CaptionedImages
 from research.data.rows import Rows
-from research.data.tokenizer import PAD
 from research.errors import UserError
 from research.metrics.retrieval import ImageTextScorer
 from research.models.two_towers import TwoTowers, normalised
@@ -101,7 +100,7 @@ class ImageText(CaptionTask):
         return {name: self.tokens([each[name] or each["caption"] for each in examples]) for name in names}
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return self.normalised(batch["image"]), batch["caption"], batch["caption"] != PAD
+        return self.normalised(batch["image"]), batch["caption"], batch["caption"] != self.pad
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int | None:
         return batch["caption"].size if "caption" in batch else None
@@ -125,7 +124,7 @@ class ImageText(CaptionTask):
         return metrics, updates
 
     def _text_encoder(self, apply: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda tokens: apply(tokens, tokens != PAD, method="text_vectors")
+        return lambda tokens: apply(tokens, tokens != self.pad, method="text_vectors")
 
     def predict(
         self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]

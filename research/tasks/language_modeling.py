@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -65,7 +65,9 @@ class LanguageModeling(Task):
     stride: Annotated[Size | None, ANSWERING] = None
     vocabulary: TrainedTokenizer = PREPARED
 
-    pad: ClassVar[int | None] = -1
+    @property
+    def pad(self) -> int:
+        return -1
 
     def prepare(self, source: Any, folder: Path) -> "LanguageModeling":
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("text",), folder)

@@ -18,6 +18,8 @@ from research.ranges import Part, Pixels
 from research.tasks.images import ImageTask
 from research.tasks.losses import weighted
 from research.tasks.task import Apply, Example, Metrics, Teacher
+from research.weights.preprocessing import FILE as PREPROCESSOR
+from research.weights.preprocessing import resized_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,9 @@ class MaskedImages(ImageTask):
     patch_size: Pixels
     masked: Part = 0.75
     normalise: bool = True
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return {PREPROCESSOR: resized_written("ViTImageProcessor", self.image_shape[0], self)}
 
     def model_fields(self) -> dict[str, Any]:
         return {"patch_size": self.patch_size, "masked": self.masked}

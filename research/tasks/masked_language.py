@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,13 +17,21 @@ from research.data.plain_text import cut
 from research.data.rows import Rows
 from research.data.texts import Chunk, beginnings, chunks_of_texts
 from research.data.token_store import arrays_of, highest
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.layers.embedding import vocabulary_logits
 from research.ranges import Part, Size
 from research.tasks.losses import cross_entropy, in_top, vocabulary_loss, weighted
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.vocabulary import given_text, remarks_on, show_tokens, token_ids, vocabulary_of_run
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View, no_answers
+from research.tasks.vocabulary import (
+    given_text,
+    padding_of,
+    remarks_on,
+    show_tokens,
+    token_ids,
+    vocabulary_of_run,
+)
+from research.weights.preprocessing import vocabulary_of
 
 MASK = "[MASK]"
 """What a person writes where a word is missing."""
@@ -47,15 +55,29 @@ class MaskedLanguage(Task):
     next_sentence: bool = False
     vocabulary: TrainedTokenizer = PREPARED
 
-    pad: ClassVar[int | None] = PAD
+    @property
+    def pad(self) -> int:
+        return padding_of(self.vocabulary)
 
     def prepare(self, source: Any, folder: Path) -> "MaskedLanguage":
         if self.length < 8:
             raise UserError(f"task.length {self.length} leaves no room for two segments: use 8 or more")
         vocabulary = vocabulary_of_run(self.tokenizer, source, ("text",), folder)
-        if vocabulary.mask is None or vocabulary.pad != PAD:
-            raise UserError("task.tokenizer has no [MASK], or a [PAD] that is not id 0: use kind wordpiece")
+        if vocabulary.mask is None:
+            raise UserError("task.tokenizer has no [MASK]: use kind wordpiece, or the file of a BERT or a RoBERTa")
+        if self.whole_words and not vocabulary.parts_words:
+            raise UserError("task.tokenizer does not part words into pieces: set task.whole_words to False")
         return dataclasses.replace(self, vocabulary=vocabulary)
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        model = published.model
+        if model.head != "masked":
+            raise no_answers(published.folder)
+        vocabulary_of(published.folder, model.vocab_size).save(folder / "tokenizer.json")
+        tokenizer = {"kind": "bpe", "vocab_size": model.vocab_size}
+        fields = {"tokenizer": tokenizer, "length": model.max_length - model.first_position}
+        return {"task": fields, "data": {"name": "text_file", "path": "my_text.txt"}}
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
@@ -99,6 +121,11 @@ class MaskedLanguage(Task):
             tokens += [self.vocabulary.end_token] * last
         return {"tokens": np.array(tokens, self.vocabulary.dtype)}, sum(len(text.encode()) for text, _ in chunk)
 
+    def _parts(self, text: str) -> list[str]:
+        """What stands between the masks. RoBERTa's tokens begin with a space, which is part of what is missing."""
+        *before, last = text.split(MASK)
+        return [*(before if self.vocabulary.parts_words else map(str.rstrip, before)), last]
+
     def example(self, item: Any) -> Example:
         return {"text": given_text(item)}
 
@@ -108,7 +135,7 @@ class MaskedLanguage(Task):
     def questions(self, examples: Sequence[Example]) -> Rows:
         rows, places = [], []
         for number, example in enumerate(examples, 1):
-            parts = self.vocabulary.encode_batch(example["text"].split(MASK))
+            parts = self.vocabulary.encode_batch(self._parts(example["text"]))
             tokens = [self.vocabulary.start_token, *parts[0]]
             for part in parts[1:]:
                 tokens += [self.vocabulary.mask, *part]
@@ -123,7 +150,8 @@ class MaskedLanguage(Task):
         sequences = {"tokens": tokens, "segments": dataclasses.replace(tokens, tokens=np.zeros_like(tokens.tokens))}
         most = max((len(each) for each in places), default=1)
         padded = [np.pad(each, (0, most - len(each))) for each in places]
-        return Columns(sequences, self.length, values={"places": np.array(padded, np.int32).reshape(-1, most)})
+        values = {"places": np.array(padded, np.int32).reshape(-1, most)}
+        return Columns(sequences, self.length, values=values, fills={"tokens": self.pad})
 
     def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
         """Beginnings of texts in which the longest word is masked."""
@@ -139,7 +167,7 @@ class MaskedLanguage(Task):
         return found
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return batch["tokens"], batch["tokens"] != PAD, batch["segments"]
+        return batch["tokens"], batch["tokens"] != self.pad, batch["segments"]
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["tokens"].size
@@ -173,7 +201,7 @@ class MaskedLanguage(Task):
     def answer(self, example: Example, rows: Sequence[Any]) -> dict[str, Any]:
         ((tokens, chances),) = rows
         first, *parts = example["text"].split(MASK)
-        words = [self.vocabulary.id_to_token(int(token)) for token in tokens[: len(parts)]]
+        words = [self.vocabulary.piece(int(token)) for token in tokens[: len(parts)]]
         text = first + "".join(word + part for word, part in zip(words, parts, strict=True))
         return {"text": text, "words": words, "probability": float(np.prod(chances[: len(parts)]))}
 
@@ -190,4 +218,4 @@ class MaskedLanguage(Task):
         masked = batch["masked"][row] > 0
         labels = (self.vocabulary.id_to_token(int(token)) for token in batch["labels"][row][masked])
         found = ", ".join(f"{place}: {label!r}" for place, label in zip(batch["places"][row], labels, strict=False))
-        return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], PAD)}\nmasked: {found}"
+        return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], self.pad)}\nmasked: {found}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -14,11 +15,14 @@ from research.data.rows import Rows
 from research.data.transforms.geometry import IGNORED
 from research.data.windows import CoveringWindows, RandomWindows, joined
 from research.errors import UserError
+from research.files import write_json
 from research.metrics.segmentation import SegmentationScorer
 from research.ranges import ANSWERING, NotNegative, Pixels, Positive, Rate
 from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, soft_dice, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
+from research.weights.preprocessing import FILE as PREPROCESSOR
+from research.weights.preprocessing import resized_written, windows_of
 
 FLIPS = {"off": ((),), "horizontal": ((), (2,)), "both": ((), (2,), (1,), (1, 2))}
 """Axes of a batch of images that are mirrored, one after the other."""
@@ -49,6 +53,20 @@ class Segmentation(LabelledTask):
         low, high = self.scale
         if not 1 / LARGEST_SCALE <= low <= high <= LARGEST_SCALE:
             raise UserError(f"task.scale {self.scale} is not a range of factors: use (least, most), 0.01 to 100")
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        names = published.class_names
+        if len(names) > IGNORED:
+            raise UserError(f"{published.folder} has {len(names)} classes: only {IGNORED} fit the pixels of a mask")
+        fields, masks = windows_of(published.folder, len(names))
+        write_json(folder / "classes.json", names)
+        write_json(folder / "image.json", [None, None, 3])
+        return {"task": fields, "data": {"name": "image_masks", "path": "my_photos", "classes": names, **masks}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        written = resized_written("SegformerImageProcessor", self.size, self)
+        return {PREPROCESSOR: written | {"do_reduce_labels": False}}
 
     @property
     def takes_any_size(self) -> bool:

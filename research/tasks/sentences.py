@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -13,14 +13,14 @@ import numpy as np
 from research.data.plans import Length
 from research.data.rows import Batch, Rows
 from research.data.text import Ragged
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.metrics.retrieval import RetrievalScorer
 from research.models.bert import Pool, sentence_vectors
 from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, Teacher, View
-from research.tasks.vocabulary import given_text, remarks_on, show_tokens, token_ids, vocabulary_of_run
+from research.tasks.vocabulary import given_text, padding_of, remarks_on, show_tokens, token_ids, vocabulary_of_run
 from research.weights.preprocessing import sentences_of, sentences_written, vocabulary_of
 
 SIDES = ("source", "target")
@@ -46,7 +46,9 @@ class Sentences(Task):
     temperature: Temperature = 0.05
     vocabulary: TrainedTokenizer = PREPARED
 
-    pad: ClassVar[int | None] = PAD
+    @property
+    def pad(self) -> int:
+        return padding_of(self.vocabulary)
 
     def prepare(self, source: Any, folder: Path) -> "Sentences":
         if self.length < 3:
@@ -81,13 +83,15 @@ class Sentences(Task):
         ]
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
-        return Texts({side: self._tokens([example[side] for example in examples]) for side in SIDES}, self.length)
+        return Texts(
+            {side: self._tokens([example[side] for example in examples]) for side in SIDES}, self.length, self.pad
+        )
 
     def questions(self, examples: Sequence[Example]) -> Rows:
         """A row for the source of each example, and one for its target where it has one."""
         texts = [example[side] for example in examples for side in SIDES if side in example]
         owner = [number for number, example in enumerate(examples) for side in SIDES if side in example]
-        return Texts({"source": self._tokens(texts)}, self.length, np.array(owner, np.int64))
+        return Texts({"source": self._tokens(texts)}, self.length, self.pad, np.array(owner, np.int64))
 
     def _tokens(self, texts: Sequence[str]) -> Ragged:
         start, end = self.vocabulary.start_token, self.vocabulary.end_token
@@ -96,7 +100,7 @@ class Sentences(Task):
         )
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return batch["source"], batch["source"] != PAD
+        return batch["source"], batch["source"] != self.pad
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return sum(batch[side].size for side in SIDES if side in batch)
@@ -116,7 +120,7 @@ class Sentences(Task):
         return {"loss": ((losses * weight).sum(), total), "accuracy": ((found * weight).sum(), total)}, updates
 
     def _vectors(self, apply: Apply, tokens: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
-        valid = tokens != PAD
+        valid = tokens != self.pad
         states, updates = apply(tokens, valid, method="hidden_states")
         return sentence_vectors(states[-1], valid, self.pool), updates
 
@@ -144,15 +148,16 @@ class Sentences(Task):
         return View(example["source"], inputs, tokens, lambda path: ("tokens", "tokens"))
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
-        return "\n".join(f"{side}: {show_tokens(self.vocabulary, batch[side][row], PAD)}" for side in SIDES)
+        return "\n".join(f"{side}: {show_tokens(self.vocabulary, batch[side][row], self.pad)}" for side in SIDES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts(Rows):
-    """Tokens of texts by side, int32 [batch, length]; PAD fills the rest."""
+    """Tokens of texts by side, int32 [batch, length]; `pad` fills the rest."""
 
     sides: Mapping[str, Ragged]
     longest_text: int
+    pad: int
     owner: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -172,4 +177,4 @@ class Texts(Rows):
         if length is None:
             length = self.longest_text
         assert isinstance(length, int)
-        return {name: side.padded(indices, length) for name, side in self.sides.items()}
+        return {name: side.padded(indices, length, self.pad) for name, side in self.sides.items()}

@@ -85,14 +85,16 @@ class Task:
     people, with `scorer` its answers are scored.
     """
 
-    pad: ClassVar[int | None] = None
-    """The token that fills up a batch's sequences; None where there are none."""
-
     whole_batch: ClassVar[bool] = False
     """Whether the loss compares each example with all others of its batch, which micro-batches would part."""
 
     teacher: ClassVar[str | None] = None
     """The folder of the run that the task learns from, where it has one; then a field of the config."""
+
+    @property
+    def pad(self) -> int | None:
+        """The token that fills up a batch's sequences; None where there are none."""
+        return None
 
     def prepare(self, source: Any, folder: Path) -> Self:
         """The task with what it learns from the data, such as its vocabulary or class names: read from the run's folder

@@ -3,20 +3,20 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from research.data.columns import Columns, ragged
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.files import read_or_set_aside, write_json
 from research.models.text_head import Pooling, TextHead
 from research.ranges import Rate, Size
 from research.tasks.task import PREPARED, Example, Task, View
-from research.tasks.vocabulary import show_tokens, token_ids, vocabulary_of_run
+from research.tasks.vocabulary import padding_of, show_tokens, token_ids, vocabulary_of_run
 
 SHORTEST = 5
 """Tokens of a row: three marks, and one of either text."""
@@ -35,7 +35,9 @@ class TextTask(Task):
     dropout: Rate = 0.1
     vocabulary: TrainedTokenizer = PREPARED
 
-    pad: ClassVar[int | None] = PAD
+    @property
+    def pad(self) -> int:
+        return padding_of(self.vocabulary)
 
     def prepare(self, source: Any, folder: Path) -> Self:
         if self.length < SHORTEST:
@@ -73,10 +75,11 @@ class TextTask(Task):
         if not rows:
             raise UserError("the data have no examples: give some, or another split")
         sequences = zip(("tokens", "segments", *names), zip(*rows, strict=True), strict=True)
-        return Columns({name: ragged(column) for name, column in sequences}, self.length, **more)
+        fills = {"tokens": self.pad, **more.pop("fills", {})}
+        return Columns({name: ragged(column) for name, column in sequences}, self.length, fills=fills, **more)
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return batch["tokens"], batch["tokens"] != PAD, batch["segments"]
+        return batch["tokens"], batch["tokens"] != self.pad, batch["segments"]
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["tokens"].size
@@ -99,7 +102,7 @@ class TextTask(Task):
         return View(answer["text"], inputs, {"tokens": tokens}, lambda path: ("tokens", "tokens"))
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
-        return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], PAD)}"
+        return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], self.pad)}"
 
 
 def parted(text: str) -> list[str]:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ from research.analysis.alignment import words_of
 from research.data.rows import Rows
 from research.data.text import Ragged, SentencePairs
 from research.data.token_store import arrays_of, highest
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.layers.masks import causal_mask, padding_mask
 from research.metrics.text import TextScorer, remove_bpe
@@ -25,13 +25,17 @@ from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher
 from research.tasks.vocabulary import (
     fields_of_pairs,
     given_text,
+    padding_of,
     remarks_on,
     show_tokens,
     token_ids,
     vocabularies_of_pairs,
 )
 from research.tasks.writing import write, written_loss
+from research.weights.preprocessing import pairs_of
 
+LONGEST = 512
+"""Tokens of a published model's texts, as T5 and Marian were trained with."""
 CHUNK = 8192
 """Pairs that are encoded at once."""
 
@@ -62,7 +66,9 @@ class Translation(Task):
     vocabulary: TrainedTokenizer = PREPARED
     target_vocabulary: TrainedTokenizer | None = None
 
-    pad: ClassVar[int | None] = PAD
+    @property
+    def pad(self) -> int:
+        return padding_of(self.vocabulary)
 
     def __post_init__(self):
         self.scorer()  # an unknown score is an error now, not after training
@@ -70,6 +76,15 @@ class Translation(Task):
     def prepare(self, source: Any, folder: Path) -> "Translation":
         vocabulary, target = vocabularies_of_pairs(self.tokenizer, self.target_tokenizer, source, folder)
         return dataclasses.replace(self, vocabulary=vocabulary, target_vocabulary=target)
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        rows = published.model.vocab_size
+        pairs_of(published.folder, published.config, rows).save(folder / "tokenizer.json")
+        tokenizer = {"kind": "unigram", "vocab_size": max(rows, 512)}  # one is there, so that none of these is made
+        fields = {"tokenizer": tokenizer, "max_length": min(published.model.max_length, LONGEST)}
+        data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
+        return {"task": fields, "data": data}
 
     @property
     def _target(self) -> TrainedTokenizer:
@@ -128,7 +143,7 @@ class Translation(Task):
             self._sound,
         )
         source, target = (Ragged.of_lengths(arrays[side], arrays[f"{side}_lengths"]) for side in sides)
-        return SentencePairs(source, target, self.max_length)
+        return SentencePairs(source, target, self.max_length, self.pad)
 
     def _sound(self, arrays: Mapping[str, np.ndarray]) -> bool:
         """Whether these are ids of the vocabularies, in pairs whose lengths are those of the ids."""
@@ -148,7 +163,7 @@ class Translation(Task):
         return arrays, sum(len(text.encode()) + 1 for text in sources + targets)
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return batch["source"], batch["target_input"], batch["source"] != PAD
+        return batch["source"], batch["target_input"], batch["source"] != self.pad
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["source"].size + batch["target_input"].size
@@ -157,7 +172,9 @@ class Translation(Task):
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:
         weight = batch["weight"]
-        return written_loss(apply, self.model_inputs(batch), batch["target_output"], weight, self.label_smoothing)
+        return written_loss(
+            apply, self.model_inputs(batch), batch["target_output"], weight, self.label_smoothing, self.pad
+        )
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Translations, int32 [batch, source length + extra_length + 1]: BOS, tokens, EOS, then PAD.
@@ -165,7 +182,7 @@ class Translation(Task):
         A row's own source decides how long its translation may be; a model with learned positions ends at its last one.
         """
         source = batch["source"]
-        valid, max_length = source != PAD, source.shape[1] + self.extra_length + 1
+        valid, max_length = source != self.pad, source.shape[1] + self.extra_length + 1
         if getattr(model, "positions", None) == "learned":
             max_length = min(max_length, model.max_length)
 
@@ -202,7 +219,7 @@ class Translation(Task):
         length = min(1 << int(pair.lengths()[0] - 1).bit_length(), self.max_length)  # few programs for many views
         batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), length)
         tokens = {
-            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != PAD]
+            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != self.pad]
             for side in ("source", "target_input", "target_output")
         }
         clean = remove_bpe if self.join_bpe else str
@@ -218,7 +235,7 @@ class Translation(Task):
 
     def masks(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sources, targets = batch["source"].shape[1], batch["target_input"].shape[1]
-        valid = np.asarray(padding_mask(jnp.asarray(batch["source"] != PAD)))[0, 0]
+        valid = np.asarray(padding_mask(jnp.asarray(batch["source"] != self.pad)))[0, 0]
         return {
             "encoder: padding": np.broadcast_to(valid, (sources, sources)),
             "decoder: causal": np.asarray(causal_mask(targets))[0, 0],
@@ -227,7 +244,7 @@ class Translation(Task):
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return "\n".join(
-            f"{name:>13}: {show_tokens(self._vocabulary_of(name), batch[name][row], PAD)}"
+            f"{name:>13}: {show_tokens(self._vocabulary_of(name), batch[name][row], self.pad)}"
             for name in ("source", "target_input", "target_output")
         )
 

@@ -12,7 +12,7 @@ from research.data.lines import BLOCK
 from research.data.plain_text import cut
 from research.data.source import Mixed
 from research.data.texts import stream_of
-from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
+from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.task import Example, View
 
@@ -93,9 +93,13 @@ def _fitting(vocabulary: TrainedTokenizer, fields: Sequence[str], name: str) -> 
     """The vocabulary, or a UserError where rows of sentences could not be padded with it."""
     if "text" not in fields and not vocabulary.specials:
         raise UserError(f"task.{name} has no special tokens, which suits a language model alone: use another")
-    if "text" not in fields and vocabulary.pad != PAD:
-        raise UserError(f"task.{name} pads with id {vocabulary.pad}: use a vocabulary whose padding has id {PAD}")
     return vocabulary
+
+
+def padding_of(vocabulary: TrainedTokenizer) -> int:
+    """The id of its padding, which every vocabulary for rows of sentences has."""
+    assert vocabulary.pad is not None
+    return vocabulary.pad
 
 
 def vocabularies_of_pairs(
@@ -109,7 +113,13 @@ def vocabularies_of_pairs(
         joint = vocabulary_of_run(tokenizer, source, ("source", "target"), folder)
         return joint, joint
     target = vocabulary_of_run(target_tokenizer, source, ("target",), folder, "target_tokenizer")
-    return vocabulary_of_run(tokenizer, source, ("source",), folder), target
+    own = vocabulary_of_run(tokenizer, source, ("source",), folder)
+    if own.pad != target.pad:
+        raise UserError(
+            f"task.tokenizer pads with id {own.pad} and task.target_tokenizer with {target.pad}: use vocabularies with "
+            "the same padding"
+        )
+    return own, target
 
 
 def fields_of_pairs(source: TrainedTokenizer, target: TrainedTokenizer) -> dict[str, Any]:

@@ -7,24 +7,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research.data.tokenizer import PAD, TrainedTokenizer
+from research.data.tokenizer import TrainedTokenizer
 from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import Choose, forbid, greedy
 from research.tasks.losses import vocabulary_loss
 from research.tasks.task import Apply, Metrics
+from research.tasks.vocabulary import padding_of
 
 
 def written_loss(
-    apply: Apply, inputs: tuple, labels: jax.Array, weights: jax.Array, smoothing: float
+    apply: Apply, inputs: tuple, labels: jax.Array, weights: jax.Array, smoothing: float, pad: int
 ) -> tuple[Metrics, Mapping[str, Any]]:
     """The metrics of tokens, int32 [batch, length], that follow the model's `inputs`, and the model's updates.
 
-    weights: of the rows, float32 [batch].
+    weights: of the rows, float32 [batch]. pad: the token that does not count.
     """
     (states, table), updates = apply(*inputs, method="features")
-    weights = (labels != PAD) * weights[:, None]
+    weights = (labels != pad) * weights[:, None]
     sums = vocabulary_loss(states, table, labels, weights, smoothing)
     names = ("loss", "nats_per_token", "token_accuracy")
     return {name: (total, weights.sum()) for name, total in zip(names, sums, strict=True)}, updates
@@ -54,14 +55,19 @@ def write(
         logits, updates = model.apply(
             {**variables, "cache": cache}, tokens, memory, valid, cache_index=index, method="decode", mutable=["cache"]
         )
-        never = [PAD, vocabulary.start_token, *range(vocabulary.vocab_size, logits.shape[-1])]
+        never = [padding_of(vocabulary), vocabulary.start_token, *range(vocabulary.vocab_size, logits.shape[-1])]
         return forbid(logits, never), updates["cache"]
 
     prompt = jnp.full((len(memory), 1), vocabulary.start_token, jnp.int32)
     cache = init_cache(model, jnp.zeros((len(memory), max_length), jnp.int32), memory, valid, method="decode")
     # The encoder's keys and values are projected once, into the cache.
     _, cache = step(prompt, cache, jnp.int32(0), memory)
-    shared = {"max_length": max_length, "limit": limit, "end_token": vocabulary.end_token, "pad_token": PAD}
+    shared = {
+        "max_length": max_length,
+        "limit": limit,
+        "end_token": vocabulary.end_token,
+        "pad_token": padding_of(vocabulary),
+    }
     if beam_size == 1:
         rng = jax.random.key(0) if rng is None else rng
         return generate(step, cache, prompt, jnp.ones(len(memory), jnp.int32), choose=choose, rng=rng, **shared)

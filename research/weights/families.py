@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from research.errors import UserError
 from research.models.bert import BERT
 from research.models.contract import WithHead
@@ -12,10 +14,11 @@ from research.models.gpt import GPT
 from research.models.mae import MAE
 from research.models.mobilenet import MobileNet
 from research.models.resnet import ResNet
+from research.models.segformer import SegFormer
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.vit import ViT
-from research.weights import bert, efficientformer, gpt, marian, mobilenet, resnet, swin, t5, vit
+from research.weights import bert, derived, efficientformer, gpt, marian, mobilenet, resnet, segformer, swin, t5, vit
 from research.weights.fields import ACTIVATIONS, Field, Fields
 from research.weights.match import best, match, read, shapes_of
 from research.weights.table import Table
@@ -47,8 +50,8 @@ class Family:
 
     name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
     in configs, None where no task here answers with it. architectures: the library's classes, and for each the fields
-    of ours that it stands for: several where a file says which, the first that fits. exported: False where the library
-    needs arrays that ours has not, such as tables of sines and cosines.
+    of ours that it stands for: several where a file says which, the first that fits. made: arrays of theirs by their
+    names, of our model and the pixels on a side of its images, that follow from these and are no parameters of ours.
     """
 
     name: str
@@ -58,7 +61,7 @@ class Family:
     tables: Callable[[Any], tuple[Table, ...]]
     fields: Fields
     architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
-    exported: bool = True
+    made: Callable[[Any, int], Mapping[str, np.ndarray]] = lambda model, size: {}
 
 
 def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
@@ -82,62 +85,8 @@ T5 = {
 MARIAN = {"positions": "sinusoidal_halves", "norm_epsilon": 1e-5, "output_bias": True}
 
 
-def _dino_ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The width of the feed-forward networks; gated ones have two thirds of it, in eights."""
-    width, ratio = config.get("hidden_size", 768), config.get("mlp_ratio", 4)
-    if not isinstance(width, int) or not isinstance(ratio, int | float) or not 0 < width * ratio < 2**20:
-        raise UserError("config.json has no numbers for hidden_size and mlp_ratio: restore it as it was published")
-    gated = config.get("use_swiglu_ffn", False)
-    hidden = int(width * ratio)
-    return {"activation": "swiglu", "mlp_width": (hidden * 2 // 3 + 7) // 8 * 8} if gated else {"mlp_width": hidden}
-
-
-def _dino_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    gated = values["activation"] == "swiglu"
-    sizes = {"hidden_size": values["width"], "use_swiglu_ffn": gated}
-    for ratio in range(1, 17):
-        if _dino_ours({**sizes, "mlp_ratio": ratio})["mlp_width"] == values["mlp_width"]:
-            return {"use_swiglu_ffn": gated, "mlp_ratio": ratio}
-    raise UserError(f"model.mlp_width {values['mlp_width']} is not a size of DINOv2: use 4 times the width")
-
-
 def _dinov2(model: ViT) -> tuple[Table, ...]:
     return (vit.DINOV2_GATED if model.activation == "swiglu" else vit.DINOV2,)
-
-
-def _marian_ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nothing, but encoder and decoder have to have the same sizes."""
-    for name in ("attention_heads", "ffn_dim"):
-        if config.get(f"encoder_{name}") != config.get(f"decoder_{name}"):
-            raise UserError(f"config.json has another {name} in the decoder: only equal ones are known here")
-    return {}
-
-
-def _marian_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
-
-
-def _mae_ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nothing, but the decoder's feed-forward networks have four times its width."""
-    if config.get("decoder_intermediate_size", 2048) != 4 * config.get("decoder_hidden_size", 512):
-        raise UserError("config.json has another decoder_intermediate_size than 4 times the width: give another model")
-    return {}
-
-
-def _mae_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"decoder_intermediate_size": 4 * values["decoder_width"]}
-
-
-def _t5_ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Outputs are scaled where they share the table of tokens; transformers 5 says the one, older ones the other."""
-    tied = config.get("tie_word_embeddings", True) is True and config.get("scale_decoder_outputs", True) is True
-    return {"own_output": not tied, "scale_outputs": tied}
-
-
-def _t5_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    if values["own_output"] == values["scale_outputs"]:
-        raise UserError("T5 has model.scale_outputs where it has not model.own_output: export a model of one of them")
-    return {"tie_word_embeddings": values["scale_outputs"], "scale_decoder_outputs": values["scale_outputs"]}
 
 
 FAMILIES = (
@@ -158,7 +107,7 @@ FAMILIES = (
         "roberta",
         "bert",
         BERT,
-        None,
+        "masked_language",
         _always(bert.ROBERTA),
         Fields(TEXT_ENCODER, TEXT_FIXED | {"pad_token_id": 1}),
         {
@@ -236,12 +185,43 @@ FAMILIES = (
         {"SwinForImageClassification": ({"num_classes": LABELS},), "SwinModel": ({"num_classes": 0},)},
     ),
     Family(
+        "segformer",
+        "segformer",
+        SegFormer,
+        "segmentation",
+        _always(segformer.SEGFORMER),
+        Fields(
+            (
+                Field("widths", "hidden_sizes", (32, 64, 160, 256)),
+                Field("depths", "depths", (2, 2, 2, 2)),
+                Field("num_heads", "num_attention_heads", (1, 2, 5, 8)),
+                Field("reductions", "sr_ratios", (8, 4, 2, 1)),
+                Field("decoder_width", "decoder_hidden_size", 256),
+                Field("dropout", "classifier_dropout_prob", 0.1),
+                Field("stochastic_depth", "drop_path_rate", 0.1),
+            ),
+            {
+                "num_encoder_blocks": 4,
+                "patch_sizes": [7, 3, 3, 3],
+                "strides": [4, 2, 2, 2],
+                "hidden_act": "gelu",
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+                "num_channels": 3,
+                "reshape_last_stage": True,
+            },
+            derived.SEGFORMER,
+        ),
+        # It has 1e-5 in every norm, whatever its layer_norm_eps says.
+        {"SegformerForSemanticSegmentation": ({"num_classes": LABELS, "norm_epsilon": 1e-5},)},
+    ),
+    Family(
         "dinov2",
         "vit",
         ViT,
         "classification",
         _dinov2,
-        Fields(DINO, DINO_FIXED, (_dino_ours, _dino_theirs)),
+        Fields(DINO, DINO_FIXED, derived.DINO),
         {"Dinov2Model": ({"num_classes": 0},)},
     ),
     Family(
@@ -250,7 +230,7 @@ FAMILIES = (
         ViT,
         "classification",
         _dinov2,
-        Fields((*DINO, Field("registers", "num_register_tokens", 4)), DINO_FIXED, (_dino_ours, _dino_theirs)),
+        Fields((*DINO, Field("registers", "num_register_tokens", 4)), DINO_FIXED, derived.DINO),
         {"Dinov2WithRegistersModel": ({"num_classes": 0},)},
     ),
     Family(
@@ -268,16 +248,16 @@ FAMILIES = (
                 Field("masked", "mask_ratio", 0.75),
             ),
             {**PATCHES_FIXED, "hidden_dropout_prob": 0.0},
-            (_mae_ours, _mae_theirs),
+            derived.MAE,
         ),
-        {"ViTMAEForPreTraining": ({"longest_wave": False},)},
-        exported=False,
+        {"ViTMAEForPreTraining": ({"longest_wave": False}, {"longest_wave": True})},
+        made=vit.mae_positions,
     ),
     Family(
         "marian",
         "seq2seq",
         Seq2Seq,
-        None,
+        "translation",
         _always(marian.MARIAN),
         Fields(
             (
@@ -299,7 +279,7 @@ FAMILIES = (
                 "share_encoder_decoder_embeddings": True,
                 "tie_word_embeddings": True,
             },
-            (_marian_ours, _marian_theirs),
+            derived.MARIAN,
         ),
         {"MarianMTModel": (MARIAN,)},
     ),
@@ -307,7 +287,7 @@ FAMILIES = (
         "t5",
         "seq2seq",
         Seq2Seq,
-        None,
+        "translation",
         lambda model: (t5.GATED if model.activation == "geglu" else t5.PLAIN,),
         Fields(
             (
@@ -323,7 +303,7 @@ FAMILIES = (
                 Field("dropout", "dropout_rate", 0.1),
             ),
             {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
-            (_t5_ours, _t5_theirs),
+            derived.T5,
         ),
         {"T5ForConditionalGeneration": (T5,)},
     ),

@@ -4,6 +4,7 @@ PyTorch has [out, in] where we have [in, out], and flattens heads. `ours` is tol
 the number of heads follows; `theirs` needs nothing but the arrays.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,28 @@ JOINT_BIAS = _joint(HEADS_BIAS, 0)
 JOINT_DENSE = _joint(TRANSPOSE, 0)
 """Of kernels and of biases, whose transpose is themselves."""
 JOINT_AS_OURS = _joint(HEADS_IN_AS_OURS, 1)
+
+
+def _squares_out(kernel: Any) -> Any:
+    side = math.isqrt(kernel.shape[0] // kernel.shape[1])
+    return kernel.reshape(side, side, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
+
+
+SQUARES = _one("squares", lambda a, shape: a.transpose(2, 3, 1, 0).reshape(shape), _squares_out)
+"""A convolution whose stride is its size, [out, in, side, side], and a projection of whole squares as wide as `in`."""
+
+
+def _levels_out(kernel: Any) -> Any:
+    return np.concatenate(np.split(kernel, LEVELS, axis=2)[::-1], axis=2).transpose(3, 2, 0, 1)
+
+
+def _levels_in(weight: Any, shape: tuple[int, ...]) -> Any:
+    return np.concatenate(np.split(weight.transpose(2, 3, 1, 0), LEVELS, axis=2)[::-1], axis=2)
+
+
+LEVELS = 4
+CONVOLUTION_OF_LEVELS = _one("convolution of levels", _levels_in, _levels_out)
+"""SegFormer's: what it joins comes from the coarsest of four levels to the finest there, the other way round here."""
 SQUEEZE = _one("squeeze", lambda a, shape: a[0], lambda a: a[None])
 SQUEEZE_TWICE = _one("squeeze twice", lambda a, shape: a[0, 0], lambda a: a[None, None])
 GRID = _one("grid", lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]))

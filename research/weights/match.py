@@ -25,6 +25,7 @@ class Match:
 
     unnamed: our paths that the table does not know. unexpected: the file's names that are neither used nor dropped.
     missing: names of the table that the file lacks. misshapen: (name, shape in the file, shape that ours would have).
+    unlike: the file's names of arrays that follow from the config and are not as they would follow.
     """
 
     entries: Sequence[Entry]
@@ -34,11 +35,12 @@ class Match:
     unexpected: Sequence[str]
     missing: Sequence[str]
     misshapen: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    unlike: Sequence[str] = ()
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is unnamed, missing, unexpected or misshapen."""
-        return not (self.unnamed or self.missing or self.unexpected or self.misshapen)
+        """Whether nothing is unnamed, missing, unexpected, misshapen or unlike."""
+        return not (self.unnamed or self.missing or self.unexpected or self.misshapen or self.unlike)
 
     @property
     def used(self) -> int:
@@ -142,6 +144,7 @@ def check(found: Match, what: str) -> None:
     parts += [f"has {_listed(found.unexpected)}, which the model lacks"] if found.unexpected else []
     shaped = [f"{name} is {there} and not {here}" for name, there, here in found.misshapen]
     parts += [f"{len(shaped)} shapes differ ({_listed(shaped)})"] if shaped else []
+    parts += [f"has {_listed(found.unlike)} unlike what follows from config.json"] if found.unlike else []
     raise UserError(f"{what} {'; '.join(parts)}: `experiments.weights diff` lists all, give the right weights")
 
 

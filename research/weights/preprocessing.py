@@ -9,6 +9,8 @@ from research.errors import UserError
 from research.files import fits, read_json
 
 FILE = "preprocessor_config.json"
+SPM = "source.spm"
+"""A file of SentencePiece, beside which Marian has another for the target."""
 LIMIT, POOLING, MODULES = "sentence_bert_config.json", "1_Pooling/config.json", "modules.json"
 """Files of sentence-transformers."""
 _POOLS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
@@ -40,6 +42,26 @@ def photo_of(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, An
     return _task(photo, stored.get("image_mean"), stored.get("image_std"))
 
 
+def windows_of(folder: Path, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of a task on windows (`size`, `mean`, `deviation`), and those of masks that a model was trained on.
+
+    Where labels are reduced, 0 is a pixel of no class and 1 the first class. Raises UserError where there is no
+    preprocessor_config.json, without which nobody knows what the model's pixels are.
+    """
+    if not (folder / FILE).exists():
+        raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
+    stored = read_json(folder / FILE)
+    size = stored.get("size", 512)
+    if isinstance(size, dict) and size.get("height") != size.get("width"):
+        raise UserError(f"{folder / FILE} has windows of {str(size)[:60]}: only square ones are known here")
+    usual = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    given = [stored.get("image_mean", usual[0]), stored.get("image_std", usual[1])]
+    fields = _task({}, *(given if stored.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)))
+    reduced = stored.get("do_reduce_labels", stored.get("reduce_labels", False)) is True
+    masks = {"values": [*range(1, classes + 1)], "ignore": 0} if reduced else {}
+    return {"size": _side(size), **{name: fields[name] for name in ("mean", "deviation")}}, masks
+
+
 def _side(value: Any) -> int:
     """Pixels on a side: a number, or a dict with `shortest_edge` or `height`."""
     if isinstance(value, dict):
@@ -63,19 +85,12 @@ def photo_written(task: Any) -> dict[str, Any]:
     """transformers' preprocessor_config.json for a task on images."""
     photo = task.photo
     filters = {name: number for number, name in _FILTERS.items()}
-    mean, deviation = (
-        list(value) if isinstance(value, tuple) else [value] * 3 for value in (task.mean, task.deviation)
-    )
     written = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": photo.size, "width": photo.size},
         "resample": filters[photo.interpolation],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": mean,
-        "image_std": deviation,
+        **_pixels_written(task),
     }
     if photo.crop == "random_resized":
         written |= {"do_center_crop": True, "crop_size": {"height": photo.size, "width": photo.size}}
@@ -83,21 +98,63 @@ def photo_written(task: Any) -> dict[str, Any]:
     return written
 
 
+def resized_written(kind: str, size: Any, task: Any) -> dict[str, Any]:
+    """transformers' preprocessor_config.json of a kind of image processor, for a task whose images are made square."""
+    resized = {"do_resize": True, "size": {"height": size, "width": size}, "resample": 2}
+    return {"image_processor_type": kind, **resized, **_pixels_written(task)}
+
+
+def _pixels_written(task: Any) -> dict[str, Any]:
+    mean, deviation = (
+        list(value) if isinstance(value, tuple) else [value] * 3 for value in (task.mean, task.deviation)
+    )
+    return {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": deviation,
+    }
+
+
 def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
     """The vocabulary of a published model whose table has `rows` rows.
 
     Raises UserError where there is none, where it is of a kind that is not read, and where it has another size.
     """
-    files = [folder / name for name in ("tokenizer.json", "vocab.txt")]
+    files = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json")]
     found = next((file for file in files if file.exists()), None)
+    if found is None and (folder / SPM).exists():
+        raise UserError(
+            f"{folder} has its tokenizer as {SPM}, which is not read here: convert it to a tokenizer.json, or start a "
+            f"training from it, with train --from={folder}"
+        )
     if found is None:
-        raise UserError(f"{folder} has neither tokenizer.json nor vocab.txt: fetch the model's tokenizer")
-    vocabulary = Tokenizer(path=str(found)).read()
+        raise UserError(
+            f"{folder} has neither tokenizer.json nor vocab.txt nor vocab.json: fetch the model's tokenizer"
+        )
+    vocabulary = Tokenizer(path=str(found)).read().with_rows(rows)
     if vocabulary.vocab_size != rows:
         raise UserError(
             f"{found} has {vocabulary.vocab_size:,} tokens and the model's table {rows:,} rows: give the "
             "tokenizer that was published with these weights"
         )
+    return vocabulary
+
+
+def pairs_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedTokenizer:
+    """The vocabulary of a published model that writes a text from another, whose table has `rows` rows.
+
+    Raises UserError as `vocabulary_of`, and where config.json has other ids for padding and the ends of texts.
+    """
+    vocabulary = vocabulary_of(folder, rows)
+    ids = {"pad_token_id": vocabulary.pad, "eos_token_id": vocabulary.eos, "decoder_start_token_id": vocabulary.bos}
+    for key, own in ids.items():
+        if (said := config.get(key, own)) != own:
+            raise UserError(
+                f"{folder / 'config.json'} has {key} {str(said)[:20]} and the tokenizer {own}: give the tokenizer that "
+                "was published with these weights"
+            )
     return vocabulary
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from research.config import build
 from research.errors import UserError
@@ -157,7 +158,16 @@ def _published(
     arrays: Arrays,
 ) -> Published:
     found = match(table, shapes_of(model, model_inputs(model, image_size(config))), arrays)
+    made = family.made(model, image_size(config)) if family else {}
+    there = {found.names[name]: array for name, array in made.items() if name in found.names}
+    unlike = [name for name, array in there.items() if not _close(np.asarray(arrays[name]), array)]
+    found = dataclasses.replace(found, unlike=unlike)
     return Published(path, config, family, {"name": name, **fields}, model, arrays, table, found)
+
+
+def _close(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether an array is another one but for the last digits of float32."""
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def _original(path: Path, arrays: Arrays) -> Published:

@@ -1,7 +1,11 @@
 """Vision Transformers: timm's, transformers' (ViT, DeiT, DINOv2) and the original's."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
+
+from research.layers.positions import sincos_2d
 from research.weights.layouts import (
     CONVOLUTION,
     HEADS_OUT,
@@ -143,6 +147,18 @@ MAE = Table(
     "vit.",
     ("decoder.",),
 )
+
+
+def mae_positions(model: Any, size: int) -> dict[str, np.ndarray]:
+    """The tables of positions of a masked autoencoder for images of `size` pixels on a side, by their names: zeros for
+    the class token, then sines and cosines, float32 [1, 1 + patches, width]."""
+    side = size // model.patch_size
+    widths = {"embeddings.position_embeddings": model.width, "decoder.decoder_pos_embed": model.decoder_width}
+    patches = {
+        name: np.asarray(sincos_2d(side, side, width, longest=model.longest_wave)) for name, width in widths.items()
+    }
+    return {name: np.pad(table, [(1, 0), (0, 0)])[None] for name, table in patches.items()}
+
 
 ORIGINAL = Table(
     (

@@ -7,7 +7,7 @@ from research.data.masked_text import Marks, MaskedRows, windows_of
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 WORDS = 95
-MARKS = Marks(CLS, SEP, MASK, 5 + WORDS, None)
+MARKS = Marks(CLS, SEP, MASK, 0, 5 + WORDS, None)
 
 
 def texts(lengths):
@@ -93,7 +93,7 @@ def test_half_of_the_second_segments_are_of_another_text():
 
 def test_whole_words_are_masked_together():
     continues = np.arange(5 + WORDS) % 3 == 0
-    data = rows(marks=Marks(CLS, SEP, MASK, 5 + WORDS, continues), masked=0.3)
+    data = rows(marks=Marks(CLS, SEP, MASK, 0, 5 + WORDS, continues), masked=0.3)
     for epoch in range(10):
         batch = batch_of(data, epoch)
         for row in range(len(data)):
@@ -107,6 +107,7 @@ def test_whole_words_are_masked_together():
 
 def test_marks_of_a_vocabulary():
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing"]
-    vocabulary = types.SimpleNamespace(id_to_token=tokens.__getitem__, vocab_size=7, start_token=2, end_token=3, mask=4)
+    ids = {"pad": 0, "start_token": 2, "end_token": 3, "mask": 4}
+    vocabulary = types.SimpleNamespace(id_to_token=tokens.__getitem__, vocab_size=7, **ids)
     marks = Marks.of(vocabulary, True)
     assert marks.continues.tolist() == [False] * 6 + [True] and Marks.of(vocabulary, False).continues is None

@@ -41,6 +41,11 @@ def command(*arguments):
     weights.main(weights._parser().parse_args([str(argument) for argument in arguments]))
 
 
+def arguments_of(run, **more):
+    """What a person types after a command on a run."""
+    return argparse.Namespace(workdir=str(run), checkpoint=None, options={}, **more)
+
+
 @pytest.fixture
 def published(tmp_path):
     """`published("bert")`: a copy of a golden model, with a vocabulary where it reads text."""
@@ -106,13 +111,12 @@ def test_commands_of_an_imported_image_model(published, tmp_path, capsys):
             pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
             Image.fromarray(pixels).save(photos / f"LABEL_{label}" / f"{number}.png")
     item = str(photos / "LABEL_1" / "0.png")
-    chosen = {"workdir": str(run), "checkpoint": None, "options": {}}
     (answer,) = research.runs.open(run).answer([item])
     assert answer["label"].startswith("LABEL_")
-    predict.main(argparse.Namespace(**chosen, inputs=[item], format="text", pictures=None))
+    predict.main(arguments_of(run, inputs=[item], format="text", pictures=None))
     evaluate.main(
-        argparse.Namespace(
-            **chosen,
+        arguments_of(
+            run,
             splits=["train"],
             samples=1,
             overrides={"data.path": str(photos)},
@@ -122,7 +126,7 @@ def test_commands_of_an_imported_image_model(published, tmp_path, capsys):
         )
     )
     assert "train/accuracy" in capsys.readouterr().out
-    pictures.main(argparse.Namespace(**chosen, item=item, data=False))
+    pictures.main(arguments_of(run, item=item, data=False))
     assert (run / "attention").exists()
     report.main(argparse.Namespace(runs=[str(run)], samples=False, output=None))
 
@@ -280,7 +284,7 @@ WRONG = {
         lambda f: (f / "vocab.txt").write_text("\n".join(WORDS[:20])),
         "has 20 tokens and the model's",
     ),
-    "no vocabulary": (lambda f: (f / "vocab.txt").unlink(), "has neither tokenizer.json nor vocab.txt"),
+    "no vocabulary": (lambda f: (f / "vocab.txt").unlink(), "has neither tokenizer.json nor vocab.txt nor vocab.json"),
 }  # fmt: skip
 
 
@@ -320,7 +324,7 @@ def test_diff_lists_everything(published, capsys):
     assert lines[-1].endswith("0 left out, 17 differ")
 
 
-@pytest.mark.parametrize("name", ["vit_features", "roberta", "marian", "t5"])
+@pytest.mark.parametrize("name", ["vit_features"])
 def test_a_model_without_answers_is_started_from(name, published, tmp_path):
     with pytest.raises(UserError, match=r"has no head, or .* start a training from it, with train --from=.*"):
         command("import", published(name), tmp_path / "run")

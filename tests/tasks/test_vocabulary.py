@@ -74,8 +74,19 @@ def test_a_vocabulary_without_padding_suits_running_text_alone(tmp_path: Path):
         assert not list((tmp_path / name).iterdir())
     assert LanguageModeling(tokenizer, 4).prepare(Texts(), tmp_path).vocabulary.pad is None
     (tmp_path / "shifted.txt").write_text("\n".join(["a", *BERT[:5]]))
-    with pytest.raises(UserError, match=r"task\.tokenizer pads with id 1: use a vocabulary whose padding has id 0"):
-        Translation(Tokenizer(path=str(tmp_path / "shifted.txt"))).prepare(Source(), tmp_path / "pairs")
+    shifted = Tokenizer(path=str(tmp_path / "shifted.txt"))
+    with pytest.raises(UserError, match=r"task\.tokenizer pads with id 0 and task\.target_tokenizer with 1: use"):
+        Translation(Tokenizer("word"), target_tokenizer=shifted).prepare(Source(), tmp_path / "pairs")
+
+
+def test_padding_is_that_of_the_vocabulary(tmp_path: Path):
+    (tmp_path / "shifted.txt").write_text("\n".join(["a", *BERT[:5]]))
+    task = Translation(Tokenizer(path=str(tmp_path / "shifted.txt")), max_length=4).prepare(Source(), tmp_path)
+    pairs = [{"source": "a", "target": "a a"}]
+    batch = task.rows(pairs, train=False, seed=0).batch(np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+    assert batch["source"].tolist() == [[0, 4, 1, 1]] and batch["target_output"].tolist() == [[0, 0, 4, 1]]
+    assert batch["target_input"].tolist() == [[3, 0, 0, 1]]
+    assert task.model_inputs(batch)[2].tolist() == [[True, True, False, False]]
 
 
 def test_texts_end_with_the_end_marker_of_their_vocabulary(tmp_path: Path):

@@ -10,7 +10,7 @@ from research.weights.timm import examples
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "weights.md"
 GOLDEN = ROOT / "tests" / "fixtures"
-NOT_SCANNED = {"swin", "resnet", "mobilenet", "efficientformer"}
+NOT_SCANNED = {"swin", "segformer", "resnet", "mobilenet", "efficientformer"}
 TIMM = {
     "vit": ("vit", "ViT"),
     "deit": ("vit", "DeiT, distilled"),
@@ -31,9 +31,18 @@ def rows():
     for family in FAMILIES:
         for architecture, variants in family.architectures.items():
             layers = "single" if family.model in NOT_SCANNED else "single, scanned"
-            task = (family.task if variants[0].get("num_classes") != 0 else None) or "-"
+            bare = variants[0].get("num_classes") == 0 or (family.name == "roberta" and architecture.endswith("Model"))
+            task = None if bare else family.task
             golden = f"`{proved[architecture]}`" if architecture in proved else "as its family's"
-            yield "transformers", architecture, family.model, "both" if family.exported else "in", layers, task, golden
+            yield (
+                "transformers",
+                architecture,
+                family.model,
+                "both",
+                layers,
+                task or "-",
+                golden,
+            )
     for golden, (model, name) in TIMM.items():
         assert (GOLDEN / "golden" / f"{golden}.safetensors").exists()
         layers = "single" if model in NOT_SCANNED else "single, scanned"
