@@ -47,7 +47,7 @@ def heed() -> Callable[[], np.ndarray]:
     from research.tasks.translation import Translation
 
     class Vocabulary:
-        vocab_size, start_token, end_token = VOCAB, BOS, EOS
+        vocab_size, start_token, end_token, pad = VOCAB, BOS, EOS, PAD
 
     keep_memory()
     model = Seq2Seq(VOCAB, num_layers=LAYERS, width=WIDTH, num_heads=HEADS, mlp_width=MLP_WIDTH)

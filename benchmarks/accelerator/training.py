@@ -46,7 +46,7 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 def task_and_model(row: Row) -> tuple[Any, Any]:
     """Those of a row, with a vocabulary of nothing but its marks."""
-    vocabulary: Any = types.SimpleNamespace(end_token=0)
+    vocabulary: Any = types.SimpleNamespace(end_token=0, pad=0)
     if row.kind == "gpt":
         task = LanguageModeling(Tokenizer("bpe", 8000), row.length, vocabulary=vocabulary)
         return task, GPT(row.vocabulary, max_length=row.length, **row.fields)
