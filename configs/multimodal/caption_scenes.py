@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/multimodal/caption_scenes.py --workdir=runs/caption_scenes
 
-The image tower of `clip_scenes` and a decoder over its patches. Not a published result. Hardware: 2 CPU cores, about
-half an hour.
+The image tower of `clip_scenes` and a decoder over its patches. Not a published result. Hardware: 2 CPU cores;
+not run in full yet.
 """
 
 from ml_collections import ConfigDict

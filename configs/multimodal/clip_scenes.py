@@ -4,7 +4,7 @@
 
 Captions such as "a red star to the left of a blue bar"; the scores tell nouns from relations: a twin is the caption
 with its relation swapped. The loss of Radford et al. 2021, on 128 pairs at a time. Not a published result. Hardware: 2
-CPU cores, about half an hour. 600 steps of 64 pairs took six minutes: test/image_to_text_recall_5 0.98, nouns 0.46,
+CPU cores; not run in full yet. 600 steps of 64 pairs took six minutes: test/image_to_text_recall_5 0.98, nouns 0.46,
 relation 0.53, no better than chance (docs/image_text.md).
 """
 

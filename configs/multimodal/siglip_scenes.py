@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/multimodal/siglip_scenes.py --workdir=runs/siglip_scenes
 
-Temperature and bias start as in the paper's algorithm 1. Not a published result. Hardware: 2 CPU cores, about
-half an hour.
+Temperature and bias start as in the paper's algorithm 1. Not a published result. Hardware: 2 CPU cores;
+not run in full yet.
 """
 
 from ml_collections import ConfigDict
