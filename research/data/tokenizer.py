@@ -169,7 +169,8 @@ class TrainedTokenizer:
         counts = np.array([len(line) for line in encoded], np.int64)
         sizes = np.array([len(line.encode()) for line in lines], np.int64)
         starts = np.cumsum(sizes) - sizes
-        upto = np.cumsum([0, *np.array(self.token_bytes)[tokens]])
+        upto = np.zeros(len(tokens) + 1, np.int64)
+        np.cumsum(np.array(self.token_bytes, np.int64)[tokens], out=upto[1:])
         found = upto[np.cumsum(counts)] - upto[np.cumsum(counts) - counts]
         ends = upto[1:] + np.repeat(starts - upto[np.cumsum(counts) - counts], counts)
         # Where the tokens are not all of a line, the slower encoding says which part of it each one is.
