@@ -127,7 +127,7 @@ def main(arguments: argparse.Namespace) -> None:
     check(translate(), name)
     turn = functools.partial(seconds_of, translate)
     if arguments.serve:
-        serve(turn)
+        serve(lambda work: turn())
     else:
         work = {"other": "MarianMTModel", "work": BATCHES * BATCH, "unit": "sentences"}
         measure(turn, "decode_speed", arguments.torch_python, arguments.rounds, **work)

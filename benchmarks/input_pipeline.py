@@ -99,7 +99,8 @@ def main(arguments: argparse.Namespace) -> None:
     """The command, or its other side."""
     contents = files()
     if arguments.serve:
-        serve(functools.partial(seconds_of, timm(), contents))
+        torch_turn = functools.partial(seconds_of, timm(), contents)
+        serve(lambda work: torch_turn())
         return
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the other process inherits it
     print(f"{FILES} JPEG files of {WIDTH}x{HEIGHT}, {sum(map(len, contents)) / FILES / 1000:.0f} kB each, one core")

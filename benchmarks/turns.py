@@ -4,6 +4,7 @@ The other side is the same script in another environment (PyTorch's), started wi
 """
 
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -11,39 +12,60 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def serve(turn: Callable[[], float]) -> None:
-    """The other side: takes a turn for each line on standard input and answers with the seconds it took."""
-    for _ in sys.stdin:
-        print(turn(), flush=True)
+def serve(turn: Callable[[str], float]) -> None:
+    """The other side: takes a turn at the work that each line on standard input names, and answers with its seconds."""
+    for line in sys.stdin:
+        print(turn(line.strip()), flush=True)
+
+
+class Other:
+    """The other side, in a process and an environment of its own."""
+
+    def __init__(self, python: str, module: str, *arguments: str) -> None:
+        self._command = [python, "-m", f"benchmarks.{module}", *arguments]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(self._command, cwd=Path(__file__).parents[1], **pipes)
+
+    def turn(self, work: str = "") -> float:
+        """Seconds of a turn at this work. Raises RuntimeError where the process has ended."""
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{work}\n")
+            self._process.stdin.flush()
+        if answer := self._process.stdout.readline():
+            return float(answer)
+        raise RuntimeError(f"{' '.join(self._command)} ended with {self._process.wait()}")
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def pairs(ours: Callable[[], float], theirs: Callable[[], float], turns: int) -> list[tuple[float, float]]:
+    """Seconds of both sides, who take turns; a first pair is not counted."""
+    return [(ours(), theirs()) for _ in range(turns + 1)][1:]
 
 
 def measure(
     turn: Callable[[], float], name: str, torch_python: str, rounds: int, *, other: str, work: int, unit: str
 ) -> None:
-    """Takes `rounds` turns, a first one to warm up not counted, and prints medians, their ratio and the spread of both.
+    """Takes `rounds` turns and prints medians, their ratio and the spread of both.
 
     work: how many of `unit` a turn does.
     """
-    command = [torch_python, "-m", f"benchmarks.{name}", "--serve"]
-    root = Path(__file__).parents[1]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
-    rates: dict[str, list[float]] = {"heed": [], other: []}
-    for number in range(rounds + 1):
-        ours = turn()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
-            sys.exit(f"error: {torch_python} failed: what it needs is said at the top of benchmarks/{name}.py")
-        if number > 0:
-            rates["heed"].append(work / ours)
-            rates[other].append(work / float(answer))
-    process.stdin.close()
-    process.wait()
-    for side, values in rates.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{side:>13}: {middle:6.1f} {unit}/s (median of {rounds}; {low:.1f} to {high:.1f})")
-    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
+    side = Other(torch_python, name, "--serve")
+    try:
+        taken = pairs(turn, side.turn, rounds)
+    except RuntimeError as error:
+        sys.exit(f"error: {error}: what it needs is said at the top of benchmarks/{name}.py")
+    finally:
+        side.close()
+    for title, seconds in zip(("heed", other), zip(*taken, strict=True), strict=True):
+        rates = [work / each for each in seconds]
+        low, middle, high = min(rates), statistics.median(rates), max(rates)
+        print(f"{title:>13}: {middle:6.1f} {unit}/s (median of {rounds}; {low:.1f} to {high:.1f})")
+    ratios = [theirs / ours for ours, theirs in taken]
     print(f"{'ratio':>13}: {statistics.median(ratios):6.2f} (median of turns; {min(ratios):.2f} to {max(ratios):.2f})")
 
 

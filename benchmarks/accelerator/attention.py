@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from benchmarks.accelerator.common import (
     Figures,
-    Other,
     compared,
     fail_without_accelerator,
     matmul_rate,
     options,
+    other_side,
     seconds_of,
 )
 from research.layers.dot_product import dot_product_attention
@@ -80,7 +80,7 @@ def main() -> None:
     figures = Figures(arguments.output)
     rate = matmul_rate(arguments.tiny)
     figures.note(matmul_teraflops=round(rate / 1e12, 1))
-    other = Other(arguments.torch_python, "attention", arguments.tiny) if arguments.torch_python else None
+    other = other_side(arguments, "attention")
     for case in cases(arguments.tiny):
         name = " ".join(f"{key}={value}" for key, value in case.items())
         with figures.row(name) as row:
@@ -94,7 +94,11 @@ def main() -> None:
                 return min(seconds_of(lambda: compiled(*arrays), CALLS, 1))
 
             beside = other if case["mask"] in BESIDE and not case["formula"] else None
-            row.update(compared(turn, beside and beside.doing(f"{case['mask']} {' '.join(map(str, shape))}"), 3))
+            row.update(
+                compared(
+                    turn, beside and functools.partial(beside.turn, f"{case['mask']} {' '.join(map(str, shape))}"), 3
+                )
+            )
             half = 0.5 if case["mask"].startswith("causal") else 1.0
             operations = 2 * 7 * shape[0] * HEADS * case["length"] ** 2 * case["size"] * half
             row["of_floor"] = round(operations / rate / row["seconds"], 3)

@@ -1,11 +1,9 @@
 """What the parts share: options, figures that are written as they come, times, and the accelerator's own rates."""
 
 import argparse
-import contextlib
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -16,6 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from benchmarks.turns import Other, pairs
 
 
 class Figures:
@@ -78,43 +78,22 @@ def matmul_rate(tiny: bool) -> float:
     return 2 * side**3 / min(seconds_of(lambda: product(left, right), rounds=5))
 
 
-class Other:
-    """The other side, a process with PyTorch that is told what to do and when to take its turn."""
-
-    def __init__(self, python: str, name: str, tiny: bool) -> None:
-        command = [python, "-m", "benchmarks.accelerator.torch_side", name, *(["--tiny"] if tiny else [])]
-        root = Path(__file__).parents[2]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
-
-    def doing(self, work: str) -> Callable[[], float]:
-        """A turn at this work: its seconds."""
-
-        def turn() -> float:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(work + "\n")
-                self.process.stdin.flush()
-            line = self.process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the other side ended with {self.process.wait()}")
-            return float(line)
-
-        return turn
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 def compared(ours: Callable[[], float], theirs: Callable[[], float] | None, turns: int) -> dict[str, Any]:
-    """Seconds of both sides, who take turns, a first one each not counted, and the ratios of the pairs, theirs / ours:
-    median, least and most. Above 1 we are ahead."""
-    pairs = [(ours(), theirs() if theirs else math.nan) for _ in range(turns + 1)][1:]
-    found: dict[str, Any] = {"seconds": statistics.median(mine for mine, _ in pairs)}
+    """Seconds of both sides, who take turns, and the ratios of the pairs, theirs / ours: median, least and most."""
+    taken = pairs(ours, theirs or (lambda: math.nan), turns)
+    found: dict[str, Any] = {"seconds": statistics.median(mine for mine, _ in taken)}
     if theirs:
-        ratios = [other / mine for mine, other in pairs]
-        found["torch_seconds"] = statistics.median(other for _, other in pairs)
+        ratios = [other / mine for mine, other in taken]
+        found["torch_seconds"] = statistics.median(other for _, other in taken)
         found["ratio"] = [round(value, 3) for value in (statistics.median(ratios), min(ratios), max(ratios))]
     return found
+
+
+def other_side(arguments: argparse.Namespace, name: str) -> Other | None:
+    """PyTorch's process for what `name` stands for; None where no environment for it was named."""
+    if not arguments.torch_python:
+        return None
+    return Other(arguments.torch_python, "accelerator.torch_side", name, *["--tiny"] * arguments.tiny)
 
 
 def fail_without_accelerator(tiny: bool) -> None:

@@ -4,13 +4,14 @@ Random weights; no end marker ends anything. The floor is the time of reading al
 rate of a large copy within the accelerator's memory.
 """
 
+import functools
 import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.accelerator.common import Figures, Other, compared, fail_without_accelerator, options, seconds_of
+from benchmarks.accelerator.common import Figures, compared, fail_without_accelerator, options, other_side, seconds_of
 from benchmarks.accelerator.work import BATCHES, GENERATED, PROMPT, ROWS, TOP_K
 from research.data.tokenizer import Tokenizer
 from research.models.gpt import GPT
@@ -41,7 +42,7 @@ def main() -> None:
     task = LanguageModeling(Tokenizer("bpe", 8000), total, temperature=1.0, top_k=TOP_K, vocabulary=vocabulary)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     inference = Inference(model, task, Precision.parse("params=float32,compute=bfloat16"))
-    other = Other(arguments.torch_python, "decoding", arguments.tiny) if arguments.torch_python else None
+    other = other_side(arguments, "decoding")
     for batch in BATCHES:
         with figures.row(f"batch={batch}") as row:
             tokens = jax.random.randint(jax.random.key(1), (batch, total), 1, size.vocabulary)
@@ -54,7 +55,11 @@ def main() -> None:
             def turn(compiled=compiled, inputs=inputs) -> float:
                 return seconds_of(lambda: compiled({"params": params}, inputs), 1, 1)[0]
 
-            row.update(compared(turn, other and other.doing(f"generate {batch}"), 1 if arguments.tiny else TURNS))
+            row.update(
+                compared(
+                    turn, other and functools.partial(other.turn, f"generate {batch}"), 1 if arguments.tiny else TURNS
+                )
+            )
             row["tokens_per_second"] = round(batch * GENERATED / row["seconds"], 1)
             weights = 2 * sum(leaf.size for leaf in jax.tree.leaves(params))
             row["of_floor"] = round(weights * GENERATED / rate / row["seconds"], 4)

@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: TID251
 import transformers
 
 from benchmarks.accelerator.work import GENERATED, PROMPT, ROWS, TOP_K, Row
+from benchmarks.turns import serve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS, CALLS = 5, 5
@@ -132,21 +133,25 @@ def decoding(row: Row) -> Callable[[int], None]:
 def main() -> None:
     """Makes what the first argument names and takes turns at it."""
     name, tiny = sys.argv[1], "--tiny" in sys.argv
+    row = ROWS.get(name, ROWS["gpt2"])
+    row = row.tiny() if tiny else row
     if name == "attention":
-        calls = {}
+
+        def turn(work: str) -> float:
+            mask, *shape = work.split()
+            return seconds_of(attention(mask, *map(int, shape)), CALLS)
+    elif name == "decoding":
+        generate = decoding(row)
+
+        def turn(work: str) -> float:
+            return seconds_of(functools.partial(generate, int(work.split()[1])), 1)
     else:
-        row = ROWS["gpt2" if name == "decoding" else name]
-        row = row.tiny() if tiny else row
-        calls = {"step": training(name, row)} if name != "decoding" else {"generate": decoding(row)}
-    for line in sys.stdin:
-        kind, *numbers = line.split()
-        if name == "attention":
-            seconds = seconds_of(attention(kind, *map(int, numbers)), CALLS)
-        elif name == "decoding":
-            seconds = seconds_of(functools.partial(calls["generate"], int(numbers[0])), 1)
-        else:
-            seconds = seconds_of(calls["step"], STEPS)
-        print(seconds, flush=True)
+        step = training(name, row)
+
+        def turn(work: str) -> float:
+            return seconds_of(step, STEPS)
+
+    serve(turn)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The state is float32, products and activations are bfloat16; batches are random 
 has the same sizes from transformers and timm, scaled_dot_product_attention, autocast to bfloat16 and fused AdamW.
 """
 
+import functools
 import types
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,14 +15,15 @@ import numpy as np
 
 from benchmarks.accelerator.common import (
     Figures,
-    Other,
     compared,
     fail_without_accelerator,
     matmul_rate,
     options,
+    other_side,
     seconds_of,
 )
 from benchmarks.accelerator.work import ROWS, Row
+from benchmarks.turns import Other
 from research.analysis import cost
 from research.data.tokenizer import Tokenizer
 from research.models.bert import BERT
@@ -125,7 +127,7 @@ def measure(compiled: Compiled, found: dict[str, Any], rate: float, other: Other
     def turn() -> float:
         return seconds_of(compiled.advance, 1 if tiny else STEPS, 1)[0]
 
-    found.update(compared(turn, other and other.doing("step"), 1 if tiny else TURNS))
+    found.update(compared(turn, other and functools.partial(other.turn, "step"), 1 if tiny else TURNS))
     found["unit"] = "tokens" if row.length else "images"
     found["per_second"] = round(row.batch * (row.length or 1) / found["seconds"], 1)
     found["teraflops_of_a_step"] = round(compiled.operations / 1e12, 3)
@@ -143,15 +145,13 @@ def main() -> None:
     figures.note(matmul_teraflops=round(rate / 1e12, 1))
     for group in GROUPS:
         rows = {name: ROWS[name].tiny() if arguments.tiny else ROWS[name] for name in group}
-        others = {}
-        if arguments.torch_python:
-            others = {name: Other(arguments.torch_python, name, arguments.tiny) for name in group}
+        others = {name: other_side(arguments, name) for name in group}
         with ThreadPoolExecutor(len(group)) as pool:
             jobs = {name: pool.submit(Compiled, row) for name, row in rows.items()}
         for name in group:
             with figures.row(name) as found:
-                measure(jobs[name].result(), found, rate, others.get(name), arguments.tiny)
-        for other in others.values():
+                measure(jobs[name].result(), found, rate, others[name], arguments.tiny)
+        for other in filter(None, others.values()):
             other.close()
 
 
