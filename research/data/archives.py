@@ -49,6 +49,14 @@ def tree(path: str) -> Tree:
     return found
 
 
+def name_within(name: str, where: str) -> str:
+    """A file's name in a folder as `tree` has it. Raises UserError for one that leads out, with `where` it stands."""
+    parts = name.replace("\\", "/").split("/")
+    if not name or not parts[0] or ".." in parts or ":" in name[:2]:
+        raise UserError(f"{where} names the file {shown(name)!r}: use names below the folder of images")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
 def read(path: str, name: str) -> bytes:
     """What one file holds. Raises UserError for one that cannot be read or is too large."""
     if os.path.isdir(path):

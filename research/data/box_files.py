@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from research.data.archives import name_within, tree
 from research.data.image_files import SUFFIXES, read_image_file, short, shown
 from research.errors import UserError
 from research.files import fits
@@ -112,11 +113,11 @@ def _read(path: str, images: str | None, classes: tuple[str, ...]) -> Annotation
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))
         if any(name.lower().endswith(".xml") for name in names):
             return _voc(Path(path), [name for name in names if name.lower().endswith(".xml")], images, classes)
-        return _yolo(path, names, classes)
+        return _yolo(path, images, classes)
     if path.lower().endswith(".txt"):
         names = [f"{line.split()[0]}.xml" for line in _text(path).splitlines() if line.strip()]
         folder = Path(os.path.normpath(os.path.join(os.path.dirname(path), "..", "..", "Annotations")))
-        return _voc(folder, [_plain(name, path) for name in names], images, classes)
+        return _voc(folder, [name_within(name, shown(path)) for name in names], images, classes)
     return _coco(path, images)
 
 
@@ -151,13 +152,15 @@ def _coco(path: str, images: str | None) -> Annotations:
     for identity, image in listed.items():
         if not (0 < image["height"] < 2**20 and 0 < image["width"] < 2**20):
             raise UserError(f"image {identity} of {shown(path)} has no size: give its height and width in pixels")
-        name = _plain(image["file_name"], path)
+        name = name_within(image["file_name"], shown(path))
         entries.append(boxes.entry(identity, name, (image["height"], image["width"])))
     folder = images or str(Path(path).parent / "images")
     return Annotations(tuple(names), folder, tuple(entries), boxes.sentences())
 
 
-def _yolo(path: str, names: Sequence[str], classes: tuple[str, ...]) -> Annotations:
+def _yolo(path: str, images: str | None, classes: tuple[str, ...]) -> Annotations:
+    if images is not None:
+        raise UserError(f"{shown(path)} holds the images of YOLO itself: leave data.images {shown(images)!r} out")
     parts = list(Path(path).parts)
     if "images" not in parts:
         raise UserError(
@@ -171,13 +174,13 @@ def _yolo(path: str, names: Sequence[str], classes: tuple[str, ...]) -> Annotati
         raise UserError(f"{shown(path)} has numbers for classes: name them in {shown(named)} or with data.classes")
     classes = classes or tuple(line.strip() for line in _text(str(named)).splitlines() if line.strip())
     boxes, entries = _Boxes(str(labels)), []
-    for name in names:
+    for name in tree(path).files:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in SUFFIXES:
             continue
         file = labels / f"{stem}.txt"
         for number, line in enumerate(_text(str(file)).splitlines() if file.exists() else [], 1):
-            where, words = f"line {number} of {file.name}", line.split()
+            where, words = f"line {number} of {stem}.txt", line.split()
             if not words:
                 continue
             kind, sides = _yolo_line(words)
@@ -215,7 +218,7 @@ def _voc(folder: Path, names: Sequence[str], images: str | None, classes: tuple[
             sides = [sides[0] - 1, sides[1] - 1, *sides[2:]]  # the first pixel is number 1
             crowd = thing.findtext("difficult", "0").strip() == "1"  # counts neither for nor against
             boxes.add(name, size, sides, classes.index(kind), where, crowd=crowd)
-        entries.append(boxes.entry(name, _plain(_tag(root, "filename", str), str(folder / name)), size))
+        entries.append(boxes.entry(name, name_within(_tag(root, "filename", str), shown(folder / name)), size))
     return Annotations(classes, images or str(folder.parent / "JPEGImages"), tuple(entries), boxes.sentences())
 
 
@@ -261,13 +264,6 @@ def _by_id(entries: Sequence[dict[str, Any]], hints: Mapping[str, type], where: 
             raise UserError(f"two {where} have the id {entry['id']}: give each its own")
         found[entry["id"]] = entry
     return found
-
-
-def _plain(name: str, path: str) -> str:
-    """A file's name below a folder. Raises UserError for one that leads out of it."""
-    if not name or name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name[:2]:
-        raise UserError(f"{shown(path)} names the file {shown(name)!r}: use names below the folder of images")
-    return name
 
 
 def _bytes(path: Path | str) -> bytes:

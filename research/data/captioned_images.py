@@ -49,13 +49,13 @@ class Remembered(Sequence[Example]):
         return self._read[index]
 
 
-class Captions(Sequence[Example]):
+class CaptionTexts(Sequence[Example]):
     """The captions of examples without their images, for a vocabulary: all where the examples tell them by themselves,
-    as `captions`, otherwise those of evenly spaced ones."""
+    as `captions`, otherwise what `caption` makes of evenly spaced ones."""
 
-    def __init__(self, examples: Sequence[Example]):
+    def __init__(self, examples: Sequence[Example], caption: Callable[[Example], str]):
         self._told: Sequence[str] | None = getattr(examples, "captions", None)
-        self._examples = examples
+        self._examples, self._caption = examples, caption
         count = len(examples) if self._told is not None else min(len(examples), SAMPLE)
         self._places = np.linspace(0, len(examples) - 1, count).astype(int)
 
@@ -64,7 +64,7 @@ class Captions(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
         place = int(self._places[index])
-        return {"caption": self._examples[place]["caption"] if self._told is None else self._told[place]}
+        return {"caption": self._caption(self._examples[place]) if self._told is None else self._told[place]}
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))

@@ -23,7 +23,7 @@ KEYS = {"image": "image", "caption": "caption"}
 class Captions(SplitFiles):
     """{"image": uint8 [height, width, channels], "caption": str, "name": str} of a table's rows, as `Table` reads it.
 
-    An image with several captions has a row for each of them: they share its `name`, and `folds` deals them out
+    An image with several captions has a row for each of them: they share its path, `name`, and `folds` deals them out
     together. keys: the columns of the image's file and of the caption. columns: names of all columns, where the first
     line does not say them. images: the folder or zip archive that the files' names start from; unless given, the
     folder that the table lies in. size: pixels per side to which images are resized, whatever their shape; None keeps
@@ -69,13 +69,10 @@ class Captions(SplitFiles):
             if not isinstance(row[column], str):
                 raise UserError(f"{column!r} in {place} is not a text: set data.keys.{key} to one")
             check_text(row[column], f"{column!r} in {place}")
-        name, caption = row[self.keys["image"]], row[self.keys["caption"]]
-        parts = name.replace("\\", "/").split("/")
-        if name.startswith(("/", "\\")) or ".." in parts or name[1:2] == ":":
-            raise UserError(f"the image {shown(name)!r} in {place} may lie outside the folder: name it from there on")
+        caption = row[self.keys["caption"]]
         if not caption.strip():
             raise UserError(f"the caption in {place} is empty: write one, or remove the line")
-        return "/".join(part for part in parts if part not in ("", ".")), caption
+        return archives.name_within(row[self.keys["image"]], place), caption
 
     def examples(self, split: str) -> "CaptionedFiles":
         entries = tuple(
@@ -105,7 +102,7 @@ class CaptionedFiles(Sequence[Example]):
         size = None if self.size is None else (self.size, self.size)
         content = archives.read(folder, name)
         image = decode_image(content, os.path.join(folder, name), size, self.channels)
-        return {"image": image, "caption": caption, "name": name}
+        return {"image": image, "caption": caption, "name": os.path.join(folder, name)}
 
 
 @functools.lru_cache(maxsize=8)

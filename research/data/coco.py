@@ -61,7 +61,10 @@ class Coco(Source):
     def _read(self, split: str) -> Annotations:
         check_split(split, self.splits)
         path = {"train": self.path, "validation": self.validation_path, "test": self.test_path}[split]
+        assert path is not None
         images = {"train": None, "validation": self.validation_images, "test": self.test_images}[split] or self.images
+        if self.classes and path.lower().endswith(".json"):
+            raise UserError(f"{shown(path)} names its classes itself: leave data.classes out")
         return _annotations(path, images, self.classes if split == "train" else self.class_names)
 
     def examples(self, split: str) -> "BoxedFiles":

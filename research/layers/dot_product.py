@@ -122,10 +122,10 @@ def _blocks(array: Array, axis: int) -> Array:
 
 
 def _cudnn_applies(query: Array, bias: Array | None) -> bool:
-    """cuDNN takes half precision and head sizes in multiples of 8."""
+    """cuDNN takes half precision and head sizes in multiples of 8; filling up a single query would copy its cache."""
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    return jax.default_backend() == "gpu" and half and fits and bias is None
+    return jax.default_backend() == "gpu" and half and fits and bias is None and query.shape[1] > 1
 
 
 def _cudnn(query: Array, key: Array, value: Array, mask: Mask | None, causal: bool) -> Array:

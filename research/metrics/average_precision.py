@@ -52,7 +52,7 @@ class AveragePrecisionScorer:
         self._found: list[dict[str, Any]] = []
 
     def add(self, example: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """Keeps the boxes of one image."""
+        """Keeps the boxes of one image, and of what was found only what is finite: pycocotools takes NaN as right."""
         true, found = self._boxes(example, answer)
         self._images += 1
         for number, box in enumerate(_boxes_of(true)):
@@ -62,7 +62,8 @@ class AveragePrecisionScorer:
             self._true.append(box)
         assert found.scores is not None
         for box, score in zip(_boxes_of(found), found.scores.tolist(), strict=True):
-            self._found.append(box | {"image_id": self._images, "score": score})
+            if np.isfinite([*box["bbox"], score]).all():
+                self._found.append(box | {"image_id": self._images, "score": score})
 
     def result(self) -> dict[str, float]:
         """The scores. Raises UserError where there was no image."""

@@ -77,14 +77,14 @@ class CaptionScorer:
     names: Sequence[str] = ("bleu", "cider")
 
     def __init__(self):
-        self._answers: dict[str, str] = {}
-        self._references: dict[str, list[str]] = {}
+        self._answers: dict[Any, str] = {}
+        self._references: dict[Any, list[str]] = {}
         self._count = 0
 
     def add(self, example: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         """Takes the answer's `text` and the example's `caption`."""
         self._count += 1
-        image = str(example.get("name", self._count))
+        image = example.get("name", self._count)
         self._answers.setdefault(image, answer["text"])
         self._references.setdefault(image, []).append(example["caption"])
 

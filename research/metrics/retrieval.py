@@ -23,7 +23,7 @@ def ranks(questions: np.ndarray, candidates: np.ndarray, right: Sequence[Sequenc
         scores = questions[start : start + CHUNK] @ candidates.T
         for row, score in enumerate(scores, start):
             own = [*right[row]]
-            ahead = score >= score[own].max()
+            ahead = ~(score < score[own].max())  # NaN as well
             ahead[own] = False
             found[row] = 1 + ahead.sum()
     return found
@@ -40,9 +40,9 @@ class RetrievalScorer:
     names: Sequence[str] = (*(f"recall_{k}" for k in AT), "mrr")
 
     def __init__(self):
-        self._sources: dict[str, np.ndarray] = {}
-        self._targets: dict[str, np.ndarray] = {}
-        self._right: dict[str, list[str]] = {}
+        self._sources: dict[Any, np.ndarray] = {}
+        self._targets: dict[Any, np.ndarray] = {}
+        self._right: dict[Any, list[Any]] = {}
 
     def add(self, example: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         """Keeps the vectors of texts that are new."""
@@ -75,9 +75,9 @@ class ImageTextScorer:
     `name` are of one image; without a name, each has its own.
 
     Where examples have a `twin`, a caption whose relation is swapped, `relation` is how often an image's own caption is
-    nearer than its twin, and `nouns` how often, of all captions and twins, the nearest is its own or its own twin: both
-    at random where a model sees nothing, at 1/2 and at 2 over the number of texts. Where they have a `label` and the
-    answer says which one is right, `zero_shot_accuracy` is how often it was answered.
+    nearer than its twin, and `nouns` how often, of the captions and twins of all these examples, the nearest is its own
+    or its own twin: both at random where a model sees nothing, at 1/2 and at 2 over the number of texts. Where they
+    have a `label` and the answer says which one is right, `zero_shot_accuracy` is how often it was answered.
     """
 
     names: Sequence[str] = tuple(
@@ -99,7 +99,7 @@ class ImageTextScorer:
         if "caption_vector" not in answer:
             return
         self._pairs += 1
-        image = str(example.get("name", self._count))
+        image = example.get("name", self._count)
         vectors = answer["vector"], answer["caption_vector"]
         pair = dict(zip(("vector", "target_vector"), vectors, strict=True))
         self._to_text.add({"source": image, "target": example["caption"]}, pair)
@@ -139,5 +139,5 @@ class ImageTextScorer:
         found |= {name: "any image of the caption, among all images of the split" for name in self.names[4:]}
         if self._twins:
             found["relation"] = "an image's own caption before its twin, whose relation is swapped"
-            found["nouns"] = "its own caption or twin before all other captions and twins of the split"
+            found["nouns"] = "its own caption or twin before the captions and twins of all other examples that have one"
         return found

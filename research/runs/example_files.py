@@ -16,7 +16,7 @@ def write_examples(source: Any, classes: Sequence[str], folder: Path) -> dict[st
 
     An example has `image`, uint8 [height, width, channels], and may have `boxes`, [n, 4], with `objects`, [n], numbers
     of `classes`, `mask`, [height, width], and `caption`. They become `images/SPLIT/0.png`, `masks/SPLIT/0.png`,
-    `instances_SPLIT.json` and `captions_SPLIT.json`, which the sources `coco` and `image_masks` read.
+    `instances_SPLIT.json` and `captions_SPLIT.json`; the sources `coco` and `image_masks` read all but the last.
 
     Raises UserError for a folder that is not empty, and for examples without images.
     """
@@ -26,7 +26,7 @@ def write_examples(source: Any, classes: Sequence[str], folder: Path) -> dict[st
     counts = {}
     for split in source.splits:
         examples = source.examples(split)
-        images, boxes, captions = [], [], []
+        images, boxes, captions, boxed = [], [], [], False
         for index in range(len(examples)):
             example = examples[index]
             if "image" not in example:
@@ -37,11 +37,12 @@ def write_examples(source: Any, classes: Sequence[str], folder: Path) -> dict[st
                 _write(example["mask"][..., None], folder / "masks" / name)
             height, width = example["image"].shape[:2]
             images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+            boxed |= "boxes" in example
             for box in _annotations(example):
                 boxes.append({"id": len(boxes) + 1, "image_id": index + 1, **box})
             if "caption" in example:
                 captions.append({"id": index + 1, "image_id": index + 1, "caption": example["caption"]})
-        if "boxes" in examples[0]:
+        if boxed:
             content = {"images": images, "annotations": boxes, "categories": categories}
             write_json(folder / f"instances_{split}.json", content)
         if captions:

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from research.data.captioned_images import CaptionedImages, Captions
+from research.data.captioned_images import CaptionedImages, CaptionTexts
 from research.data.images import LabelledImages
 from research.data.rows import Rows
+from research.data.source import Mixed
 from research.data.text import Ragged
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.data.transforms.photo import PhotoAugmentation
@@ -41,7 +42,7 @@ class CaptionTask(ImageTask):
     def prepare(self, source: Any, folder: Path) -> Self:
         if self.length < 3:
             raise UserError(f"task.length {self.length} leaves no room for a word between two marks: use 3 or more")
-        texts = types.SimpleNamespace(examples=lambda split: Captions(_captioned(source.examples(split))))
+        texts = types.SimpleNamespace(examples=lambda split: self._texts_of(source.examples(split)))
         vocabulary = vocabulary_of_run(self.tokenizer, texts, ("caption",), folder)
         return dataclasses.replace(super().prepare(source, folder), vocabulary=vocabulary)
 
@@ -70,8 +71,16 @@ class CaptionTask(ImageTask):
         return CaptionedImages(self.images(examples, train=train, seed=seed), self._captions)
 
     def caption(self, example: Example) -> str:
-        """The caption of an example."""
+        """The caption of an example. Raises UserError where there is none."""
+        if "caption" not in example:
+            raise UserError("the data have no captions: use data such as captions or scenes")
         return example["caption"]
+
+    def _texts_of(self, examples: Sequence[Any]) -> Sequence[Any]:
+        """What a vocabulary is made of."""
+        if isinstance(examples, Mixed):
+            return Mixed(tuple(self._texts_of(part) for part in examples.parts), None)
+        return CaptionTexts(examples, self.caption)
 
     def _captions(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         return {"caption": self.tokens([self.caption(example) for example in examples])}
@@ -81,10 +90,3 @@ class CaptionTask(ImageTask):
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return f"caption: {show_tokens(self.vocabulary, batch['caption'][row], self.pad)}\n{super().show(batch, row)}"
-
-
-def _captioned(examples: Sequence[Example]) -> Sequence[Example]:
-    """The examples. Raises UserError where they have no captions."""
-    if not hasattr(examples, "captions") and len(examples) and "caption" not in examples[0]:
-        raise UserError("the data have no captions: use data such as captions or scenes")
-    return examples

@@ -64,9 +64,9 @@ class ImageText(CaptionTask):
     def with_head(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, TwoTowers):
             raise UserError(f"model {type(model).__name__} is not made of two towers: use two_towers")
-        most = getattr(model.text, "max_length", self.length)
+        most = getattr(model.text, "max_length", self.length) - getattr(model.text, "first_position", 0)
         if self.length > most:
-            raise UserError(f"task.length {self.length} exceeds model.text.max_length {most}: use at most that")
+            raise UserError(f"task.length {self.length} exceeds the {most} positions of model.text: use at most that")
         for name, tower in (("image", model.image), ("text", model.text)):
             for field in ("dropout", "attention_dropout", "stochastic_depth"):
                 if self.chunk is not None and getattr(tower, field, 0):

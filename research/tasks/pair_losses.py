@@ -63,7 +63,7 @@ def pair_losses(
     weights: Float[Array, "batch"],
     count: int = 1,
 ) -> tuple[Float32[Array, "batch"], Bool[Array, "batch"]]:
-    """The loss of each pair, and whether an image's own text has its highest logit.
+    """The loss of each pair, and whether an image's own text has a higher logit than all others.
 
     "clip": the mean of the cross-entropies of the image among all texts and of the text among all images (Radford et
     al. 2021, figure 3). "siglip": minus the sum over texts of log sigmoid(±logit), + for the image's own (Zhai et al.
@@ -80,7 +80,7 @@ def pair_losses(
         pairs = jnp.arange(batch)[:, None] == numbers
         own += jnp.where(pairs, logits, 0).sum(axis=1)
         seen = jnp.where(valid, logits, NEVER)
-        best = jnp.maximum(best, seen.max(axis=1))
+        best = jnp.maximum(best, jnp.where(pairs, NEVER, seen).max(axis=1))
         if kind == "siglip":
             signed = jnp.where(valid, jax.nn.log_sigmoid(jnp.where(pairs, logits, -logits)), 0)
             return (normaliser, best, own, total - signed.sum(axis=1)), jnp.zeros(len(texts))
@@ -94,4 +94,4 @@ def pair_losses(
     (by_image, best, own, total), by_text = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), start, inputs)
     if kind == "clip":
         total = (by_image + joined(by_text)) / 2 - own
-    return total, own >= best
+    return total, own > best

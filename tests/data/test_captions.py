@@ -1,13 +1,14 @@
 """Tables of images and captions: what is read, and each sentence that a person can be told."""
 
 import shutil
+from operator import itemgetter
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from research.data.captioned_images import CaptionedImages
-from research.data.captioned_images import Captions as Texts
+from research.data.captioned_images import CaptionTexts as Texts
 from research.data.captions import Captions, _files
 from research.data.images import LabelledImages
 from research.data.transforms.geometry import Augmentation
@@ -27,7 +28,9 @@ def test_images_and_captions_of_a_table(folder):
     examples = source.examples("train")
     assert source.splits == ("train", "validation") and len(examples) == 24 and len(source.examples("validation")) == 8
     lines = (folder / "captions_train.tsv").read_text().splitlines()[1:]
-    assert [f"{examples[n]['name']}\t{examples[n]['caption']}" for n in (0, 1, 23)] == [lines[n] for n in (0, 1, 23)]
+    assert [f"{examples[n]['name']}\t{examples[n]['caption']}" for n in (0, 1, 23)] == [
+        f"{folder}/images/{lines[n]}" for n in (0, 1, 23)
+    ]
     assert examples.captions == [line.split("\t")[1] for line in lines]
     shown = np.asarray(Image.open(folder / "images" / "11.jpg").resize((8, 8), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(examples[23]["image"], shown)
@@ -46,7 +49,10 @@ def test_an_archive_and_other_columns(folder, tmp_path):
     rows = '{"photo": "images\\\\1.jpg", "text": "a"}\n{"photo": "./images/2.jpg", "text": "b"}\n'
     (tmp_path / "rows.jsonl").write_text(rows)
     source = Captions(str(tmp_path / "rows.jsonl"), images=archive, keys={"image": "photo", "caption": "text"})
-    assert [example["name"] for example in source.examples("train")] == ["images/1.jpg", "images/2.jpg"]
+    assert [example["name"] for example in source.examples("train")] == [
+        f"{archive}/images/1.jpg",
+        f"{archive}/images/2.jpg",
+    ]
     (folder / "rows.csv").write_text("images/1.jpg,7,a\n")
     source = Captions(str(folder / "rows.csv"), columns=("image", "number", "caption"))
     assert source.examples("train")[0]["image"].shape == (40, 48, 3)
@@ -56,10 +62,10 @@ def test_an_archive_and_other_columns(folder, tmp_path):
     ("image,caption\n9.jpg,a\n", "line 2 of .* names the image '9.jpg', which .* does not have: add it"),
     ("image,caption\n1.jpg, \n", "the caption in line 2 of .* is empty: write one, or remove the line"),
     ("image,words\n1.jpg,a\n", r"line 2 of .* has no column 'caption' \(it has image, words\): set data.keys.caption"),
-    ("image,caption\n../1.jpg,a\n", "the image '../1.jpg' in line 2 of .* may lie outside the folder"),
-    ("image,caption\n/etc/1.jpg,a\n", "the image '/etc/1.jpg' in line 2 of .* may lie outside the folder"),
-    ("image,caption\n\\etc\\1.jpg,a\n", "may lie outside the folder"),
-    ("image,caption\nC:\\1.jpg,a\n", "may lie outside the folder"),
+    ("image,caption\n../1.jpg,a\n", "line 2 of .* names the file '../1.jpg': use names below the folder of images"),
+    ("image,caption\n/etc/1.jpg,a\n", "line 2 of .* names the file '/etc/1.jpg': use names below"),
+    ("image,caption\n\\etc\\1.jpg,a\n", "use names below the folder of images"),
+    ("image,caption\nC:\\1.jpg,a\n", "use names below the folder of images"),
     ("image,caption\n", "holds no examples"),
 ])  # fmt: skip
 def test_tables_that_do_not_fit(text, words, tmp_path):
@@ -101,7 +107,7 @@ def test_an_example_is_read_once_for_its_image_and_its_caption():
 def test_captions_for_a_vocabulary_are_told_or_sampled(monkeypatch):
     monkeypatch.setattr("research.data.captioned_images.SAMPLE", 3)
     examples = Counted({"caption": str(n)} for n in range(5))
-    assert [each["caption"] for each in Texts(examples)] == ["0", "2", "4"]
+    assert [each["caption"] for each in Texts(examples, itemgetter("caption"))] == ["0", "2", "4"]
     examples.captions = list("abcde")
     examples.reads = 0
-    assert [each["caption"] for each in Texts(examples)] == list("abcde") and not examples.reads
+    assert [each["caption"] for each in Texts(examples, itemgetter("caption"))] == list("abcde") and not examples.reads

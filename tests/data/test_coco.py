@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from research.data.box_files import read_annotations
 from research.data.coco import Coco
 from research.errors import UserError
 from tests.boxes import write_boxes
@@ -269,3 +271,30 @@ def test_the_folder_of_the_tests_has_every_split(tmp_path):
     assert source.class_names == ("cell", "plate") and source.examples("validation").box_counts == [0, 1, 2] * 3
     assert source.paths() == (f"{folder}/instances_train.json", f"{folder}/instances_val.json")
     assert source.fingerprint("train") != source.fingerprint("validation")
+
+
+def test_what_has_no_meaning_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"names its classes itself: leave data\.classes out"):
+        Coco(coco(tmp_path / "coco"), classes=("zebra",)).examples("train")
+    with pytest.raises(UserError, match=r"holds the images of YOLO itself: leave data\.images '/nowhere' out"):
+        Coco(yolo(tmp_path / "yolo"), images="/nowhere").examples("train")
+
+
+def test_names_in_other_spellings_are_the_same_files(tmp_path):
+    def longer(content):
+        content["images"][0]["file_name"] = "./" + content["images"][0]["file_name"]
+
+    examples = Coco(coco(tmp_path, longer)).examples("train")
+    assert not examples.entries[0].name.startswith(".") and examples[0]["image"].ndim == 3
+
+
+def test_images_of_yolo_in_folders_within_the_folder(tmp_path):
+    path = Path(yolo(tmp_path))
+    before = len(Coco(str(path)).examples("train"))
+    labels = tmp_path / "labels" / "train"
+    for folder in (path, labels):
+        (folder / "more").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path / "more" / "z.png")
+    (labels / "more" / "z.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    found = {entry.name: entry for entry in read_annotations(str(path), None, ()).entries}
+    assert len(found) == before + 1 and len(found["more/z.png"].boxes) == 1

@@ -45,16 +45,17 @@ def given(mask, length):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size", "implementation"),
+    ("dtype", "queries", "size", "implementation"),
     [
-        (jnp.bfloat16, 64, "cudnn"),
-        (jnp.float16, 64, "cudnn"),
-        (jnp.bfloat16, 12, None),
-        (jnp.bfloat16, 256, None),
-        (jnp.float32, 64, None),
+        (jnp.bfloat16, 6, 64, "cudnn"),
+        (jnp.float16, 6, 64, "cudnn"),
+        (jnp.bfloat16, 1, 64, None),  # a step of decoding
+        (jnp.bfloat16, 6, 12, None),
+        (jnp.bfloat16, 6, 256, None),
+        (jnp.float32, 6, 64, None),
     ],
 )
-def test_cudnn_is_asked_only_for_what_it_takes(monkeypatch, dtype, size, implementation):
+def test_cudnn_is_asked_only_for_what_it_takes(monkeypatch, dtype, queries, size, implementation):
     asked = []
 
     def spy(query, *args, implementation=None, **kwargs):
@@ -64,7 +65,7 @@ def test_cudnn_is_asked_only_for_what_it_takes(monkeypatch, dtype, size, impleme
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
     x = jnp.zeros((1, 6, 2, size), dtype)
-    dot_product_attention(x, x, x)
+    dot_product_attention(x[:, :queries], x, x)
     assert asked == [implementation]
 
 

@@ -83,3 +83,9 @@ def test_signatures_name_the_version():
     version = importlib.metadata.version("pycocotools")
     assert set(scorer.signatures()) <= set(scorer.names)
     assert all(f"pycocotools {version}" in text for text in scorer.signatures().values())
+
+
+@pytest.mark.parametrize(("box", "score"), [([np.nan] * 4, 0.9), (BOX, np.nan), ([0, 0, np.inf, 50], 0.9)])
+def test_what_is_not_finite_finds_nothing(box, score):
+    found, _ = scores([(([BOX], [0], {}), ([box], [score], [0]))])
+    assert found["ap"] == found["ap50"] == found["ap50_agnostic"] == 0

@@ -35,6 +35,8 @@ def test_against_sorted_lists(monkeypatch):
 def test_equal_vectors_find_nothing_and_the_best_of_several_counts():
     same = np.ones((4, 3), np.float32)
     assert ranks(same, same, [[0], [1], [2], [3]]).tolist() == [4, 4, 4, 4]
+    nothing = np.full((4, 3), np.nan, np.float32)
+    assert ranks(nothing, same, [[0], [1], [2], [3]]).tolist() == [4, 4, 4, 4]
     candidates = np.array([[0.9], [0.8], [0.7], [0.6]], np.float32)
     assert ranks(np.ones((1, 1), np.float32), candidates, [[1, 3]]).tolist() == [2]
 
@@ -83,6 +85,13 @@ def test_nouns_and_relations():
     scores = scorer.result()
     assert scores["relation"] == pytest.approx(2 / 3) and scores["nouns"] == pytest.approx(2 / 3)
     assert {"nouns", "relation"} <= set(scorer.signatures())
+
+
+def test_an_image_without_a_name_is_none_of_a_number():
+    scorer = ImageTextScorer()
+    for example, vector in (({"name": "2", "caption": "a"}, [1.0, 0.0]), ({"caption": "b"}, [0.0, 1.0])):
+        scorer.add(example, {"vector": vector, "caption_vector": vector})
+    assert scorer.result()["text_to_image_recall_1"] == scorer.result()["image_to_text_recall_1"] == 1
 
 
 def test_labels_alone():

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from research.config import load
+from research.data.captions import Captions
 from research.data.scenes import Scenes
-from research.data.source import Withheld
+from research.data.source import Mixed, Withheld
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.models.gpt import GPT
@@ -20,6 +21,7 @@ from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
 from research.runs.experiment import build_experiment
 from research.tasks.image_text import ImageText
+from tests.captions import write_captions
 from tests.layers.random_params import random_params
 
 SOURCE = Scenes(size=16, most=2, num_train=40)
@@ -182,7 +184,7 @@ def test_a_prompt_that_is_too_long(task, model, params):
 
 
 def test_what_does_not_fit(task, model, tmp_path):
-    with pytest.raises(UserError, match=r"task\.length 16 exceeds model\.text\.max_length 8: use at most that"):
+    with pytest.raises(UserError, match=r"task\.length 16 exceeds the 8 positions of model\.text: use at most that"):
         task.with_head(model.clone(text=model.text.clone(max_length=8)))
     with pytest.raises(UserError, match="model ViT is not made of two towers: use two_towers"):
         task.with_head(model.image)
@@ -194,7 +196,7 @@ def test_what_does_not_fit(task, model, tmp_path):
     with pytest.raises(UserError, match=r"task\.length 2 leaves no room"):
         ImageText(tokenizer=Tokenizer(), length=2).prepare(Withheld(tmp_path), tmp_path)
     plain = types.SimpleNamespace(examples=lambda split: [{"image": EXAMPLES[0]["image"]}])
-    with pytest.raises(UserError, match="the data have no captions: use data such as captions or scenes"):
+    with pytest.raises(UserError, match="the data have no captions: for images with labels, name their classes"):
         ImageText(tokenizer=Tokenizer()).prepare(plain, tmp_path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     with pytest.raises(UserError, match=r"broken\.png cannot be read as an image"):
@@ -211,3 +213,22 @@ def test_micro_batches_are_refused_and_the_vocabulary_reaches_the_text_tower(tmp
         build_experiment(load(spec, {"model.text.vocab_size": "7"}), tmp_path)
     experiment = build_experiment(load(spec), tmp_path)
     assert experiment.model.text.vocab_size == experiment.task.vocabulary.vocab_size
+
+
+def test_labelled_images_make_a_vocabulary_of_their_classes(tmp_path):
+    overrides = {"task.classes": [f"number {n}" for n in range(10)], "task.augmentation": {}}
+    config = load("configs/multimodal/clip_scenes.py:tiny", overrides)
+    config.data = {"name": "digits"}
+    vocabulary = build_experiment(config, tmp_path).task.vocabulary
+    assert vocabulary.decode(vocabulary.encode("number 7")) == "number 7"
+
+
+def test_captions_of_a_mixture_are_those_of_its_parts(tmp_path):
+    """All of them, though no image is read."""
+    folders = [write_captions(tmp_path / name) for name in "ab"]
+    sources = [Captions(f"{folder}/captions_train.tsv", images=f"{folder}/images") for folder in folders]
+    parts = [source.examples("train") for source in sources]
+    task = ImageText(tokenizer=Tokenizer("wordpiece", 100))
+    texts = task._texts_of(Mixed(tuple(parts), None))
+    assert [each["caption"] for each in texts] == [*parts[0].captions, *parts[1].captions]
+    assert parts[0][0]["name"] != parts[1][0]["name"]

@@ -32,7 +32,7 @@ def reference(kind: str, scale: float, bias: float) -> tuple[np.ndarray, np.ndar
             losses[i] = (row + column) / 2
         else:
             losses[i] = -sum(np.log(1 / (1 + np.exp(-(1 if i == j else -1) * logits[i, j]))) for j in there)
-        found[i] = all(logits[i, i] >= logits[i, j] for j in there)
+        found[i] = all(logits[i, i] > logits[i, j] for j in there if j != i)
     return losses, found
 
 
@@ -88,3 +88,11 @@ def test_chunks_have_to_be_equal():
     assert [number_of_chunks(64, chunk) for chunk in (None, 64, 100, 16)] == [1, 1, 1, 4]
     with pytest.raises(UserError, match=r"task\.chunk 48 does not divide a batch of 64 evenly on every device: use 32"):
         number_of_chunks(64, 48)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_equal_vectors_find_nothing(kind):
+    """As those of a model that has collapsed."""
+    same = jnp.ones((8, 5), jnp.float32)
+    _, found = pair_losses(kind, same, same, jnp.float32(1), jnp.float32(0), jnp.ones(8), 2)
+    assert not found.any()
