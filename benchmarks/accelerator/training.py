@@ -95,7 +95,7 @@ def drawn(shapes: Any) -> Any:
         name = jax.tree_util.keystr(path)
         if name.startswith(".params") and len(leaf.shape) > 1:
             return jnp.asarray(0.02 * random.standard_normal(leaf.shape, np.float32))
-        one = name.startswith((".params", ".model_state")) and name.endswith(("['scale']", "['var']"))
+        one = name.startswith((".params", ".model_state")) and name.endswith(("['scale']", "['mean_square']"))
         return jnp.full(leaf.shape, one, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(values, shapes)

@@ -13,6 +13,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from research.parallel.sharding import by_path
 
 _BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
+_FUSED = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+"""Products of queries x keys x head size in cuDNN's attention, as many as the formula has, masked or not."""
 _COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
@@ -40,6 +42,9 @@ def _equation_flops(equation: JaxprEqn) -> int:
         kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
         output_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(out) * math.prod(kernel) // output_channels // params["batch_group_count"]
+    if products := _FUSED.get(name):
+        (batch, queries, heads, size), keys = _shape(equation.invars[0]), _shape(equation.invars[1])[1]
+        return products * 2 * batch * heads * queries * keys * size
     inner = [_flops(jaxpr) for jaxpr in _inner(params)]
     if name == "cond":
         return max(inner)

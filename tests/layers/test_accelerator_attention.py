@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.analysis.cost import flops
 from research.layers.dot_product import dot_product_attention
 from research.layers.masks import causal_mask
 from tests.layers.test_attention import BATCH, HEADS, LENGTH, MASKS, assert_same, random_inputs, reference_attention
@@ -89,20 +90,33 @@ def test_what_cudnn_is_asked_for_is_the_formula(monkeypatch, mask, length):
     np.testing.assert_allclose(*(np.asarray(array, np.float32) for array in (found, expected)), atol=0.02)
 
 
-@pytest.mark.parametrize("mask", ["none", "causal", "array", "padding"])
-@pytest.mark.parametrize("length", [96, 197])
-def test_cudnn_takes_the_program_forward_and_backward(monkeypatch, mask, length):
-    """Lowered for CUDA on this machine, where only the library's version and the card cannot be asked."""
+def pretend_cudnn(monkeypatch):
+    """A GPU whose card and library answer as an H100's do."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_200)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
 
-    def attend(query, key, value, upstream):
-        attend = functools.partial(dot_product_attention, **given(mask, length))
-        return jax.vjp(attend, query, key, value)[1](upstream)
 
-    arrays = [jax.ShapeDtypeStruct((BATCH, length, 4, 64), jnp.bfloat16)] * 4
+def gradients(mask, length):
+    """Attention with its gradients, and its arguments' shapes."""
+
+    def attend(query, key, value, upstream):
+        attended, pull = jax.vjp(functools.partial(dot_product_attention, **given(mask, length)), query, key, value)
+        return attended, pull(upstream)
+
+    return attend, [jax.ShapeDtypeStruct((BATCH, length, 4, 64), jnp.bfloat16)] * 4
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "array", "padding"])
+@pytest.mark.parametrize("length", [96, 197])
+def test_cudnn_takes_the_program_forward_and_backward(monkeypatch, mask, length):
+    """Lowered for CUDA on this machine, where only the library's version and the card cannot be asked."""
+    attend, arrays = gradients(mask, length)
+    expected = flops(gradients(mask, length + length % 2)[0], *gradients(mask, length + length % 2)[1])
+    pretend_cudnn(monkeypatch)
+    assert flops(attend, *arrays) == expected  # as the formula counts them
+    attend, arrays = gradients(mask, length)
     text = jax.jit(attend).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("@__cudnn$fmha") == 2  # forward and backward
     square = f"{length + length % 2}x{length + length % 2}x"
