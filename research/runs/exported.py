@@ -19,6 +19,7 @@ from research.weights import timm
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
+from research.weights.preprocessing import FILE, masks_written
 from research.weights.published import image_size
 from research.weights.table import Table
 
@@ -139,6 +140,8 @@ def _bring(experiment: Experiment, folder: Path, library: str) -> None:
     if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
         vocabulary.publish(folder)
     files = experiment.task.published(experiment.model) if library == "transformers" else {}
+    if FILE in files:
+        files[FILE] |= masks_written(experiment.config.data)
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_json(folder / name, content)

@@ -200,9 +200,12 @@ class MaskedLanguage(Task):
 
     def answer(self, example: Example, rows: Sequence[Any]) -> dict[str, Any]:
         ((tokens, chances),) = rows
-        first, *parts = example["text"].split(MASK)
-        words = [self.vocabulary.piece(int(token)) for token in tokens[: len(parts)]]
-        text = first + "".join(word + part for word, part in zip(words, parts, strict=True))
+        first, *parts = self._parts(example["text"])
+        found = [int(token) for token in tokens[: len(parts)]]
+        words = [self.vocabulary.piece(token) for token in found]
+        # RoBERTa's tokens bring the space before them, or none.
+        said = words if self.vocabulary.parts_words else map(self.vocabulary.decode, ([token] for token in found))
+        text = first + "".join(word + part for word, part in zip(said, parts, strict=True))
         return {"text": text, "words": words, "probability": float(np.prod(chances[: len(parts)]))}
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,8 +65,7 @@ class Segmentation(LabelledTask):
         return {"task": fields, "data": {"name": "image_masks", "path": "my_photos", "classes": names, **masks}}
 
     def published(self, model: Any) -> dict[str, Any]:
-        written = resized_written("SegformerImageProcessor", self.size, self)
-        return {PREPROCESSOR: written | {"do_reduce_labels": False}}
+        return {PREPROCESSOR: resized_written("SegformerImageProcessor", self.size, self)}
 
     @property
     def takes_any_size(self) -> bool:

@@ -218,9 +218,12 @@ class Translation(Task):
         pair = self._pairs([{"source": example["source"], "target": answer["text"]}])
         length = min(1 << int(pair.lengths()[0] - 1).bit_length(), self.max_length)  # few programs for many views
         batch = pair.batch(np.zeros(1, np.int64), np.zeros(1, np.int64), length)
+        # Counted, since the mark that a text starts with may be that of padding.
+        source, target = int(pair.source.lengths()[0]), int(pair.target.lengths()[0]) - 1
+        counts = {"source": source, "target_input": target, "target_output": target}
         tokens = {
-            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0] if token != self.pad]
-            for side in ("source", "target_input", "target_output")
+            side: [self._vocabulary_of(side).id_to_token(int(token)) for token in batch[side][0][:count]]
+            for side, count in counts.items()
         }
         clean = remove_bpe if self.join_bpe else str
         title = f"{clean(example['source'])} → {clean(answer['text'])}"

@@ -62,6 +62,14 @@ def windows_of(folder: Path, classes: int) -> tuple[dict[str, Any], dict[str, An
     return {"size": _side(size), **{name: fields[name] for name in ("mean", "deviation")}}, masks
 
 
+def masks_written(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What preprocessor_config.json says of the masks that a section `data` reads: the inverse of `windows_of`."""
+    if "classes" not in data:
+        return {}
+    values = [*(data.get("values") or ())]
+    return {"do_reduce_labels": values == [*range(1, len(data["classes"]) + 1)] and data.get("ignore") == 0}
+
+
 def _side(value: Any) -> int:
     """Pixels on a side: a number, or a dict with `shortest_edge` or `height`."""
     if isinstance(value, dict):

@@ -31,6 +31,9 @@ def test_a_masked_autoencoder_is_published_and_read_again(longest, tmp_path):
     np.testing.assert_array_equal(table, np.pad(sincos_2d(4, 4, 16, longest=longest), [(1, 0), (0, 0)])[None])
     pixels = json.loads((out / "preprocessor_config.json").read_text())
     assert pixels["size"] == {"height": 8, "width": 8} and pixels["image_mean"] == [0.5] * 3
+    save_file({name: array.astype(np.float16) for name, array in file.items()}, out / "model.safetensors")
+    check((again := read_published(out)).match, "half precision")
+    assert again.model.longest_wave == longest
     save_file(file | {"decoder.decoder_pos_embed": table + 0.1}, out / "model.safetensors")
     with pytest.raises(UserError, match=r"decoder\.decoder_pos_embed unlike what follows from config\.json: ") as error:
         check((changed := read_published(out)).match, "it")

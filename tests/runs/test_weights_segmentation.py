@@ -44,9 +44,7 @@ def test_a_segformer_becomes_a_run_and_the_same_again(source, tmp_path, capsys):
     configs = [json.loads((folder / "config.json").read_text()) for folder in (source, out)]
     assert {key: configs[1].get(key) for key in configs[0]} == configs[0]
     pixels = json.loads((out / "preprocessor_config.json").read_text())
-    assert {key: pixels[key] for key in PIXELS if key != "do_reduce_labels"} == {
-        key: value for key, value in PIXELS.items() if key != "do_reduce_labels"
-    }
+    assert {key: pixels[key] for key in PIXELS} == PIXELS
 
 
 def test_commands_of_an_imported_segformer(source, tmp_path, capsys):
