@@ -2,9 +2,9 @@
 
     python -m experiments.train --config=configs/language/lm1b.py --workdir=runs/lm1b
 
-6 layers of width 512, a vocabulary of 30,000 pieces, sentences packed into rows of 128 tokens that do not see each other,
-batches of 256 rows for each of 8 devices, and 500,000 steps in that example. Its published loss is 3.127 nats a token of
-its own SentencePiece vocabulary; `bits_per_byte` compares runs of other vocabularies.
+6 layers of width 512, a vocabulary of 30,000 pieces, sentences packed into rows of 128 tokens that do not see each
+other, batches of 256 rows for each of 8 devices, and 500,000 steps in that example. Its published loss is 3.127 nats a
+token of its own SentencePiece vocabulary; `bits_per_byte` compares runs of other vocabularies.
 
 Data: TFDS `lm1b`, prepared once as ArrayRecord (the error message says with which command). Hardware: 8 GPUs for a day;
 not run here.

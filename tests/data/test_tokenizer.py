@@ -93,7 +93,7 @@ def test_the_end_marker_of_gpt2_stands_between_texts_and_in_none(tmp_path: Path)
     assert again.encode("sing<|endoftext|>").ids == [*made.encode("sing").ids, end]
     source = SimpleNamespace(examples=lambda split: [{"source": "a", "target": "b"}])
     tokenizer = Tokenizer(path=str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"task\.tokenizer has no token for padding, which suits a language model alone"):
+    with pytest.raises(UserError, match=r"task\.tokenizer has no token for padding, which suits a language model"):
         vocabulary_of_run(tokenizer, source, ("source", "target"), tmp_path)
 
 
