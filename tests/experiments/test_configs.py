@@ -83,6 +83,9 @@ def write_data(folder: Path) -> None:
     for split in ("train", "valid", "test.2016"):
         for language, lines in LINES.items():
             (folder / f"{split}.{language}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.el").write_text("".join(f"ὁ κύων {n} ᾄδει\n" for n in range(3000)))
+        (folder / f"{split}.en").write_text("".join(f"The dog {n} sings .\n" for n in range(3000)))
     messages = "".join(f"{'spam' if n % 4 else 'ham'}\tcall {n} times\n" for n in range(2000))
     (folder / "sms.tsv").write_text(messages)
     documents = [f"{n} dogs sing in the {place}.\n" * 9 for n in range(60) for place in ("house", "garden")]
@@ -121,6 +124,7 @@ def data(tmp_path_factory) -> Path:
 def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
     """The config with its data: a spec that may take more arguments, and overrides."""
     if config in (
+        "configs/translation/bible.py",
         "configs/translation/multi30k.py",
         "configs/theory/attention_ablation.py",
         "configs/vision/cifar10.py",
