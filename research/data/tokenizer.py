@@ -37,7 +37,7 @@ from research.data.tokenizer_rules import (
 )
 from research.data.wordpiece import pieces_of_lines, train_pieces
 from research.errors import UserError
-from research.files import Unreadable, fits, read_json, read_text, write_text
+from research.files import Unreadable, fits, read_json, read_text, write_json, write_text
 from research.ranges import Size
 
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
@@ -124,6 +124,11 @@ class TrainedTokenizer:
     def parts_words(self) -> bool:
         """Whether it is a BERT's, which normalises text and parts words into pieces that are marked as such."""
         return isinstance(self._tokenizer.model, models.WordPiece)
+
+    @property
+    def marks_between(self) -> int:
+        """How many times the mark of the end stands between two texts of a row: twice in a RoBERTa's rows."""
+        return 1 if self.parts_words or self.mask is None else 2
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens; what the vocabulary lacks becomes UNK.
@@ -222,9 +227,16 @@ class TrainedTokenizer:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
         write_text(Path(path), self._tokenizer.to_str(pretty=True))
 
-    def publish(self, folder: Path) -> None:
-        """Writes `tokenizer.json` as transformers reads it, with the marks around a text, and a BERT's `vocab.txt`."""
-        write_text(folder / "tokenizer.json", published(self._tokenizer).to_str(pretty=True))
+    def publish(self, folder: Path, marks: Literal["both", "end", "none"] = "both", *, segments: bool = True) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json` as transformers reads them, and a BERT's `vocab.txt`.
+
+        marks: of its start and its end, which are put around a text. segments: whether the model is given them.
+        """
+        write_text(folder / "tokenizer.json", published(self._tokenizer, marks).to_str(pretty=True))
+        names = {f"{role}_token": self.id_to_token(token) for role, token in special_ids(self._tokenizer).items()}
+        inputs = ["input_ids", *["token_type_ids"] * segments, "attention_mask"]
+        own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        write_json(folder / "tokenizer_config.json", {**own, **names, "clean_up_tokenization_spaces": False})
         if self.parts_words:
             tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))
             write_text(folder / "vocab.txt", tokens)

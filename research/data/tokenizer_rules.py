@@ -196,8 +196,11 @@ def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenize
     return tokenizers.Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))
 
 
-def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy that other programs use: its special tokens are found in texts, and put around a text and between two."""
+def published(tokenizer: tokenizers.Tokenizer, marks: str = "both") -> tokenizers.Tokenizer:
+    """A copy that other programs use: its special tokens are found in texts, and put around a text and between two.
+
+    marks: "end" puts one behind each text alone, and "none" puts none.
+    """
     if sentencepiece.is_sentencepiece(tokenizer):
         return sentencepiece.published(tokenizer)
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
@@ -207,11 +210,11 @@ def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         return copy
     start, end = roles["bos"], roles["eos"]
     second = f"{end} $B {end}" if roles is ROBERTA_ROLES else f"$B:1 {end}:1"  # two marks, and no segments
-    copy.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} {second}",
-        special_tokens=[(start, ids["bos"]), (end, ids["eos"])],
-    )
+    first = f"{start} $A {end}" if marks == "both" else f"$A {end}"
+    if marks != "none":
+        copy.post_processor = processors.TemplateProcessing(
+            single=first, pair=f"{first} {second}", special_tokens=[(start, ids["bos"]), (end, ids["eos"])]
+        )
     mask = ROBERTA_ROLES["mask"]  # the space before it is part of it
     copy.add_special_tokens(
         [

@@ -43,8 +43,8 @@ def certify(experiment: Experiment, published: Published, reference: Path | None
     """Writes the certificate of a run that was just imported.
 
     reference: a .safetensors file with inputs (`input_ids` and `attention_mask`, or `pixel_values`) and what the
-    reference library answered (`logits`, or `last_hidden_state`); the largest difference from it is part of the
-    certificate. Raises UserError where that is more than `TOLERANCE`.
+    reference library answered (`logits`, `last_hidden_state`, or `start_logits` and `end_logits`); the largest
+    difference from it is part of the certificate. Raises UserError where that is more than `TOLERANCE`.
     """
     inputs = experiment.task.model_inputs(question(experiment))
     variables = _variables(experiment)
@@ -110,7 +110,8 @@ def question(experiment: Experiment) -> Mapping[str, Any]:
     task: Any = experiment.task
     if task.pad is not None:
         words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
-        for texts in (EXAMPLES, words, [f"{word} [MASK]" for word in words]):  # or where it finds what is missing
+        missing = [f"{word} [MASK]" for word in words]  # or where it finds what is missing, or an answer in a text
+        for texts in (EXAMPLES, words, missing, [f"{word}\t{word}" for word in words]):
             with contextlib.suppress(UserError):
                 return task.questions([task.example(text) for text in texts]).first(len(texts))
         raise UserError("the model has no room for a single word: give one with more positions")
@@ -139,6 +140,8 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
             ours: np.asarray(arrays[name]).astype(INPUTS[name][1]) for name, ours in PAIRS.items() if name in arrays
         }
     expected = next((arrays[name] for name in ("logits", "last_hidden_state") if name in arrays), None)
+    if "start_logits" in arrays and "end_logits" in arrays:
+        expected = np.stack([arrays[f"{end}_logits"] for end in ("start", "end")], axis=-1)
     if not inputs or expected is None:
         raise UserError(
             f"{reference} has no inputs ({', '.join(INPUTS)}) or no logits: make it as docs/weights.md says"
@@ -151,7 +154,9 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
     found = _answers(experiment, variables, **{name: inputs[name] for name in taken if name in inputs})
     if expected.ndim == 4:  # [batch, classes, height, width], at a quarter of the images' size
         expected = jax.image.resize(np.asarray(expected).transpose(0, 2, 3, 1), found.shape, "bilinear")
-    expected, valid = np.asarray(expected), inputs.get("valid", np.ones(found.shape[:1], bool))
+    expected, valid = np.asarray(expected), np.ones(found.shape[:1], bool)
+    if found.ndim == 3:  # of each token
+        valid = inputs.get("valid", valid)
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")
     return {"sha256": hashlib.sha256(reference.read_bytes()).hexdigest(), "largest_difference": largest}

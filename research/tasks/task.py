@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import flax.linen as nn
 import jax
@@ -88,6 +88,9 @@ class Task:
     whole_batch: ClassVar[bool] = False
     """Whether the loss compares each example with all others of its batch, which micro-batches would part."""
 
+    text_marks: ClassVar[Literal["both", "end", "none"]] = "both"
+    """Which marks of its start and its end the model finds around a text."""
+
     teacher: ClassVar[str | None] = None
     """The folder of the run that the task learns from, where it has one; then a field of the config."""
 
@@ -140,7 +143,10 @@ class Task:
         raise no_answers(published.folder)
 
     def published(self, model: Any) -> dict[str, Any]:
-        """What transformers has to know of the task beside a model's weights: JSON by the names of its files."""
+        """What transformers has to know of the task beside a model's weights: JSON by the names of its files.
+
+        Of `config.json` that is what the model's fields do not say.
+        """
         return {}
 
     def remarks(self, example: Example) -> list[str]:

@@ -51,12 +51,16 @@ class Fields:
         return values | (self.derived[0](config) if self.derived else {})
 
     def theirs(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Their keys, of all our fields."""
+        """Their keys, of all our fields. Raises UserError for a value that they have no name for."""
         config = {**self.fixed, **(self.derived[1](values) if self.derived else {})}
         for field in self.fields:
             value = values[field.ours]
             if field.values:
-                value = next(theirs for theirs, ours in field.values.items() if ours == value)
+                names = [theirs for theirs, ours in field.values.items() if ours == value]
+                if not names:
+                    known = ", ".join(map(str, dict.fromkeys(field.values.values())))
+                    raise UserError(f"transformers has no model.{field.ours} {value!r} here: train with one of {known}")
+                value = names[0]
             config[field.theirs] = list(value) if isinstance(value, tuple) else value
         return config
 

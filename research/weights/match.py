@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from research.errors import UserError
+from research.models.text_head import TextHead
 from research.parallel.sharding import by_path
 from research.weights.files import Arrays, as_float32
 from research.weights.table import Entry, Table
@@ -53,9 +54,14 @@ def shapes_of(model: nn.Module, inputs: Sequence[Any]) -> dict[str, tuple[int, .
 
     inputs: arrays or abstract ones, such as the model is called with.
     """
-    single = model.clone(scan=False) if getattr(model, "scan", False) else model
-    variables = jax.eval_shape(single.init, jax.random.key(0), *inputs)
+    variables = jax.eval_shape(_single(model).init, jax.random.key(0), *inputs)
     return {path: tuple(leaf.shape) for tree in variables.values() for path, leaf in by_path(tree).items()}
+
+
+def _single(model: Any) -> Any:
+    if isinstance(model, TextHead):
+        return model.clone(body=_single(model.body))
+    return model.clone(scan=False) if getattr(model, "scan", False) else model
 
 
 def match(table: Table, shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any]) -> Match:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
+from research.data.tokenizer_rules import END_OF_TEXT
 from research.errors import UserError
 from research.files import fits, read_json
 
@@ -166,10 +167,43 @@ def pairs_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedToken
     return vocabulary
 
 
-def sentences_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the task `sentences` from the files of sentence-transformers, where there are any."""
-    longest = config.get("max_position_embeddings", 512)
-    fields: dict[str, Any] = {"length": longest if isinstance(longest, int) else 512}
+def generation_written(
+    vocabulary: TrainedTokenizer, longest: int, *, start: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """What `config.json` and `generation_config.json` say of the tokens that a model writes, `longest` at most.
+
+    start: the token that what is written starts with, of a model that reads another text; like padding it never stands
+    in what is written. A text of a vocabulary without special tokens ends with END_OF_TEXT, where there is one.
+    options: others of transformers' GenerationConfig.
+    """
+    between = None if vocabulary.specials else vocabulary.ids.get(END_OF_TEXT)
+    ids = {f"{role}_token_id": getattr(vocabulary, role) for role in ("pad", "bos", "eos")}
+    ids = {key: between if value is None and key != "pad_token_id" else value for key, value in ids.items()}
+    written: dict[str, Any] = {"max_length": longest, **options}
+    if start is not None:
+        ids["decoder_start_token_id"] = start
+        written["suppress_tokens"] = [*dict.fromkeys((start, vocabulary.pad))]
+    return {"config.json": ids, "generation_config.json": {**ids, **written}}
+
+
+def encoder_of(source: Path, model: Any, folder: Path) -> dict[str, Any]:
+    """Fields of a task (`tokenizer`, `length`) for a published encoder of text; its vocabulary is written into a run's
+    folder.
+
+    The rows of positions before `first_position`, which RoBERTa has two of, are of no token. Raises as `vocabulary_of`.
+    """
+    vocabulary = vocabulary_of(source, model.vocab_size)
+    vocabulary.save(folder / "tokenizer.json")
+    tokenizer = {"kind": "wordpiece" if vocabulary.parts_words else "bpe", "vocab_size": model.vocab_size}
+    return {"tokenizer": tokenizer, "length": model.max_length - model.first_position}
+
+
+def sentences_of(folder: Path, longest: int) -> dict[str, Any]:
+    """Fields of the task `sentences` from the files of sentence-transformers, where there are any.
+
+    longest: tokens that the model has positions for.
+    """
+    fields: dict[str, Any] = {"length": longest}
     limit, pooling, modules = (folder / name for name in (LIMIT, POOLING, MODULES))
     if limit.exists() and isinstance(length := read_json(limit).get("max_seq_length"), int):
         fields["length"] = min(length, fields["length"])

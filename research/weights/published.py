@@ -15,6 +15,7 @@ from research.errors import UserError
 from research.files import read_json
 from research.models.mae import MAE
 from research.models.seq2seq import Seq2Seq
+from research.models.text_head import TextHead
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import Arrays, read_arrays
@@ -79,6 +80,8 @@ def read_published(path: Path) -> Published:
     for variant in variants:
         fields = base | _with_labels(variant, config)
         model = built(family.model, fields)
+        if family.cls is TextHead:
+            model = TextHead(model, len(labels_of(config)), family.pool)
         (table,) = family.tables(model)
         candidates.append(_published(path, config, family, family.model, fields, model, table, arrays))
         if candidates[-1].match.fits:
@@ -133,6 +136,8 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
     if isinstance(model, Seq2Seq):
         tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
         return tokens, tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_)
+    if isinstance(model, TextHead):
+        return jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     if hasattr(model, "vocab_size"):
         return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -143,7 +148,8 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
 
 def built(name: str, fields: Mapping[str, Any]) -> nn.Module:
     """Our model of a name and its fields, which are checked as a config's are. Raises UserError."""
-    classes = {family.model: family.cls for family in FAMILIES} | {cls.__name__.lower(): cls for cls in TIMM}
+    classes = {family.model: family.cls for family in FAMILIES if family.cls is not TextHead}
+    classes |= {cls.__name__.lower(): cls for cls in TIMM}
     return build(classes[name], fields, "config.json")
 
 
