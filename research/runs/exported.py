@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from safetensors.numpy import save_file
@@ -20,10 +21,11 @@ from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
 from research.weights.preprocessing import FILE, masks_written
-from research.weights.published import image_size
+from research.weights.published import built, image_size
 from research.weights.table import Table
 
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
+TRAINING_ONLY |= {"scale", "limit"}  # of two towers: where it starts, and what is written as it is held
 """Fields that change nothing of what a trained model answers."""
 
 HEADED = ("LMHeadModel", "MTModel")
@@ -56,11 +58,14 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
         made = family.made(model, image_size(config))
     if unnamed := sorted(shapes.keys() - {path for entry in table.entries(shapes) for path in entry.ours}):
         raise UserError(f"{library} has no names for {unnamed[0]}: export a model without it")
+    files = dict(experiment.task.published(experiment.model)) if library == "transformers" else {}
+    for name, part in files.pop("config.json", {}).items():
+        config[name] = config[name] | part
     folder.mkdir(parents=True, exist_ok=True)
     made = {table.written(name, prefixed=prefixed): array for name, array in made.items()}
     save_file({**theirs(table, arrays, prefixed=prefixed), **made}, folder / ONE, {"format": "pt"})
     write_json(folder / "config.json", config)
-    _bring(experiment, folder, library)
+    _bring(experiment, folder, files)
     return sorted(folder.iterdir())
 
 
@@ -77,18 +82,20 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
                     "model_type": family.name,
                     "architectures": [architecture],
                 }
-                if refused := _differing(model, family, config, variant):
+                if differing := _differing(model, family, config, variant):
+                    refused = refused or differing
                     continue
                 names = getattr(experiment.task, "class_names", None)
                 if names:
                     config |= {"id2label": {str(number): name for number, name in enumerate(names)}}
                     config |= {"label2id": {name: number for number, name in enumerate(names)}}
                 photo, shape = (getattr(experiment.task, name, None) for name in ("photo", "image_shape"))
+                sized = config.get("vision_config", config)
                 if photo is not None:
-                    config["image_size"] = photo.size
+                    sized["image_size"] = photo.size
                 elif shape is not None and shape[0]:
-                    config["image_size"] = _side(shape)
-                return family, {**before, **config}
+                    sized["image_size"] = _side(shape)
+                return family, _over(before, config, family)
     why = f"its {refused} is not one of theirs" if refused else "it has no such models"
     raise UserError(f"transformers cannot read this {experiment.config.model.name} ({why}): try --library=timm")
 
@@ -100,18 +107,41 @@ def _side(shape: tuple[int, int, int]) -> int:
     return shape[0]
 
 
+def _over(before: Mapping[str, Any], config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The `config.json` that a run was imported with, with what is so of its model now."""
+    parts = {one.theirs: {**(before.get(one.theirs) or {}), **config[one.theirs]} for one in family.fields.sections}
+    left = {key: value for key, value in before.items() if key.removesuffix("_dict") not in parts}
+    return {**left, **config, **parts}
+
+
 def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
     """The first field in which the model that a config makes differs from this one; "" where none does."""
-    fields = {**family.fields.ours(config), **variant}
+    fields = {name: getattr(model, name) if value is LABELS else value for name, value in variant.items()}
+    alike = model.clone(**fields)
+    return _unlike(model, alike) or _unlike(model, built(family.model, {**family.fields.ours(config), **fields}))
+
+
+def _unlike(model: nn.Module, other: nn.Module) -> str:
+    """The first field in which two models differ, such as "text.width"."""
     for field in dataclasses.fields(model):
-        if field.name in TRAINING_ONLY or fields.get(field.name) is LABELS:
+        if field.name in TRAINING_ONLY:
             continue
-        if _plain(getattr(model, field.name)) != _plain(fields.get(field.name, field.default)):
+        own, theirs = (_said(one, field.name) for one in (model, other))
+        if isinstance(own, nn.Module) and type(own) is type(theirs):
+            if inner := _unlike(own, theirs):
+                return f"{field.name}.{inner}"
+        elif own != theirs:
             return field.name
     return ""
 
 
-def _plain(value: Any) -> Any:
+def _said(model: Any, name: str) -> Any:
+    """A field of a model as it can be compared."""
+    value = getattr(model, name)
+    if name == "mlp_width" and value is None:
+        return 4 * model.width
+    if name == "bias":  # of logits: where it starts, if there is one
+        return value is not None
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -135,11 +165,10 @@ def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, 
     return table, {**before, **config} | {"pretrained_cfg": (old if isinstance(old, dict) else {}) | pretrained}
 
 
-def _bring(experiment: Experiment, folder: Path, library: str) -> None:
-    """Writes the tokenizer and, for transformers, what else it has to know, such as the preprocessing of images."""
+def _bring(experiment: Experiment, folder: Path, files: dict[str, Any]) -> None:
+    """Writes the tokenizer and what else a library has to know, such as the preprocessing of images."""
     if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
         vocabulary.publish(folder)
-    files = experiment.task.published(experiment.model) if library == "transformers" else {}
     if FILE in files:
         files[FILE] |= masks_written(experiment.config.data)
     for name, content in files.items():

@@ -61,7 +61,9 @@ def _single(model: nn.Module) -> nn.Module:
     """The model with layers, and those of the models within it, that are not scanned."""
     fields = {name: value for name, value in vars(model).items() if name != "parent"}
     changed: dict[str, Any] = {name: _single(value) for name, value in fields.items() if isinstance(value, nn.Module)}
-    return model.clone(**changed | ({"scan": False} if fields.get("scan") else {}))
+    if fields.get("scan"):
+        changed["scan"] = False
+    return model.clone(**changed)
 
 
 def match(table: Table, shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any]) -> Match:
