@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from safetensors.numpy import save_file
@@ -19,11 +20,12 @@ from research.weights import timm
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
-from research.weights.preprocessing import FILE, masks_written
-from research.weights.published import image_size
+from research.weights.preprocessing import FILE, distinct, masks_written
+from research.weights.published import built, image_size, labels_of
 from research.weights.table import Table
 
-TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
+TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "activation_dropout", "stochastic_depth"}
+TRAINING_ONLY |= {"frozen_norm", "parent", "name"}
 """Fields that change nothing of what a trained model answers."""
 
 HEADED = ("LMHeadModel", "MTModel")
@@ -80,7 +82,7 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
                 if refused := _differing(model, family, config, variant):
                     continue
                 names = getattr(experiment.task, "class_names", None)
-                if names:
+                if names and [*names] != distinct(labels_of(before)):
                     config |= {"id2label": {str(number): name for number, name in enumerate(names)}}
                     config |= {"label2id": {name: number for number, name in enumerate(names)}}
                 photo, shape = (getattr(experiment.task, name, None) for name in ("photo", "image_shape"))
@@ -102,17 +104,22 @@ def _side(shape: tuple[int, int, int]) -> int:
 
 def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
     """The first field in which the model that a config makes differs from this one; "" where none does."""
-    fields = {**family.fields.ours(config), **variant}
+    labels = {name: getattr(model, name) for name, value in variant.items() if value is LABELS}
+    return _first(model, built(family.model, {**family.fields.ours(config), **variant, **labels}))
+
+
+def _first(model: Any, other: Any) -> str:
+    """The first field that differs between two models of one class, a dotted path within a model of its own."""
     for field in dataclasses.fields(model):
-        if field.name in TRAINING_ONLY or fields.get(field.name) is LABELS:
+        if field.name in TRAINING_ONLY:
             continue
-        if _plain(getattr(model, field.name)) != _plain(fields.get(field.name, field.default)):
+        one, two = getattr(model, field.name), getattr(other, field.name)
+        nested = isinstance(one, nn.Module) and type(one) is type(two)
+        if nested and (found := _first(one, two)):
+            return f"{field.name}.{found}"
+        if not nested and one != two:
             return field.name
     return ""
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.config import build
+from research.config import choose
 from research.errors import UserError
 from research.files import read_json
 from research.models.mae import MAE
@@ -144,7 +144,7 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
 def built(name: str, fields: Mapping[str, Any]) -> nn.Module:
     """Our model of a name and its fields, which are checked as a config's are. Raises UserError."""
     classes = {family.model: family.cls for family in FAMILIES} | {cls.__name__.lower(): cls for cls in TIMM}
-    return build(classes[name], fields, "config.json")
+    return choose(classes, {"name": name, **fields}, "config.json")
 
 
 def _published(
