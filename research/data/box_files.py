@@ -91,11 +91,10 @@ def read_annotations(path: str, images: str | None, classes: tuple[str, ...]) ->
     """What a path says: a JSON file of COCO; a folder `.../images/...` with texts in `.../labels/...` (YOLO); a folder
     of XML files, or a text file with their names, as in `ImageSets/Main` (Pascal VOC).
 
-    images: the folder of the images, where it is not the usual one. classes: names of YOLO's numbers, or those of VOC
-    in an order; otherwise YOLO's are in `classes.txt` above `images`, and VOC's are those found, sorted.
+    images: the folder of the images, if not the usual one. classes: names of YOLO's numbers, or VOC's or COCO's in an
+    order; otherwise YOLO's are in `classes.txt` above `images`, and VOC's are those found, sorted.
 
-    Raises UserError for a path of none of these kinds, for a file that is not what it should be, and for classes whose
-    names are not different ones that can be printed.
+    Raises UserError for another path, for a file that is not what it should be, and for names that are not different.
     """
     found = _read(path, images, classes)
     plain = {name for name in found.classes if name.strip() and name.isprintable()}
@@ -118,18 +117,21 @@ def _read(path: str, images: str | None, classes: tuple[str, ...]) -> Annotation
         names = [f"{line.split()[0]}.xml" for line in _text(path).splitlines() if line.strip()]
         folder = Path(os.path.normpath(os.path.join(os.path.dirname(path), "..", "..", "Annotations")))
         return _voc(folder, [name_within(name, shown(path)) for name in names], images, classes)
-    return _coco(path, images)
+    return _coco(path, images, classes)
 
 
-def _coco(path: str, images: str | None) -> Annotations:
+def _coco(path: str, images: str | None, classes: tuple[str, ...]) -> Annotations:
     content = _json(path)
     for name in LISTS:
         if not fits(content.get(name), list[dict[str, Any]]):
             raise UserError(f"{shown(path)} has no list {name!r}: give annotations in COCO's form, with {LISTS}")
     kinds = _by_id(content["categories"], {"name": str}, f"categories of {shown(path)}")
     listed = _by_id(content["images"], {"file_name": str, "width": int, "height": int}, f"images of {shown(path)}")
-    names = [kind["name"] for kind in kinds.values()]
-    numbers = {identity: number for number, identity in enumerate(kinds)}
+    own = [kind["name"] for kind in kinds.values()]
+    names = classes if classes and len({*own}) == len(own) else tuple(own)  # the caller refuses names that are twice
+    if others := [name for name in own if name not in names]:
+        raise UserError(f"{shown(path)} has the category {shown(others[0])}, which data.classes does not list: add it")
+    numbers = dict(zip(kinds, map(names.index, own), strict=True))
     boxes = _Boxes(path)
     for place, entry in enumerate(content["annotations"]):
         name = f"annotation {entry.get('id', place)}"
@@ -155,7 +157,7 @@ def _coco(path: str, images: str | None) -> Annotations:
         name = name_within(image["file_name"], shown(path))
         entries.append(boxes.entry(identity, name, (image["height"], image["width"])))
     folder = images or str(Path(path).parent / "images")
-    return Annotations(tuple(names), folder, tuple(entries), boxes.sentences())
+    return Annotations(names, folder, tuple(entries), boxes.sentences())
 
 
 def _yolo(path: str, images: str | None, classes: tuple[str, ...]) -> Annotations:

@@ -26,8 +26,9 @@ class Coco(Source):
     (`VOC2012/ImageSets/Main/train.txt`): which of them is found out. validation_path, test_path: the same of the other
     splits. images, validation_images, test_images: folders or zip archives of the images, where they are not the usual
     ones (`images` beside a JSON file, for all splits that of training; `JPEGImages` beside `Annotations`).
-    classes: names of YOLO's numbers (otherwise in `classes.txt`), or VOC's in an order (otherwise sorted). VOC's
-    difficult objects count as crowds. channels: 3 for colour, 1 for grey.
+    classes: names of YOLO's numbers (otherwise in `classes.txt`), or VOC's in an order (otherwise sorted), or COCO's,
+    such as those that a model knows already (otherwise its categories). VOC's difficult objects count as crowds.
+    channels: 3 for colour, 1 for grey.
     """
 
     path: Annotated[str, MOVED]
@@ -63,9 +64,8 @@ class Coco(Source):
         path = {"train": self.path, "validation": self.validation_path, "test": self.test_path}[split]
         assert path is not None
         images = {"train": None, "validation": self.validation_images, "test": self.test_images}[split] or self.images
-        if self.classes and path.lower().endswith(".json"):
-            raise UserError(f"{shown(path)} names its classes itself: leave data.classes out")
-        return _annotations(path, images, self.classes if split == "train" else self.class_names)
+        alike = split == "train" or path.lower().endswith(".json")
+        return _annotations(path, images, self.classes if alike else self.class_names)
 
     def examples(self, split: str) -> "BoxedFiles":
         """The split's images. Raises UserError for annotations that are not what they should be, for classes other than

@@ -21,6 +21,8 @@ NOTHING = -1
 class FittedImages(Rows):
     """Each image as large as a square allows, its shape kept, in the square's upper left corner; the rest is black.
 
+    short_side: pixels that its shorter side has at most, where that is less than the square allows.
+
     A batch holds `image`, uint8 [batch, size, size, channels]; `sizes`, int32 [batch, 2], height and width of what the
     image fills; `boxes`, float32 [batch, max_boxes, 4], left, top, right, bottom in pixels of the square; and
     `objects`, int32 [batch, max_boxes], their classes, NOTHING behind the last one. Boxes of `crowd` are left out.
@@ -29,6 +31,7 @@ class FittedImages(Rows):
     examples: Sequence[Mapping[str, Any]]
     size: int
     max_boxes: int
+    short_side: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -47,7 +50,7 @@ class FittedImages(Rows):
     def _fitted(self, index: int, epoch: int) -> Example:
         example = self._example(index)
         height, width = example["image"].shape[:2]
-        return fitted(example, (0, 0, width, height), self.size)
+        return fitted(example, (0, 0, width, height), self.size, self.short_side)
 
     def _row(self, example: Example, index: int) -> dict[str, np.ndarray]:
         boxes, objects, image = example["boxes"], example["objects"], example["image"]
@@ -88,8 +91,10 @@ class RandomlyFitted(FittedImages):
             across, down = (max(round(side * part), 1) for side, part in zip((width, height), parts, strict=True))
             left, top = int(random.integers(width - across + 1)), int(random.integers(height - down + 1))
             right, bottom = left + across, top + down
-        size = max(round(self.size * random.uniform(self.scale, 1)), 1)
-        example = fitted(example, (left, top, right, bottom), size)
+        scale = random.uniform(self.scale, 1)
+        size = max(round(self.size * scale), 1)
+        short_side = self.short_side and max(round(self.short_side * scale), 1)
+        example = fitted(example, (left, top, right, bottom), size, short_side)
         return self.augmentation(example, generator(self.seed, epoch, index, "affine"))
 
 
@@ -106,11 +111,12 @@ class FittedQuestions(FittedImages):
         return {"image": row["image"], "sizes": row["sizes"]}
 
 
-def fitted(example: Example, box: tuple[int, int, int, int], size: int) -> Example:
-    """The box of an example, whose image is an array, with its longer side resized to `size`."""
+def fitted(example: Example, box: tuple[int, int, int, int], size: int, short_side: int | None = None) -> Example:
+    """The box of an example, whose image is an array, with its longer side resized to `size`, or its shorter one to
+    `short_side` where that makes it smaller."""
     image = example["image"]
     width, height = box[2] - box[0], box[3] - box[1]
-    factor = size / max(height, width)
+    factor = min(size / max(height, width), (short_side or size) / min(height, width))
     shape = max(round(height * factor), 1), max(round(width * factor), 1)
     if box == (0, 0, image.shape[1], image.shape[0]) and shape == image.shape[:2]:
         return example

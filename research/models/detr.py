@@ -28,6 +28,8 @@ class DETR(nn.Module):
         num_classes: those of the data; "no object" is one more, the last (section 3.1).
         backbone: a section like `model`, of a model with feature levels, such as resnet or vit with num_classes 0.
         num_queries: the most objects that an image may have.
+        dropout: of what sub-layers give; attention_dropout, activation_dropout: of attention weights and of the
+            feed-forward networks' hidden layer, the same unless given.
     """
 
     num_classes: Size
@@ -39,6 +41,8 @@ class DETR(nn.Module):
     decoder_layers: Layers = 6
     mlp_width: Size = 2048
     dropout: Rate = 0.1
+    attention_dropout: Rate | None = None
+    activation_dropout: Rate | None = None
 
     @property
     def patch_size(self) -> int:
@@ -95,8 +99,8 @@ class DETR(nn.Module):
             mlp_width=self.mlp_width,
             norm_epsilon=EPSILON,
             dropout=self.dropout,
-            attention_dropout=self.dropout,
-            activation_dropout=self.dropout,
+            attention_dropout=self.dropout if self.attention_dropout is None else self.attention_dropout,
+            activation_dropout=self.dropout if self.activation_dropout is None else self.activation_dropout,
             **options,
         )
 

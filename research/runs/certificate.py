@@ -32,6 +32,7 @@ INPUTS = {
     "attention_mask": ("valid", bool),
     "token_type_ids": ("segments", np.int32),
     "pixel_values": ("images", np.float32),
+    "pixel_mask": ("sizes", np.int32),
     "decoder_input_ids": ("target", np.int32),
 }
 """A reference's inputs by transformers' names: what our models call them, and their type."""
@@ -130,10 +131,13 @@ def _variables(experiment: Experiment) -> dict[str, Any]:
 
 
 def _answers(experiment: Experiment, variables: Mapping[str, Any], *inputs: Any, **named: Any) -> np.ndarray:
-    """What the model gives for arrays: logits, or states where it has no head."""
+    """What the model gives for arrays: logits, or states where it has no head; of a detector logits and boxes."""
     model: Any = experiment.model
     arrays = map(jnp.asarray, inputs), {name: jnp.asarray(array) for name, array in named.items()}
-    return np.asarray(jax.jit(model.apply)(variables, *arrays[0], **arrays[1]), np.float32)
+    found = jax.jit(model.apply)(variables, *arrays[0], **arrays[1])
+    if isinstance(found, tuple):
+        found = jnp.concatenate([part[-1] for part in found], axis=-1)  # of the last decoder layer
+    return np.asarray(found, np.float32)
 
 
 def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: Path) -> dict[str, Any]:
@@ -151,6 +155,10 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
         raise UserError(
             f"{reference} has no inputs ({', '.join(INPUTS)}) or no logits: make it as docs/weights.md says"
         )
+    if "sizes" in inputs:  # [batch, height, width], 1 within the image
+        inputs["sizes"] = np.stack([inputs["sizes"].max(axis).sum(axis=1) for axis in (2, 1)], axis=1)
+    if "pred_boxes" in arrays and expected is not None:
+        expected = np.concatenate([expected, arrays["pred_boxes"]], axis=-1)
     if "images" in inputs:  # [batch, channels, height, width]
         inputs["images"] = inputs["images"].transpose(0, 2, 3, 1)
     if "tokens" in inputs and hasattr(experiment.task, "valid"):

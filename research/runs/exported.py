@@ -22,12 +22,12 @@ from research.weights import timm
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
-from research.weights.preprocessing import FILE, masks_written
-from research.weights.published import built, image_size
+from research.weights.preprocessing import FILE, distinct, masks_written
+from research.weights.published import built, image_size, labels_of
 from research.weights.table import Table
 
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "activation_dropout", "stochastic_depth"}
-TRAINING_ONLY |= {"parent", "name"}
+TRAINING_ONLY |= {"frozen_norm", "parent", "name"}
 TRAINING_ONLY |= {"scale", "limit"}  # of two towers: where it starts, and what is written as it is held
 """Fields that change nothing of what a trained model answers."""
 
@@ -119,6 +119,8 @@ def _body(model: Any) -> Any:
 def _labels(experiment: Experiment, before: Mapping[str, Any]) -> dict[str, Any]:
     """The names of the classes, and of outputs that have none where nothing says how many there are."""
     names = getattr(experiment.task, "class_names", None)
+    if names and "id2label" in before and [*names] == distinct(labels_of(before)):
+        return {}
     if not names and isinstance(experiment.model, WithHead) and "id2label" not in before:
         names = [f"LABEL_{number}" for number in range(experiment.model.outputs)]
     labels = {str(number): name for number, name in enumerate(names or ())}

@@ -14,15 +14,19 @@ from research.analysis.overlays import side_by_side, with_boxes
 from research.data.fitted import FittedImages, FittedQuestions, RandomlyFitted, too_many
 from research.data.rows import Rows
 from research.errors import UserError
+from research.files import write_json
 from research.metrics.average_precision import AveragePrecisionScorer, Boxes
 from research.ranges import ANSWERING, Fraction, NotNegative, Pixels, Range, Share
 from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.set_prediction import GIOU, L1, assign, centres, corners, generalized_iou, matching_cost
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
+from research.weights.preprocessing import FILE as PREPROCESSOR
+from research.weights.preprocessing import boxed_of, boxed_written, distinct
 
 SOMEWHERE = (0.5, 0.5, 0.5, 0.5)
 """Stands for a box that is not there, so that all arithmetic stays finite."""
+MOST_BOXES = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,17 +40,30 @@ class Detection(LabelledTask):
     one; the published code divides the cross-entropy by the sum of its weights.
 
     size: pixels on a side of the square that an image is resized to fit, its shape kept; the model sees what is beside
-    it as padding. scale, crop: of training images, see `research.data.fitted.RandomlyFitted`. max_boxes: of an image.
-    threshold: probability from which on an answer's text and picture show a box; its lists have all of them.
+    it as padding. short_side: the most pixels of an image's shorter side, where `size` allows more. scale, crop: of
+    training images, see `research.data.fitted.RandomlyFitted`. max_boxes: of an image. threshold: probability from
+    which on an answer's text and picture show a box; its lists have all of them.
     """
 
     size: Pixels
+    short_side: Pixels | None = None
     scale: Share = 1.0
     crop: Share = 1.0
-    max_boxes: Annotated[int, Range(1, 1000)] = 100
+    max_boxes: Annotated[int, Range(1, 1000)] = MOST_BOXES
     class_weight: NotNegative = 1.0
     no_object: NotNegative = 0.1
     threshold: Annotated[Fraction, ANSWERING] = 0.5
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        names = distinct(published.class_names)
+        write_json(folder / "classes.json", names)
+        write_json(folder / "image.json", [None, None, 3])
+        fields = boxed_of(published.folder) | {"max_boxes": min(MOST_BOXES, published.model.num_queries)}
+        return {"task": fields, "data": {"name": "coco", "path": "my_boxes", "classes": names}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return {PREPROCESSOR: boxed_written(self)}
 
     def prepare(self, source: Any, folder: Path) -> Self:
         task = super().prepare(source, folder)
@@ -70,11 +87,12 @@ class Detection(LabelledTask):
             if count > self.max_boxes:
                 raise too_many(index, count, self.max_boxes)
         if not train:
-            return FittedImages(examples, self.size, self.max_boxes)
-        return RandomlyFitted(examples, self.size, self.max_boxes, self.scale, self.crop, self.augmentation, seed)
+            return FittedImages(examples, self.size, self.max_boxes, short_side=self.short_side)
+        changes = (self.scale, self.crop, self.augmentation, seed)
+        return RandomlyFitted(examples, self.size, self.max_boxes, *changes, short_side=self.short_side)
 
     def questions(self, examples: Sequence[Example]) -> Rows:
-        return FittedQuestions(examples, self.size, self.max_boxes)
+        return FittedQuestions(examples, self.size, self.max_boxes, short_side=self.short_side)
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         """Images, float32 [batch, size, size, channels], 0 where they are padding, and `sizes`."""

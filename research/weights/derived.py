@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.errors import UserError
+from research.models.resnet import ResNet
+from research.weights.backbones import resnet_of, resnet_written
 
 
 def _dino_ours(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,8 +40,44 @@ def _marian_ours(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marian_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
-    return {**sizes, "decoder_vocab_size": values["vocab_size"]}
+    return {**_decoder_theirs(values), "decoder_vocab_size": values["vocab_size"]}
+
+
+def _decoder_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
+
+
+def _detr_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone, which older files name in other keys, and dropouts; encoder and decoder have the same sizes."""
+    _marian_ours(config)
+    if config.get("dilation"):
+        raise UserError("config.json has dilation true: only models whose last level has a stride of 32 are known here")
+    stored = config.get("backbone_config")
+    if stored is None and config.get("use_timm_backbone", True):
+        kwargs = config.get("backbone_kwargs")
+        stored = {"model_type": "timm_backbone", "backbone": config.get("backbone") or "resnet50"}
+        stored |= kwargs if isinstance(kwargs, dict) else {}
+    if not isinstance(stored, dict) or stored.get("model_type") not in ("resnet", "timm_backbone"):
+        there = stored.get("model_type") if isinstance(stored, dict) else config.get("backbone")
+        raise UserError(f"config.json has the backbone {str(there)[:40]}: only ResNets are known here")
+    dropouts = {name: config.get(name, 0.0) for name in ("attention_dropout", "activation_dropout")}
+    return {"backbone": {**resnet_of(stored), "frozen_norm": True}, **dropouts}
+
+
+def _detr_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    backbone = values["backbone"]
+    if not isinstance(backbone, ResNet):
+        raise UserError(f"model.backbone is a {type(backbone).__name__}: transformers' DETR is written with a resnet")
+    names = ("attention_dropout", "activation_dropout")
+    dropouts = {name: values["dropout"] if values[name] is None else values[name] for name in names}
+    none = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone_kwargs": None}
+    return {
+        **_decoder_theirs(values),
+        **dropouts,
+        **none,
+        "dilation": False,
+        "backbone_config": resnet_written(backbone),
+    }
 
 
 def _mae_ours(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +115,7 @@ def _t5_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"tie_word_embeddings": values["scale_outputs"], "scale_decoder_outputs": values["scale_outputs"]}
 
 
+DETR = (_detr_ours, _detr_theirs)
 DINO = (_dino_ours, _dino_theirs)
 MARIAN = (_marian_ours, _marian_theirs)
 MAE = (_mae_ours, _mae_theirs)

@@ -1,10 +1,7 @@
 """The families of published models that are read and written: the one place that a new one is added to."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from research.errors import UserError
 from research.models.bert import BERT
@@ -34,6 +31,8 @@ from research.weights import (
     t5,
     vit,
 )
+from research.weights.dense import DENSE
+from research.weights.family import LABELS, Family
 from research.weights.fields import ACTIVATIONS, Field, Fields
 from research.weights.match import best, match, read, shapes_of
 from research.weights.table import Table
@@ -61,39 +60,9 @@ PATCHES = (*ENCODER, Field("patch_size", "patch_size", 16))
 PATCHES_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "attention_probs_dropout_prob": 0.0}
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A kind of model in one library's names.
-
-    name: transformers' `model_type`. model: ours by its name in configs, and its class, `TextHead` where that model
-    stands under the new layer of the task. task: what it does, by its name in configs, None where no task here answers
-    with it. architectures: the library's classes, and for each the fields of ours that it stands for: several where a
-    file says which, the first that fits. made: arrays of theirs by their names, of our model and the pixels on a side
-    of its images, that follow from these and are no parameters of ours. pool: of a `TextHead`.
-    """
-
-    name: str
-    model: str
-    cls: type
-    task: str | None
-    tables: Callable[[Any], tuple[Table, ...]]
-    fields: Fields
-    architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
-    made: Callable[[Any, int], Mapping[str, np.ndarray]] = lambda model, size: {}
-    pool: Pooling | None = None
-
-    @property
-    def headed(self) -> bool:
-        """Whether our model stands under the new layer of a task."""
-        return self.cls is TextHead
-
-
 def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
     return lambda model: tables
 
-
-LABELS = object()
-"""Stands for the number of classes that `id2label` lists."""
 
 DINO = (*(field for field in PATCHES if field.ours != "mlp_width"), Field("layer_scale", "layerscale_value", 1.0))
 DINO = tuple(field._replace(default=1e-6) if field.ours == "norm_epsilon" else field for field in DINO)
@@ -275,6 +244,7 @@ FAMILIES = (
         # It has 1e-5 in every norm, whatever its layer_norm_eps says.
         {"SegformerForSemanticSegmentation": ({"num_classes": LABELS, "norm_epsilon": 1e-5},)},
     ),
+    *DENSE,
     Family(
         "dinov2",
         "vit",

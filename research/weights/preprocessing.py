@@ -1,6 +1,7 @@
 """What travels beside the weights: how images are cut and normalised, how tokens become a vector."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,25 +65,58 @@ def windows_of(folder: Path, classes: int) -> tuple[dict[str, Any], dict[str, An
     """Fields of a task on windows (`size`, `mean`, `deviation`), and those of masks that a model was trained on.
 
     Where labels are reduced, 0 is a pixel of no class and 1 the first class. Raises UserError where there is no
-    preprocessor_config.json, without which nobody knows what the model's pixels are.
+    preprocessor_config.json.
+    """
+    stored, pixels = _stored(folder)
+    size = stored.get("size", 512)
+    if isinstance(size, dict) and size.get("height") != size.get("width"):
+        raise UserError(f"{folder / FILE} has windows of {str(size)[:60]}: only square ones are known here")
+    reduced = stored.get("do_reduce_labels", stored.get("reduce_labels", False)) is True
+    masks = {"values": [*range(1, classes + 1)], "ignore": 0} if reduced else {}
+    return {"size": _side(size), **pixels}, masks
+
+
+def _stored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What preprocessor_config.json says, and `mean` and `deviation` of a task, ImageNet's where it does not say.
+
+    Raises UserError where there is no such file, without which nobody knows what the model's pixels are.
     """
     if not (folder / FILE).exists():
         raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
     stored = read_json(folder / FILE)
-    size = stored.get("size", 512)
-    if isinstance(size, dict) and size.get("height") != size.get("width"):
-        raise UserError(f"{folder / FILE} has windows of {str(size)[:60]}: only square ones are known here")
     usual = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     given = [stored.get("image_mean", usual[0]), stored.get("image_std", usual[1])]
     fields = _task({}, *(given if stored.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)))
-    reduced = stored.get("do_reduce_labels", stored.get("reduce_labels", False)) is True
-    masks = {"values": [*range(1, classes + 1)], "ignore": 0} if reduced else {}
-    return {"size": _side(size), **{name: fields[name] for name in ("mean", "deviation")}}, masks
+    return stored, {name: fields[name] for name in ("mean", "deviation")}
+
+
+def boxed_of(folder: Path) -> dict[str, Any]:
+    """Fields of a task on images with boxes (`size`, `short_side`, `mean`, `deviation`).
+
+    Older files have the shorter side in `size` and the longest in `max_size`. Raises UserError where there is no
+    preprocessor_config.json, and for images that do not keep their shape.
+    """
+    stored, pixels = _stored(folder)
+    size = stored.get("size", {"shortest_edge": 800, "longest_edge": stored.get("max_size", 1333)})
+    if isinstance(size, int):
+        size = {"shortest_edge": size, "longest_edge": stored.get("max_size", 1333)}
+    if not isinstance(size, dict) or {*size} != {"shortest_edge", "longest_edge"} or not stored.get("do_resize", True):
+        raise UserError(
+            f"{folder / FILE} has images of {str(size)[:60]}: only a shortest_edge with a longest_edge is known here"
+        )
+    short, long = (_side({"height": size[name]}) for name in ("shortest_edge", "longest_edge"))
+    return {"size": long, **({"short_side": short} if short < long else {}), **pixels}
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of classes of which several are the same, such as COCO's "N/A", each of these with its number."""
+    counts = collections.Counter(names)
+    return [name if counts[name] == 1 else f"{name} {number}" for number, name in enumerate(names)]
 
 
 def masks_written(data: Mapping[str, Any]) -> dict[str, Any]:
     """What preprocessor_config.json says of the masks that a section `data` reads: the inverse of `windows_of`."""
-    if "classes" not in data:
+    if data.get("name") != "image_masks":
         return {}
     values = [*(data.get("values") or ())]
     return {"do_reduce_labels": values == [*range(1, len(data["classes"]) + 1)] and data.get("ignore") == 0}
@@ -129,6 +163,13 @@ def resized_written(kind: str, size: Any, task: Any) -> dict[str, Any]:
     """transformers' preprocessor_config.json of a kind of image processor, for a task whose images are made square."""
     resized = {"do_resize": True, "size": {"height": size, "width": size}, "resample": 2}
     return {"image_processor_type": kind, **resized, **_pixels_written(task)}
+
+
+def boxed_written(task: Any) -> dict[str, Any]:
+    """transformers' preprocessor_config.json for a task on images with boxes: the inverse of `boxed_of`."""
+    size = {"shortest_edge": task.short_side or task.size, "longest_edge": task.size}
+    kind = {"image_processor_type": "DetrImageProcessor", "format": "coco_detection"}
+    return {**kind, "do_resize": True, "size": size, "resample": 2, "do_pad": True, **_pixels_written(task)}
 
 
 def _pixels_written(task: Any) -> dict[str, Any]:

@@ -273,9 +273,25 @@ def test_the_folder_of_the_tests_has_every_split(tmp_path):
     assert source.fingerprint("train") != source.fingerprint("validation")
 
 
+def test_classes_of_a_model_that_knows_more_than_the_file(tmp_path):
+    """Categories by their names, at the places that these classes have there."""
+    path = coco(tmp_path)
+    source = Coco(path, validation_path=path, classes=("N/A 0", "dog", "N/A 2", "cat"))
+    assert source.class_names == ("N/A 0", "dog", "N/A 2", "cat")
+    for split in source.splits:
+        for example, marked in zip(source.examples(split), BOXES.values(), strict=True):
+            assert example["objects"].tolist() == [1 if kind == "dog" else 3 for _, kind in marked]
+
+    def twice(content):
+        content["categories"].append({"id": 91, "name": "dog"})
+
+    with pytest.raises(UserError, match=r"3 classes \(cat, dog, dog\): give one or more, each with a name of its"):
+        Coco(coco(tmp_path / "twice", twice), classes=("cat", "dog")).examples("train")
+
+
 def test_what_has_no_meaning_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"names its classes itself: leave data\.classes out"):
-        Coco(coco(tmp_path / "coco"), classes=("zebra",)).examples("train")
+    with pytest.raises(UserError, match=r"has the category dog, which data\.classes does not list: add it"):
+        Coco(coco(tmp_path / "coco"), classes=("zebra", "cat")).examples("train")
     with pytest.raises(UserError, match=r"holds the images of YOLO itself: leave data\.images '/nowhere' out"):
         Coco(yolo(tmp_path / "yolo"), images="/nowhere").examples("train")
 

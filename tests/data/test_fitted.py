@@ -38,6 +38,18 @@ def test_an_image_keeps_its_shape_and_its_boxes_lie_on_what_is_seen(size):
         np.testing.assert_allclose(seen(batch["image"][0], channel), box, atol=1)
 
 
+@pytest.mark.parametrize(("short_side", "size"), [(30, (30, 40)), (60, (45, 60)), (45, (45, 60))])
+def test_the_shorter_side_is_limited_too(short_side, size):
+    """As DetrImageProcessor: the shorter side becomes `short_side` unless the longer one would be more than `size`."""
+    batch = rows_of(FittedImages([drawing()], 60, 4, short_side=short_side))
+    assert batch["image"].shape == (1, 60, 60, 3) and tuple(batch["sizes"][0]) == size
+    for channel, box in enumerate(batch["boxes"][0, :2]):
+        np.testing.assert_allclose(seen(batch["image"][0], channel), box, atol=1)
+    rows = RandomlyFitted([drawing()], 60, 2, 0.5, 1.0, Augmentation(), 0, short_side=short_side)
+    sides = rows_of(rows, EPOCHS)["sizes"][:, 0]
+    assert size[0] // 2 <= sides.min() < 0.6 * size[0] and 0.9 * size[0] < sides.max() <= size[0]
+
+
 def test_crowds_are_left_out_and_too_many_boxes_refused():
     example = {**drawing(), "crowd": np.array([True, False])}
     batch = rows_of(FittedImages([example], 20, 2))

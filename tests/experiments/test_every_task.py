@@ -100,9 +100,9 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     assert "<dl class=sample>" in (page := (folder / "report.html").read_text()) or "<img src" in page
     if name in ("masked_images", "packed_classification", "image_text", "captioning"):
         with pytest.raises(Exception, match="there is nothing to draw of this run's answers"):
-            pictures.main(argparse.Namespace(**chosen, item=item, data=True))
+            pictures.main(argparse.Namespace(**chosen, item=item, data=True, rows=None, layer=None, head=None))
     else:
-        pictures.main(argparse.Namespace(**chosen, item=item, data=True))
+        pictures.main(argparse.Namespace(**chosen, item=item, data=True, rows=None, layer=None, head=None))
         assert any((folder / name).exists() for name in ("attention", "relevance.png", "answer.png"))
     spec = RUNS[name][0].replace("TEACHER", str(folders("classification")[0]))
     overrides = json.loads((folder / "config.json").read_text())["data"]

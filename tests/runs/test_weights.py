@@ -126,7 +126,7 @@ def test_commands_of_an_imported_image_model(published, tmp_path, capsys):
         )
     )
     assert "train/accuracy" in capsys.readouterr().out
-    pictures.main(arguments_of(run, item=item, data=False))
+    pictures.main(arguments_of(run, item=item, data=False, rows=None, layer=None, head=None))
     assert (run / "attention").exists()
     report.main(argparse.Namespace(runs=[str(run)], samples=False, output=None))
 

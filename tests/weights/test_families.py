@@ -21,7 +21,7 @@ from research.weights.vit import ORIGINAL
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "transformers"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
 TOWERS = ("clip", "siglip")
-SCANNABLE = [name for name in NAMES if name not in ("swin", "segformer")]
+SCANNABLE = [name for name in NAMES if name not in ("swin", "segformer", "detr")]
 
 
 def golden(name, scan=False):
@@ -51,6 +51,9 @@ def inputs_of(answers):
     if "noise" in answers:  # its order is the order of the patches
         order = jnp.asarray(np.argsort(answers["noise"], axis=1), jnp.int32)
         return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)), order), {}
+    if "pixel_mask" in answers:
+        images, mask = answers["pixel_values"].transpose(0, 2, 3, 1), answers["pixel_mask"]
+        return (jnp.asarray(images), jnp.stack([mask.max(axis=2).sum(axis=1), mask.max(axis=1).sum(axis=1)], 1)), {}
     if "pixel_values" in answers:
         return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)),), {}
     if "decoder_input_ids" in answers:
@@ -79,6 +82,10 @@ def test_answers_are_the_references(name, scan):
             close(vectors, answers[f"{key}_embeds"])
     if name == "gpt2":  # padding comes last, where the causal mask hides it
         inputs = inputs[:1]
+    if name == "detr":
+        for found, key in zip(model.apply(variables, *inputs), ("logits", "pred_boxes"), strict=True):
+            close(found[-1], answers[key])
+        return
     answer = model.apply(variables, *inputs, **options)
     expected = [answers[key] for key in ("logits", "prediction_logits", "logits_per_image") if key in answers]
     if name.endswith("_answers"):
@@ -128,11 +135,18 @@ def test_every_block_is_the_references(name):
             close(inner["image"]["encoder"][f"layer_{layer}"]["__call__"][0], answers[f"vision.{layer + 1}"])
             close(inner["text"]["decoder"][f"layer_{layer}"]["__call__"][0], answers[f"text.{layer + 1}"], valid)
         return
-    stacks = {"encoder": "encoder", "decoder": "decoder"} if len(inputs) == 3 else {"hidden": "encoder"}
+    if name == "detr":  # of the second image 3 x 2 of 4 x 3 places
+        valid = np.zeros((2, 4, 3), bool)
+        valid[0], valid[1, :3, :2] = True, True
+        valid = valid.reshape(2, -1)
+        close(inner["project"]["__call__"][0], answers["encoder.0"])
+        close(inner["decoder"]["norm"]["__call__"][0][-1], answers["decoder.2"])
+    both = len(inputs) == 3 or name == "detr"
+    stacks = {"encoder": "encoder", "decoder": "decoder"} if both else {"hidden": "encoder"}
     stacks = {"hidden": "decoder"} if name == "gpt2" else stacks
     normed_last = name == "gpt2" or name.startswith("t5")
     for key, ours in stacks.items():
-        for layer in range(2 - normed_last):
+        for layer in range(2 - (normed_last or (name, key) == ("detr", "decoder"))):
             found = inner[ours][f"layer_{layer}"]["__call__"][0]
             if name == "dinov2_registers":  # behind the class token there, last here
                 found = jnp.concatenate([found[:, :1], found[:, -2:], found[:, 1:-2]], axis=1)
