@@ -18,9 +18,6 @@ from research.files import read_json, write_json
 from research.layers.scan import unstacked
 from research.parallel.sharding import by_path
 from research.runs.experiment import Experiment, open_run
-from research.tasks.captions import CaptionTask
-from research.tasks.image_text import ImageText
-from research.tasks.images import ImageTask
 from research.training.checkpoints import Checkpoints
 from research.weights.files import read_arrays
 from research.weights.match import read, shapes_of
@@ -109,22 +106,16 @@ def digests(published: Published) -> dict[str, str]:
 
 
 def question(experiment: Experiment) -> Mapping[str, Any]:
-    """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0, or
-    both."""
+    """A batch of fixed inputs: three sentences or their first words, one image of noise, or both."""
     task: Any = experiment.task
-    shows, tells = isinstance(experiment.task, ImageTask), isinstance(experiment.task, CaptionTask)
-    if not shows:
-        words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
-        for texts in (EXAMPLES, words, [f"{word} [MASK]" for word in words]):  # or where it finds what is missing
-            with contextlib.suppress(UserError):
-                return task.questions([task.example(text) for text in texts]).first(len(texts))
-        raise UserError("the model has no room for a single word: give one with more positions")
-    size = task.size if hasattr(task, "size") else task.photo.size
-    pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
-    example = task.example(jax.device_get(pixels))
-    if not tells:
-        return task.questions([example]).first()
-    return task.questions([{**example, "caption": text} for text in EXAMPLES]).first(len(EXAMPLES))
+    if task.pad is None:
+        examples = task.fixed_examples(EXAMPLES)
+        return task.questions(examples).first(len(examples))
+    words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
+    for texts in (EXAMPLES, words, [f"{word} [MASK]" for word in words]):  # or where it finds what is missing
+        with contextlib.suppress(UserError):
+            return task.questions(task.fixed_examples(texts)).first(len(texts))
+    raise UserError("the model has no room for a single word: give one with more positions")
 
 
 def _variables(experiment: Experiment) -> dict[str, Any]:
@@ -154,8 +145,9 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
         )
     if "images" in inputs:  # [batch, channels, height, width]
         inputs["images"] = inputs["images"].transpose(0, 2, 3, 1)
-    if isinstance(experiment.task, ImageText) and "tokens" in inputs:
-        inputs.setdefault("valid", experiment.task.valid(inputs["tokens"]))
+    if inputs.keys() >= {"images", "tokens"}:
+        task: Any = experiment.task
+        inputs.setdefault("valid", task.valid(inputs["tokens"]))
     arguments = inspect.signature(type(experiment.model).__call__).parameters.values()
     # Of the same names, arguments by keyword alone mean something else.
     taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]
