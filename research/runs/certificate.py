@@ -107,22 +107,17 @@ def digests(published: Published) -> dict[str, str]:
 
 
 def question(experiment: Experiment) -> Mapping[str, Any]:
-    """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0, or
-    both."""
+    """A batch of fixed inputs: three sentences or their first words, one image of noise, or both."""
     task: Any = experiment.task
-    if not hasattr(task, "image_shape"):
-        words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
-        missing = [f"{word} [MASK]" for word in words]  # or where it finds what is missing, or an answer in a text
-        for texts in (EXAMPLES, words, missing, [f"{word}\t{word}" for word in words]):
-            with contextlib.suppress(UserError):
-                return task.questions([task.example(text) for text in texts]).first(len(texts))
-        raise UserError("the model has no room for a single word: give one with more positions")
-    size = task.size if hasattr(task, "size") else task.photo.size
-    pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
-    example = task.example(jax.device_get(pixels))
     if task.pad is None:
-        return task.questions([example]).first()
-    return task.questions([{**example, "caption": text} for text in EXAMPLES]).first(len(EXAMPLES))
+        examples = task.fixed_examples(EXAMPLES)
+        return task.questions(examples).first(len(examples))
+    words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
+    missing = [f"{word} [MASK]" for word in words]  # or where it finds what is missing, or an answer in a text
+    for texts in (EXAMPLES, words, missing, [f"{word}\t{word}" for word in words]):
+        with contextlib.suppress(UserError):
+            return task.questions(task.fixed_examples(texts)).first(len(texts))
+    raise UserError("the model has no room for a single word: give one with more positions")
 
 
 def _variables(experiment: Experiment) -> dict[str, Any]:
@@ -161,8 +156,9 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
         expected = np.concatenate([expected, arrays["pred_boxes"]], axis=-1)
     if "images" in inputs:  # [batch, channels, height, width]
         inputs["images"] = inputs["images"].transpose(0, 2, 3, 1)
-    if "tokens" in inputs and hasattr(experiment.task, "valid"):
-        inputs.setdefault("valid", experiment.task.valid(inputs["tokens"]))
+    if inputs.keys() >= {"images", "tokens"}:
+        task: Any = experiment.task
+        inputs.setdefault("valid", task.valid(inputs["tokens"]))
     arguments = inspect.signature(type(experiment.model).__call__).parameters.values()
     # Of the same names, arguments by keyword alone mean something else.
     taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]

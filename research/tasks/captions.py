@@ -60,6 +60,10 @@ class CaptionTask(ImageTask):
         """Tokens around a caption: those of its start, which SigLIP's vocabulary lacks, and of its end."""
         return 1 + (self.vocabulary.bos is not None)
 
+    def fixed_examples(self, texts: Sequence[str]) -> list[Example]:
+        (image,) = super().fixed_examples(texts)
+        return [{**image, "caption": text} for text in texts]
+
     def images(self, examples: Sequence[Example], *, train: bool, seed: int) -> LabelledImages:
         """The examples' images as training or evaluation sees them."""
         return LabelledImages(examples, self.augmentation if train else None, seed, photo=self.photo)

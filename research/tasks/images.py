@@ -79,6 +79,13 @@ class ImageTask(Task):
             )
         return {"image": item}
 
+    def fixed_examples(self, texts: Sequence[str]) -> list[Example]:
+        """One image of noise with the seed 0, as large as the model takes it."""
+        task: Any = self
+        size = task.size if hasattr(self, "size") else task.photo.size
+        pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
+        return [self.example(jax.device_get(pixels))]
+
     def normalised(self, pixels: jax.Array) -> jax.Array:
         """uint8 [..., channels] as the model takes it, float32."""
         mean, deviation = (self._by_channel(name, pixels.shape[-1]) for name in ("mean", "deviation"))

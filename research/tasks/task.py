@@ -133,6 +133,10 @@ class Task:
         """A person's input, such as a text, a file or an array, as an example without its answer; or a UserError."""
         raise UserError(f"{type(self).__name__} answers no inputs: give a run of another task")
 
+    def fixed_examples(self, texts: Sequence[str]) -> list[Example]:
+        """Examples that are the same everywhere, for the certificate of an imported model: of these texts here."""
+        return [self.example(text) for text in texts]
+
     @classmethod
     def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
         """The sections "task" and "data" for a published model (`research.weights.published.Published`).

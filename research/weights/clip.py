@@ -6,7 +6,7 @@ from typing import Any
 
 from research.errors import UserError
 from research.models.two_towers import TwoTowers
-from research.weights.fields import ACTIVATIONS, Field, Fields, Section
+from research.weights.fields import ACTIVATIONS, Derive, Field, Fields, Section
 from research.weights.layouts import (
     CONVOLUTION,
     HEADS_OUT,
@@ -79,12 +79,12 @@ def siglip(model: TwoTowers) -> Table:
     )
 
 
-def _text_ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mlp_width": config.get("intermediate_size", 4 * config.get("hidden_size", 512))}
-
-
-def _text_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"intermediate_size": values["mlp_width"] or 4 * values["width"]}
+def _hidden(default: int) -> tuple[Derive, Derive]:
+    """The width of the text tower's feed-forward networks, which ours need not say. default: what no key means."""
+    return (
+        lambda config: {"mlp_width": config.get("intermediate_size", default)},
+        lambda values: {"intermediate_size": values["mlp_width"] or 4 * values["width"]},
+    )
 
 
 def _siglip_ours(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,6 @@ def _text(width: int, heads: int, vocab_size: int, length: int) -> tuple[Field, 
 _CLIP, _SIGLIP = _shared("quick_gelu", 1e-5), _shared("gelu_pytorch_tanh", 1e-6)
 _FIXED = {"attention_dropout": 0.0}
 _PIXELS = {**_FIXED, "num_channels": 3}
-_WIDTHS = (_text_ours, _text_theirs)
 
 CLIP = Fields(
     (Field("width", "projection_dim", 512),),
@@ -152,7 +151,7 @@ CLIP = Fields(
             "text_config",
             "gpt",
             {},
-            Fields((*_CLIP, *_text(512, 8, 49408, 77)), {**_FIXED, "model_type": "clip_text_model"}, _WIDTHS),
+            Fields((*_CLIP, *_text(512, 8, 49408, 77)), {**_FIXED, "model_type": "clip_text_model"}, _hidden(2048)),
         ),
     ),
 )
@@ -172,7 +171,9 @@ SIGLIP = Fields(
             "text_config",
             "gpt",
             {"causal": False},
-            Fields((*_SIGLIP, *_text(768, 12, 32000, 64)), {**_FIXED, "model_type": "siglip_text_model"}, _WIDTHS),
+            Fields(
+                (*_SIGLIP, *_text(768, 12, 32000, 64)), {**_FIXED, "model_type": "siglip_text_model"}, _hidden(3072)
+            ),
         ),
     ),
 )

@@ -1,7 +1,6 @@
 """A published CLIP and a published SigLIP as runs of image_text, beside the reference library's answers."""
 
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 import research.runs
 from experiments import evaluate, predict
 from experiments.train import train
-from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.models.bert import BERT
 from research.models.gpt import GPT
@@ -21,7 +19,6 @@ from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
 from research.runs.experiment import open_run, trained
 from research.runs.exported import _differing
-from research.tasks.captioning import Captioning
 from research.weights.families import FAMILIES
 from tests.captions import write_captions
 from tests.runs.test_weights import CONFIG, arguments_of, arrays_of, changed, command
@@ -30,22 +27,18 @@ from tests.runs.test_weights_texts import GOLDEN, published, same_weights  # noq
 NAMES = ("clip", "siglip")
 
 
-@pytest.mark.parametrize("file", ["vocab.json", "own.json", "tokenizer.json"])
-def test_the_tokens_of_a_text_are_the_references(file, published, tmp_path):  # noqa: F811
-    """Of CLIP from two files or one, and of SigLIP; saved and read again as well."""
-    source, expected = published("siglip" if file == "tokenizer.json" else "clip")
-    if file == "own.json":
-        shutil.copy(GOLDEN / "clip" / file, source)
-    vocabulary = Tokenizer(path=str(source / file)).read()
-    vocabulary.save(tmp_path / "saved.json")
-    again = Tokenizer(path=str(tmp_path / "saved.json")).read()
-    start, end = [vocabulary.bos] if vocabulary.bos is not None else [], vocabulary.eos
-    for one in (vocabulary, again):
-        assert [[*start, *ids, end] for ids in one.encode_batch(expected["texts"])] == expected["ids"]
-        assert one.pad == one.eos and one.pads_with_end
-    found = [vocabulary.decode(row[len(start) :]) for row in expected["ids"]]
-    assert found == expected["decoded"]
-    assert not {end, *start} & {*vocabulary.encode("a </s> <|endoftext|> fox <|startoftext|>")}
+def test_pixels_as_transformers_5_describes_them(published, tmp_path):  # noqa: F811
+    source, _ = published("clip")
+    pixels = json.loads((source / "preprocessor_config.json").read_text())
+    (source / "preprocessor_config.json").unlink()
+    (source / "processor_config.json").write_text(json.dumps({"image_processor": pixels}))
+    command("import", source, tmp_path / "run")
+    task = open_run(tmp_path / "run").task
+    assert task.mean == tuple(pixels["image_mean"]) and task.photo.size == 16 and task.photo.crop_fraction == 1
+    assert task.photo.interpolation == "bicubic"
+    (source / "processor_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"processor_config\.json has no image_processor: fetch preprocessor_config"):
+        command("import", source, tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,13 +218,6 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(name, wrong, published, tmp
         command("import", source, tmp_path / "run")
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
     assert {path.name for path in tmp_path.iterdir()} == {name}
-
-
-def test_what_ends_a_text_pads_it_in_image_text_alone(published, tmp_path):  # noqa: F811
-    source, _ = published("clip")
-    task = Captioning(tokenizer=Tokenizer(path=str(source / "vocab.json")))
-    with pytest.raises(UserError, match=r"task\.tokenizer pads texts with the mark that ends them.*image_text alone"):
-        task.prepare(None, tmp_path)
 
 
 def test_a_run_whose_texts_end_otherwise(tmp_path):

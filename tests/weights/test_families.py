@@ -1,6 +1,7 @@
 """Every family beside its reference library: hidden states and logits, in both directions, scanned and looped."""
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -13,9 +14,9 @@ from research.layers.scan import stacked
 from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
 from research.parallel.sharding import path_names
-from research.weights.families import taken
-from research.weights.match import check, match, read, theirs
-from research.weights.published import model_inputs, read_published
+from research.weights.families import FAMILIES, taken
+from research.weights.match import check, match, read, shapes_of, theirs
+from research.weights.published import built, model_inputs, read_published
 from research.weights.vit import ORIGINAL
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "transformers"
@@ -175,6 +176,16 @@ def test_what_is_exported_is_what_was_imported(name):
     config = json.loads((GOLDEN / name / "config.json").read_text())
     written = published.family.fields.theirs(vars(getattr(published.model, "body", published.model)))
     assert published.family.fields.ours(written) == published.family.fields.ours(config)
+
+
+@pytest.mark.parametrize(("kind", "parameters"), [("clip", 151_277_313), ("siglip", 203_155_970)])
+def test_a_config_without_keys_is_the_published_base_model(kind, parameters):
+    """As many parameters as transformers' `CLIPModel(CLIPConfig())` and `SiglipModel(SiglipConfig())` have."""
+    family = next(one for one in FAMILIES if one.name == kind)
+    ((variant,),) = family.architectures.values()
+    model = built(family.model, family.fields.ours({}) | variant)
+    shapes = shapes_of(model, model_inputs(model, 224))
+    assert sum(math.prod(shape) for shape in shapes.values()) == parameters
 
 
 def test_the_original_vit(tmp_path):
