@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.analysis.overlays import side_by_side, with_boxes
-from research.data.fitted import FittedImages, FittedQuestions, RandomlyFitted, too_many
+from research.data.boxed_images import FittedImages, FittedQuestions, RandomlyFitted, too_many
 from research.data.rows import Rows
 from research.errors import UserError
 from research.metrics.average_precision import AveragePrecisionScorer, Boxes
@@ -36,7 +36,7 @@ class Detection(LabelledTask):
     one; the published code divides the cross-entropy by the sum of its weights.
 
     size: pixels on a side of the square that an image is resized to fit, its shape kept; the model sees what is beside
-    it as padding. scale, crop: of training images, see `research.data.fitted.RandomlyFitted`. max_boxes: of an image.
+    it as padding. scale, crop: of training images, see `research.data.boxed_images.RandomlyFitted`. max_boxes: of an image.
     threshold: probability from which on an answer's text and picture show a box; its lists have all of them.
     """
 
