@@ -36,8 +36,8 @@ class Detection(LabelledTask):
     one; the published code divides the cross-entropy by the sum of its weights.
 
     size: pixels on a side of the square that an image is resized to fit, its shape kept; the model sees what is beside
-    it as padding. scale, crop: of training images, see `research.data.boxed_images.RandomlyFitted`. max_boxes: of an image.
-    threshold: probability from which on an answer's text and picture show a box; its lists have all of them.
+    it as padding. scale, crop: of training images, see `research.data.boxed_images.RandomlyFitted`. max_boxes: of an
+    image. threshold: probability from which on an answer's text and picture show a box; its lists have all of them.
     """
 
     size: Pixels
