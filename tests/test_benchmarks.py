@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decode_speed
+from benchmarks import decode_speed, generation_speed
 
 
 def test_the_translations_that_are_timed_have_every_token(monkeypatch):
@@ -39,3 +39,20 @@ def test_a_part_without_an_accelerator_or_out_of_time_is_said(tmp_path):
     assert done.returncode == 1 and "error: decoding not over after 0 s" in done.stdout
     done = run_accelerator(tmp_path, "--parts=nothing")
     assert done.returncode == 2 and "--parts 'nothing' is none of parity, attention" in done.stderr
+
+
+def test_generation_speed_measures_whole_continuations(monkeypatch):
+    for name, value in {
+        "LAYERS": 1,
+        "WIDTH": 16,
+        "HEADS": 2,
+        "BATCH": 2,
+        "PROMPT": 4,
+        "NEW_TOKENS": 3,
+        "TOTAL": 7,
+    }.items():
+        monkeypatch.setattr(generation_speed, name, value)
+    written = generation_speed.heed()()
+    generation_speed.check(written, "predict")
+    with pytest.raises(SystemExit, match=r"instead of 3 tokens behind each of 2 prompts"):
+        generation_speed.check(written[:, :-1], "predict")

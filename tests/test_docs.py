@@ -98,3 +98,27 @@ def test_the_task_names_a_sentence_with_too_few_tags(tmp_path):
     task = example("tagging").Tagging().prepare(source, tmp_path)
     with pytest.raises(UserError, match="sentence 1 has not as many words as tags: give one tag for each word"):
         task.rows(source.examples("train"), train=True, seed=0)
+
+
+def test_aligned_verses_keep_their_links(tmp_path):
+    """A miniature of the package's files: 41 verses, of which one has no links and one links a word of the next."""
+    package, names = tmp_path / "package", [f"40001{number:03}" for number in range(1, 42)]
+    for name in ("sources", "eng/targets/BSB", "eng/alignments/BSB"):
+        (package / "data" / name).mkdir(parents=True)
+    greek = [f"n{verse}{place:03}\ta\t{word}" for verse in names for place, word in enumerate(("ὁ", "κύων"), 1)]
+    english = [
+        f"{verse}{place:03}\t{verse}\t{word}" for verse in names for place, word in enumerate(("The", '"', "dog"), 1)
+    ]
+    (package / "data/sources/SBLGNT.tsv").write_text("\n".join(["id\taltId\ttext", *greek]))
+    (package / "data/eng/targets/BSB/nt_BSB.tsv").write_text("\n".join(["id\tsource_verse\ttext", *english]))
+    records = [
+        {"source": [f"n{verse}002"], "target": [f"{verse}003", f"{verse}001"]} for verse in names if verse != names[5]
+    ]
+    records[0]["target"].append(f"{names[1]}002")
+    (package / "data/eng/alignments/BSB/SBLGNT-BSB-manual.json").write_text(json.dumps({"records": records}))
+    script = ROOT / "docs" / "examples" / "aligned_bible.py"
+    subprocess.run([sys.executable, script, package, tmp_path / "out"], check=True, timeout=60)
+    found = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").iterdir()}
+    assert {len(found[f"test.{kind}"]) for kind in ("el", "en", "links")} == {2} and len(found["train.en"]) == 36
+    assert found["test.el"][0] == "ὁ κύων" and found["test.en"][0] == 'The " dog'
+    assert {*found["test.links"], *found["train.links"], *found["validation.links"]} == {"1-0 1-2"}

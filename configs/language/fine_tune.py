@@ -49,6 +49,7 @@ def base(weights: str, size: str, tiny: bool, length: int = 128) -> ConfigDict:
 
 def tokenizer(weights: str, vocab_size: int) -> dict:
     """The vocabulary of a published BERT, or the section that trains one."""
-    names = ("vocab.txt", "tokenizer.json")
-    found = [str(Path(weights) / name) for name in names if weights and (Path(weights).expanduser() / name).exists()]
-    return {"path": found[0]} if found else {"kind": "wordpiece", "vocab_size": vocab_size}
+    if not weights:
+        return {"kind": "wordpiece", "vocab_size": vocab_size}
+    whole = Path(weights) / "tokenizer.json"
+    return {"path": str(whole if whole.expanduser().exists() else Path(weights) / "vocab.txt")}

@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.update(dropout=0.0, attention_dropout=0.0)
     config.optimizer = {"name": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"name": "linear", "warmup": {"steps": 200}}
-    config.training = {"batch_size": 32, "duration": {"steps": 3000}, "evaluate_every": {"steps": 250}}
+    config.training = {"batch_size": 32, "duration": {"steps": 2000}, "evaluate_every": {"steps": 125}}
     config.checkpoint = {"every": {"steps": 250}, "best": "validation/exact_match", "mode": "max"}
     if options.run:
         config.transfer = {"source": options.run, "new": [r"^head/"], "drop": [r"^(masked|pooler|next_sentence)/"]}

@@ -11,6 +11,7 @@ from PIL import Image
 from research.analysis.fonts import give_fonts
 from research.files import replacing
 
+LONGEST_TITLE = 300
 DRAWN = 1e300
 """The largest number in a picture: matplotlib takes differences."""
 
@@ -56,6 +57,25 @@ def attention_heat_maps(
         axes.set_yticks(range(len(queries)), list(map(_visible, queries)), fontsize=8)
         axes.set_title(f"head {head + 1}", fontsize=9)
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.6, label="attention weight")
+    figure.suptitle(_plain(title), fontsize=10, wrap=True)
+    save_figure(figure, path)
+
+
+def attention_rows(weights: np.ndarray, queries: Sequence[str], title: str, path: Path) -> None:
+    """One panel a query: weights [heads, queries, keys] as a line of colours for each head, over the keys' numbers."""
+    heads = len(weights)
+    figure = Figure(figsize=(11, 0.6 + len(queries) * (0.7 + 0.14 * heads)), layout="constrained")
+    for number, axes in enumerate(figure.subplots(len(queries), 1, squeeze=False).flat):
+        image = axes.imshow(
+            np.sqrt(weights[:, number]), cmap="viridis", aspect="auto", vmin=0, vmax=1, interpolation="nearest"
+        )
+        axes.set_title(_visible(queries[number]), fontsize=9, loc="left")
+        axes.set_yticks([] if heads > 1 else [0], [] if heads > 1 else [""])
+        axes.set_ylabel("heads" if heads > 1 else "", fontsize=8)
+    axes.set_xlabel("number of the token that is attended to")
+    bar = figure.colorbar(image, ax=figure.axes, label="attention weight")
+    shown = (0, 0.01, 0.1, 0.25, 0.5, 1)
+    bar.set_ticks([value**0.5 for value in shown], labels=list(map(str, shown)))
     figure.suptitle(_plain(title), fontsize=10, wrap=True)
     save_figure(figure, path)
 
@@ -111,6 +131,11 @@ def schedule_picture(rates: np.ndarray, steps: np.ndarray, path: Path) -> None:
     axes.set(xlabel="step", ylabel="learning rate")
     axes.grid(alpha=0.3)
     save_figure(figure, path)
+
+
+def shortened(title: str) -> str:
+    """A title of at most a few lines."""
+    return title if len(title) <= LONGEST_TITLE else f"{title[:LONGEST_TITLE]} ..."
 
 
 def _visible(token: str) -> str:

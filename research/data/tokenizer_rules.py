@@ -30,7 +30,8 @@ ROBERTA_ROLES = ROLES | {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 """Those of RoBERTa (Liu et al. 2019), whose tokens are otherwise GPT-2's."""
 
 END_OF_TEXT = "<|endoftext|>"
-"""GPT-2's only special token, which stands between texts; here it is a token like others, that no text has."""
+GPT2_ROLES = {"eos": END_OF_TEXT}
+"""GPT-2's only special token stands between texts."""
 
 CHARACTERS = Regex(r"[\s\S]")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
@@ -170,8 +171,11 @@ def roles_of(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
         return BERT_ROLES
     if sentencepiece.is_sentencepiece(tokenizer):
         return sentencepiece.ROLES
-    roberta = isinstance(tokenizer.model, models.BPE) and tokenizer.token_to_id(ROBERTA_ROLES["mask"]) is not None
-    return ROBERTA_ROLES if roberta else ROLES
+    if isinstance(tokenizer.model, models.BPE):
+        for roles, own in ((ROBERTA_ROLES, ROBERTA_ROLES["mask"]), (GPT2_ROLES, END_OF_TEXT)):
+            if tokenizer.token_to_id(own) is not None:
+                return roles
+    return ROLES
 
 
 def special_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
@@ -200,11 +204,10 @@ def published(tokenizer: tokenizers.Tokenizer, marks: str = "both") -> tokenizer
     if sentencepiece.is_sentencepiece(tokenizer):
         return sentencepiece.published(tokenizer)
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-    ids = special_ids(tokenizer)
-    if not ids:
-        copy.add_special_tokens([END_OF_TEXT] * (copy.token_to_id(END_OF_TEXT) is not None))
+    ids, roles = special_ids(tokenizer), roles_of(tokenizer)
+    if "bos" not in ids:
+        copy.add_special_tokens(sorted(roles[role] for role in ids))
         return copy
-    roles = roles_of(tokenizer)
     start, end = roles["bos"], roles["eos"]
     second = f"{end} $B {end}" if roles is ROBERTA_ROLES else f"$B:1 {end}:1"  # two marks, and no segments
     first = f"{start} $A {end}" if marks == "both" else f"$A {end}"

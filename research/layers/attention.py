@@ -30,8 +30,9 @@ class MultiHeadAttention(nn.Module):
         qk_norm: LayerNorm of each head's queries and keys, for stability at scale (Dehghani et al. 2023, section 2).
         scaled: divides query · key by sqrt(head_size); T5 does not (Raffel et al. 2020).
 
-    The collection "attention", when it is mutable, receives `weights`: float32 [batch, heads, queries, keys], before
-    dropout. The collection "cache" holds `cached_key` and `cached_value`, [batch, cache_length, num_kv_heads, size].
+    The collection "attention", when it is mutable, receives what the weights before dropout are made of: the arguments
+    of `dot_product.attention_weights`, and `causal`. Their size grows with the length, that of weights with its square.
+    The collection "cache" holds `cached_key` and `cached_value`, [batch, cache_length, num_kv_heads, size].
     """
 
     num_heads: int
@@ -138,21 +139,19 @@ class MultiHeadAttention(nn.Module):
     def _attend(self, query, key, value, query_positions, mask, bias, causal, train):
         dropout = self.dropout if train else 0.0
         dropout_rng = self.make_rng("dropout") if dropout else None
-        wanted = self.is_mutable_collection("attention") and not self.is_initializing()
-        if self.position != "shaw" and not wanted:
-            options = {"mask": mask, "bias": bias, "dropout": dropout, "dropout_rng": dropout_rng}
-            return dot_product_attention(query, key, value, causal=causal, **options)
-        mask = both(causal_mask(query.shape[1]), mask) if causal else mask
         relation = self._relations(query_positions, key.shape[1]) if self.position == "shaw" else None
         if relation is not None:
             relative = self._shaw_logits(query, relation)
             bias = relative if bias is None else relative + bias
-        weights = attention_weights(query, key, mask=mask, bias=bias)
-        if wanted:
-            self.sow("attention", "weights", weights)
-        weights = dropped(weights, dropout, dropout_rng)
-        attended = weighted_values(weights, value)
-        return attended if relation is None else attended + self._shaw_values(weights, relation, value)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            given = {"query": query, "key": key, "mask": mask, "bias": bias, "causal": jnp.array(causal)}
+            self.sow("attention", "inputs", {name: array for name, array in given.items() if array is not None})
+        if relation is None:
+            options = {"mask": mask, "bias": bias, "dropout": dropout, "dropout_rng": dropout_rng}
+            return dot_product_attention(query, key, value, causal=causal, **options)
+        mask = both(causal_mask(query.shape[1]), mask) if causal else mask
+        weights = dropped(attention_weights(query, key, mask=mask, bias=bias), dropout, dropout_rng)
+        return weighted_values(weights, value) + self._shaw_values(weights, relation, value)
 
     def _relations(self, query_positions: Array, keys: int) -> Int[Array, "queries keys"]:
         distance = jnp.arange(keys)[None, :] - query_positions[:, None]

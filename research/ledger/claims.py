@@ -20,7 +20,7 @@ from research.training.loggers import read_metrics
 
 CLAIMS = Path(__file__).parent / "claims.toml"
 RESULTS = Path(__file__).parent / "results"
-DATA_PATHS = re.compile(r"data\.((\w+_)?(path|source|target)|data_dir)")
+DATA_PATHS = re.compile(r"data\.((\w+_)?(path|source|target)|data_dir)|transfer\.source|task\.tokenizer\.path")
 LOG_LINES = 5
 
 
@@ -36,7 +36,7 @@ class Claim:
     published: float
     tolerance: float
     better: Literal["higher", "lower", "neither"] = "higher"
-    unit: Literal["%", "BLEU", "nats", "times"] = "%"
+    unit: Literal["%", "percent", "BLEU", "nats", "times"] = "%"
     config: str | None = None
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
@@ -65,6 +65,8 @@ class Claim:
         """A value in the claim's unit, with the digits that matter."""
         if self.unit == "%":
             return f"{100 * value:.4g} %"
+        if self.unit == "percent":
+            return f"{value:.4g} %"
         return f"{value:.{4 if self.unit == 'nats' else 2}f} {self.unit}"
 
     def estimate(self) -> str:
@@ -119,7 +121,8 @@ def find_claim(name: str) -> Claim:
 
 
 def comparable(config: ConfigDict) -> ConfigDict:
-    """The config without what no result depends on: the seed, paths of data, and what is `LAUNCH_ONLY`."""
+    """The config without what no result depends on: the seed, where data and published weights lie, and what is
+    `LAUNCH_ONLY`."""
     config = from_json(to_json(config))
     for path, _, _ in diff(ConfigDict(), config):
         if path == "seed" or path.startswith(LAUNCH_ONLY) or DATA_PATHS.fullmatch(path):

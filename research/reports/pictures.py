@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from research.analysis.attention import attention_weights, rollout, special_tokens
 from research.analysis.pictures import (
     attention_heat_maps,
+    attention_rows,
     image_heat_maps,
     learning_curves,
     mask_pictures,
     position_picture,
     save_png,
     schedule_picture,
+    shortened,
 )
 from research.analysis.relevance import grad_cam
 from research.errors import UserError
@@ -26,6 +28,19 @@ from research.runs.experiment import Experiment
 from research.runs.predictor import Predictor
 from research.tasks.task import Example, Task, View
 from research.training.loggers import read_metrics
+
+MAX_DRAWN = 128
+"""Tokens on a side of a heat map."""
+MOST = 5
+"""Keys that are named of each row."""
+
+
+class Asked(NamedTuple):
+    """Whose attention is drawn: tokens by their numbers, in one layer by its path and in one head, or in all."""
+
+    rows: Sequence[int]
+    layer: str | None = None
+    head: int | None = None
 
 
 def draw(experiment: Experiment, item: str | None = None, *, data: bool = False) -> None:
@@ -75,14 +90,45 @@ def _draw_example(experiment: Experiment, example: Example) -> bool:
     return _draw_image(experiment, predictor.variables, view, view.image) or picture is not None
 
 
+def draw_rows(experiment: Experiment, item: str, asked: Asked) -> str:
+    """Draws what some tokens of a text of any length attend to, and says it: of each the keys with the most weight."""
+    predictor, task = Predictor.of(experiment), experiment.task
+    example = task.example(item)
+    view = task.view(example, predictor.answers([example])[0])
+    if view is None or view.image is not None:
+        raise UserError("--rows is for models that read a text and have attention: leave it out")
+    layers = None if asked.layer is None else [asked.layer]
+    heads = None if asked.head is None else [asked.head]
+    found = attention_weights(
+        experiment.model, predictor.variables, *view.inputs, layers=layers, heads=heads, rows=asked.rows
+    )
+    lines = []
+    for path, weights in found.items():
+        queries, keys = (view.tokens[side] for side in view.sides(path))
+        if any(row >= len(queries) for row in asked.rows):
+            raise UserError(f"row {max(asked.rows)} is not there: the text has the tokens 0 to {len(queries) - 1}")
+        weights = weights[0, :, :, : len(keys)]
+        names = {row: f"{row} {queries[row]}" for row in asked.rows}
+        file = own_folder(experiment.folder / "attention") / f"{path.replace('/', '_')}_rows.png"
+        attention_rows(weights, list(names.values()), f"{path}: {shortened(view.title)}", file)
+        for number, name in enumerate(names.values()):
+            mean = weights[:, number].mean(axis=0)
+            seen = (f"{key} {keys[key]} {mean[key]:.3f}" for key in np.argsort(-mean, kind="stable")[:MOST])
+            lines.append(f"{path}, {name}: {', '.join(seen)}")
+    return "\n".join(lines)
+
+
 def _draw_text(experiment: Experiment, variables: Mapping[str, Any], view: View) -> None:
     folder, layers = experiment.folder, {}
-    for path, weights in attention_weights(experiment.model, variables, *view.inputs).items():
-        queries, keys = (list(view.tokens[side]) for side in view.sides(path))
+    for path, weights in attention_weights(experiment.model, variables, *view.inputs, rows=slice(MAX_DRAWN)).items():
+        sides = [view.tokens[side] for side in view.sides(path)]
+        queries, keys = (list(tokens[:MAX_DRAWN]) for tokens in sides)
         heads = weights[0, :, : len(queries), : len(keys)]
         layers[path] = {"queries": queries, "keys": keys, "weights": np.round(heads, 4).tolist()}
         file = own_folder(folder / "attention") / f"{path.replace('/', '_')}.png"
-        attention_heat_maps(heads, keys, queries, f"{path}: {view.title}", file)
+        longest = max(map(len, sides))
+        part = f" (the first {MAX_DRAWN} of {longest:,} tokens)" if longest > MAX_DRAWN else ""
+        attention_heat_maps(heads, keys, queries, f"{path}: {shortened(view.title)}{part}", file)
     if layers:
         write_json(folder / "attention.json", {"title": view.title, "layers": layers})
 

@@ -70,7 +70,7 @@ def _stored(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def look(model: Any, variables: Mapping[str, Any], view: View) -> dict[str, Any]:
     """The attention of a model that answers one example, as the explorer reads it."""
-    layered = attention_weights(model, variables, *view.inputs)
+    layered = attention_weights(model, variables, *view.inputs, rows=slice(MAX_TOKENS) if view.image is None else None)
     if view.image is not None:
         return _look_at_image(model, layered, view.title, view.image)
     tokens = {name: list(ids)[:MAX_TOKENS] for name, ids in view.tokens.items()}

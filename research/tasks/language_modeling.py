@@ -102,7 +102,7 @@ class LanguageModeling(Task):
                 f"stride {self.stride} leaves tokens out between windows of {self.length}: use at most that"
             )
         several = len(examples) > 1
-        if several and not self.vocabulary.specials:
+        if several and self.vocabulary.eos is None:
             raise UserError(
                 f"{len(examples)} texts need a mark between them: set task.tokenizer.specials to True, or give one"
             )

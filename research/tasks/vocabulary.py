@@ -91,8 +91,8 @@ def remarks_on(text: str, name: str, vocabulary: TrainedTokenizer, longest: int 
 
 def _fitting(vocabulary: TrainedTokenizer, fields: Sequence[str], name: str) -> TrainedTokenizer:
     """The vocabulary, or a UserError where rows of sentences could not be padded with it."""
-    if "text" not in fields and not vocabulary.specials:
-        raise UserError(f"task.{name} has no special tokens, which suits a language model alone: use another")
+    if "text" not in fields and vocabulary.pad is None:
+        raise UserError(f"task.{name} has no token for padding, which suits a language model alone: use another")
     return vocabulary
 
 

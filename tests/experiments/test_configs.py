@@ -57,6 +57,17 @@ class Glue(tfds.core.GeneratorBasedBuilder):
         for n in range(1200):
             yield n, {"sentence1": f"{n} fine dogs", "sentence2": f"{n + n % 2} dogs", "label": 1 - n % 2}
 Glue(config="mrpc", data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+class Lm1b(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.1.0")
+    def _info(self):
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "test")}
+    def _generate_examples(self):
+        for n in range(1200):
+            yield n, {"text": f"The {n} dogs of number {n % 7} sing in the garden, and nobody sees them ."}
+Lm1b(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 """
 CONTEXTS = [f"The {place} of the dog number {n} is big." for n in range(20) for place in ("house", "garden", "bed")]
 QUESTIONS = [
@@ -72,8 +83,13 @@ def write_data(folder: Path) -> None:
     for split in ("train", "valid", "test.2016"):
         for language, lines in LINES.items():
             (folder / f"{split}.{language}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.el").write_text("".join(f"ὁ κύων {n} ᾄδει\n" for n in range(3000)))
+        (folder / f"{split}.en").write_text("".join(f"The dog {n} sings .\n" for n in range(3000)))
     messages = "".join(f"{'spam' if n % 4 else 'ham'}\tcall {n} times\n" for n in range(2000))
     (folder / "sms.tsv").write_text(messages)
+    documents = [f"{n} dogs sing in the {place}.\n" * 9 for n in range(60) for place in ("house", "garden")]
+    (folder / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     (folder / "texts.csv").write_text("label,text\n" + messages.replace("\t", ","))
     for split in ("dev", "test"):
         sentence = "1\tdogs\t_\tNOUN\n2\tsing\t_\tVERB\n\n"
@@ -108,6 +124,7 @@ def data(tmp_path_factory) -> Path:
 def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
     """The config with its data: a spec that may take more arguments, and overrides."""
     if config in (
+        "configs/translation/bible.py",
         "configs/translation/multi30k.py",
         "configs/theory/attention_ablation.py",
         "configs/vision/cifar10.py",
@@ -121,7 +138,9 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         return f"{config}:folder={data / 'masks'},", {}
     if config == "configs/multimodal/clip_coco.py":
         return f"{config}:folder={data / 'captions'},", {}
-    if config in ("configs/translation/wmt14.py", "configs/language/glue.py"):
+    if config == "configs/language/gpt2.py":
+        return f"{config}:folder={data / 'documents.jsonl'},", {}
+    if config in ("configs/translation/wmt14.py", "configs/language/glue.py", "configs/language/lm1b.py"):
         return f"{config}:data_dir={data / 'tfds'},", {}
     if config in ("configs/language/sms_spam.py", "configs/language/fine_tune.py"):
         return f"{config}:file={data / ('sms.tsv' if 'sms' in config else 'texts.csv')},", {}
@@ -158,8 +177,13 @@ def test_tiny_trains_to_the_end_and_says_so(config, data, tmp_path, run):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_full_size_builds_every_section(config, data, tmp_path):
     spec, overrides = spec_and_overrides(config, data)
+    small = {"task.tokenizer.vocab_size": "300"}  # what the stand-ins can fill
     if "wmt14" in config:
-        overrides = {"task.tokenizer.vocab_size": "300", "training.batch_tokens": "256"}  # what 60 pairs can fill
+        overrides = small | {"training.batch_tokens": "256"}
+    if "gpt2" in config:
+        spec, overrides = f"{spec}validation={data / 'documents.jsonl'}", small | {"training.batch_size": "8"}
+    if "lm1b" in config:
+        overrides = small | {"training.batch_size": "64"}
     experiment = build_experiment(load(spec.rstrip(",:"), overrides), tmp_path)
     assert experiment.run.abstract_state.params and len(experiment.run.batches) > 100
 

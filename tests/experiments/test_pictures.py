@@ -77,3 +77,26 @@ def test_each_query_that_found_something_is_drawn_over_the_image(monkeypatch, tm
     heat = drawn["decoder_layer_0_cross_attention"]["cat 0.90"]
     np.testing.assert_array_equal(heat, cross[0, :, 1].mean(axis=0).reshape(2, 3))
     np.testing.assert_allclose(drawn["rollout"]["all layers"].sum(), 1, rtol=1e-6)
+
+
+def test_rows_of_a_text(run, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert run("train", "--config=configs/translation/phrasebook.py:tiny", workdir).code == 0
+    done = run("pictures", workdir, "2 hours", "--rows=0,1", "--layer=encoder/layer_0/self_attention", "--head=1")
+    assert done.code == 0, done.stderr
+    first, second = done.stdout.strip().splitlines()
+    assert first.startswith("encoder/layer_0/self_attention, 0 ") and second.startswith(
+        "encoder/layer_0/self_attention, 1"
+    )
+    weights = [float(part.split()[-1]) for part in first.split(": ")[1].split(", ")]
+    assert weights == sorted(weights, reverse=True) and 0 < sum(weights) <= 1.003
+    assert Image.open(tmp_path / "run/attention/encoder_layer_0_self_attention_rows.png").size[0] > 300
+    bad = {
+        "is no attention layer of this model: use one of encoder": ("2 hours", "--rows=0", "--layer=nobody"),
+        "row 900 is not there: ": ("2 hours", "--rows=900"),
+        "--rows are tokens of a text: give the text as well": ("--rows=0",),
+        "for the attention of single tokens: give their numbers as --rows": ("2 hours", "--head=0"),
+    }
+    for sentence, arguments in bad.items():
+        done = run("pictures", workdir, *arguments)
+        assert (done.code, done.stderr.count("\n")) == (2, 1) and sentence in done.stderr, done.stderr

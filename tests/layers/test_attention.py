@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.analysis.attention import weights_of
 from research.errors import UserError
 from research.layers import dot_product
 from research.layers.attention import MultiHeadAttention
@@ -324,10 +325,13 @@ def test_weights_come_out_on_request_only(position):
     expected, weights = reference_module(arrays, position, mask=np.asarray(mask))
     output, state = apply(module, arrays, mask=mask, mutable=["attention"])
     np.testing.assert_allclose(output, expected, atol=1e-5)
-    np.testing.assert_allclose(state["attention"]["weights"][0], weights, atol=1e-5)
+    np.testing.assert_allclose(weights_of(state["attention"]["inputs"][0]), weights, atol=1e-5)
     # Before dropout.
     _, state = apply(module, arrays, mask=mask, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["attention"])
-    np.testing.assert_allclose(state["attention"]["weights"][0], weights, atol=1e-5)
+    (given,) = state["attention"]["inputs"]
+    np.testing.assert_allclose(weights_of(given), weights, atol=1e-5)
+    some = weights_of(given, heads=(3, 0), rows=(4, 2))
+    np.testing.assert_allclose(some, weights[:, [3, 0]][:, :, [4, 2]], atol=1e-5)
     x = jnp.asarray(arrays["x"], jnp.float32)
     assert set(module.init(jax.random.key(0), x)) == {"params"}
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.analysis.attention import attention_weights
 from research.layers.attention import MultiHeadAttention
 from research.layers.feed_forward import FeedForward
 from research.layers.masks import causal_mask, padding_mask
@@ -228,11 +229,10 @@ def test_attention_weights_of_every_layer(scan):
     x, memory = inputs()
     params = random_params(stack, x, memory)
     assert set(jax.eval_shape(stack.init, jax.random.key(0), x, memory)) == {"params"}
-    _, state = stack.apply(params, x, memory, mutable=["attention"])
-    shapes = jax.tree.map(jnp.shape, state["attention"])
-    axis = (2,) if scan else ()
-    layer = {
-        "self_attention": {"weights": ((*axis, 2, 2, 5, 5),)},
-        "cross_attention": {"weights": ((*axis, 2, 2, 5, 3),)},
+    shapes = {path: weights.shape for path, weights in attention_weights(stack, params, x, memory).items()}
+    assert shapes == {
+        "layer_0/cross_attention": (2, 2, 5, 3),
+        "layer_0/self_attention": (2, 2, 5, 5),
+        "layer_1/cross_attention": (2, 2, 5, 3),
+        "layer_1/self_attention": (2, 2, 5, 5),
     }
-    assert shapes == ({"layers": layer} if scan else {"layer_0": layer, "layer_1": layer})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from research.analysis import cost
+from research.analysis.attention import weights_of
 from research.errors import UserError
 from research.layers import transformer
 from research.layers.convolution import fold
@@ -111,7 +112,7 @@ def test_biases_depend_on_the_distances_in_rows_and_columns():
     params = random_params(block, x)["params"]
     params["self_attention"]["query"] = jax.tree.map(jnp.zeros_like, params["self_attention"]["query"])
     _, state = block.apply({"params": params}, x, mutable="attention")
-    (weights,) = state["attention"]["self_attention"]["weights"]
+    weights = weights_of(state["attention"]["self_attention"]["inputs"][0])
     table = np.asarray(params["relative_bias"])
     logits = np.zeros((2, 9, 9))
     for query, key in np.ndindex(9, 9):
