@@ -25,14 +25,17 @@ from research.data.tokenizer_rules import (
     BERT_TOKENS,
     BOS,
     BYTES,
+    CLIP_ROLES,
     EOS,
     PAD,
     SPECIAL_TOKENS,
     UNK,
     bare,
     library,
+    of_two_files,
     ours,
     published,
+    roles_of,
     special_ids,
 )
 from research.data.wordpiece import pieces_of_lines, train_pieces
@@ -81,6 +84,11 @@ class TrainedTokenizer:
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
         return self._tokenizer.get_vocab_size()
+
+    @property
+    def pads_with_end(self) -> bool:
+        """Whether the mark that ends a text is also its padding, as in CLIP and SigLIP."""
+        return self.pad is not None and self.pad == self.eos
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
@@ -220,7 +228,7 @@ class TrainedTokenizer:
 
     def with_rows(self, rows: int) -> "TrainedTokenizer":
         """The vocabulary with as many tokens as a model's table has rows, where T5's has more of them."""
-        fewer = is_sentencepiece(self._tokenizer) and self.vocab_size < rows
+        fewer = is_sentencepiece(self._tokenizer) and not self.pads_with_end and self.vocab_size < rows
         return TrainedTokenizer(filled(self._tokenizer, rows)) if fewer else self
 
     def save(self, path: str | Path) -> None:
@@ -240,6 +248,13 @@ class TrainedTokenizer:
         if self.parts_words:
             tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))
             write_text(folder / "vocab.txt", tokens)
+
+    def described(self, length: int) -> dict[str, Any]:
+        """What transformers' `tokenizer_config.json` says of a vocabulary and of the longest text."""
+        roles = roles_of(self._tokenizer)
+        kind = "CLIPTokenizer" if roles is CLIP_ROLES else "PreTrainedTokenizerFast"
+        tokens = {f"{role}_token": token for role, token in roles.items()}
+        return {"tokenizer_class": kind, "model_max_length": length, **tokens}
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainedTokenizer":
@@ -269,14 +284,13 @@ class TrainedTokenizer:
 
 
 def _with_merges(path: Path) -> dict[str, Any]:
-    """The JSON of a tokenizer; of a vocab.json of GPT-2 or RoBERTa with the merges.txt that stands beside it."""
+    """The JSON of a tokenizer; of a vocab.json of GPT-2, RoBERTa or CLIP with the merges.txt that stands beside it."""
     stored = read_json(path)
     if path.name != VOCABULARY or not fits(stored, dict[str, int]):
         return stored
     lines = read_text(path.with_name(MERGES)).splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    pre = {"type": "ByteLevel", "add_prefix_space": False}
-    return {"model": {"type": "BPE", "vocab": stored, "merges": merges}, "pre_tokenizer": pre}
+    return of_two_files(stored, merges)
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
@@ -301,8 +315,8 @@ class Tokenizer:
     ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without. "wordpiece" has
     [PAD], [UNK], [CLS], [SEP] and [MASK] as ids 0 to 4.
     sample_megabytes: of text that the vocabulary is made of; of more text, evenly spaced parts.
-    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa or T5, a `vocab.txt` of a BERT (one
-    token a line), or a `vocab.json` of a GPT-2 or a RoBERTa with its `merges.txt` beside it.
+    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa, T5, CLIP or SigLIP, a `vocab.txt`
+    of a BERT (one token a line), or a `vocab.json` of a GPT-2, a RoBERTa or a CLIP with its `merges.txt` beside it.
     lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
     """
 

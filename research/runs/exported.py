@@ -1,10 +1,11 @@
 """A run's model as transformers or timm read it: weights, `config.json`, tokenizer and preprocessing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from safetensors.numpy import save_file
@@ -22,11 +23,12 @@ from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
 from research.weights.preprocessing import FILE, masks_written
-from research.weights.published import image_size
+from research.weights.published import built, image_size
 from research.weights.table import Table
 
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "activation_dropout", "stochastic_depth"}
 TRAINING_ONLY |= {"parent", "name"}
+TRAINING_ONLY |= {"scale", "limit"}  # of two towers: where it starts, and what is written as it is held
 """Fields that change nothing of what a trained model answers."""
 
 HEADED = ("LMHeadModel", "MTModel")
@@ -59,14 +61,15 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
         made = family.made(model, image_size(config))
     if unnamed := sorted(shapes.keys() - {path for entry in table.entries(shapes) for path in entry.ours}):
         raise UserError(f"{library} has no names for {unnamed[0]}: export a model without it")
-    files = experiment.task.published(experiment.model) if library == "transformers" else {}
+    files = dict(experiment.task.published(experiment.model)) if library == "transformers" else {}
     own = files.pop("config.json", {})
     if "pad_token_id" in config.keys() & own.keys() and not before and config["pad_token_id"] != own["pad_token_id"]:
         raise UserError(
             f"transformers' model pads with the token {config['pad_token_id']} and counts positions by it, and this "
             f"run's vocabulary with {own['pad_token_id']}: train with a RoBERTa's tokenizer, or model.first_position 0"
         )
-    config |= own
+    for name, part in own.items():
+        config[name] = config[name] | part if isinstance(part, dict) and name in config else part
     folder.mkdir(parents=True, exist_ok=True)
     made = {table.written(name, prefixed=prefixed): array for name, array in made.items()}
     save_file({**theirs(table, arrays, prefixed=prefixed), **made}, folder / ONE, {"format": "pt"})
@@ -85,14 +88,15 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
         for architecture, variants in family.architectures.items():
             own = {"model_type": family.name, "architectures": [architecture]}
             try:
-                config = family.fields.theirs(_settled(vars(_body(model)))) | own
+                config: dict[str, Any] = {**family.fields.theirs(_settled(vars(_body(model)))), **own}
                 found = [_differing(model, family, config, variant) for variant in variants]
             except UserError as error:
                 refused = refused or error
                 continue
             if {} in found:
-                more = {**_labels(experiment, before), **_images(experiment.task)}
-                return family, {**before, **config, **more}
+                config |= _labels(experiment, before)
+                config.get("vision_config", config).update(_images(experiment.task))
+                return family, _over(before, config, family)
             differing += found
     name = experiment.config.model.name
     if not differing:
@@ -136,22 +140,39 @@ def _side(shape: tuple[int, int, int]) -> int:
     return shape[0]
 
 
+def _over(before: Mapping[str, Any], config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The `config.json` that a run was imported with, with what is so of its model now."""
+    parts = {one.theirs: {**(before.get(one.theirs) or {}), **config[one.theirs]} for one in family.fields.sections}
+    left = {key: value for key, value in before.items() if key.removesuffix("_dict") not in parts}
+    return {**left, **config, **parts}
+
+
 def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
     """The fields in which the model that a config makes differs from this one, with that model's values.
 
     Under a new layer no head of the model counts: it is asked for its states, or for what its pooler gives.
     """
-    fields, body = {**family.fields.ours(config), **variant}, _body(model)
-    ignored = TRAINING_ONLY if body is model else TRAINING_ONLY | {"head"}
-    there = _settled({field.name: fields.get(field.name, field.default) for field in dataclasses.fields(body)})
-    here = _settled(vars(body))
-    found = {
-        f"model.{name}": value
-        for name, value in there.items()
-        if name not in ignored and value is not LABELS and _plain(here[name]) != _plain(value)
-    }
+    body = _body(model)
+    fields = {name: getattr(body, name) if value is LABELS else value for name, value in variant.items()}
+    other = built(family.model, {**family.fields.ours(config), **fields})
+    found = _unlike(body, other, TRAINING_ONLY if body is model else TRAINING_ONLY | {"head"})
     if isinstance(model, WithHead) and model.pool != family.pool:
         found |= {"task.pool": family.pool, "model.head": variant["head"]}
+    return found
+
+
+def _unlike(model: nn.Module, other: nn.Module, ignored: Set[str], where: str = "model") -> dict[str, Any]:
+    """The fields in which two models differ, such as "model.text.width", with the other one's values."""
+    here, there = _settled(vars(model)), _settled(vars(other))
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(model):
+        if field.name in ignored:
+            continue
+        own, theirs, name = here[field.name], there[field.name], f"{where}.{field.name}"
+        if isinstance(own, nn.Module) and type(own) is type(theirs):
+            found |= _unlike(own, theirs, ignored, name)
+        elif own != theirs:
+            found[name] = type(theirs).__name__ if isinstance(theirs, nn.Module) else theirs
     return found
 
 
@@ -162,11 +183,13 @@ def _settled(fields: Mapping[str, Any]) -> dict[str, Any]:
         follow["num_decoder_layers"] = fields["num_layers"]
     if "head_size" in fields:
         follow["head_size"] = fields["width"] // fields["num_heads"]
-    return {**fields, **{name: value for name, value in follow.items() if fields[name] is None}}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if "mlp_width" in fields:
+        follow["mlp_width"] = 4 * fields["width"]
+    settled = {**fields, **{name: value for name, value in follow.items() if fields[name] is None}}
+    settled = {name: list(value) if isinstance(value, tuple) else value for name, value in settled.items()}
+    if "bias" in fields:  # of two towers' logits: where it starts, if there is one
+        settled["bias"] = None if fields["bias"] is None else "a number"
+    return settled
 
 
 def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:

@@ -40,7 +40,7 @@ class Scorer(Protocol):
     """Scores of whole answers, such as BLEU: it is shown each example with its answer once, in any order."""
 
     names: Sequence[str]
-    """The scores that `result` always has, so that one of them can be asked for before training."""
+    """The scores that `result` may have: which of them it has is `Task.score_names`."""
 
     def add(self, example: Example, answer: Mapping[str, Any]) -> None:
         """Takes what it needs of an example and its answer; neither is kept by anybody else."""
@@ -242,6 +242,11 @@ class Task:
     def scorer(self) -> Scorer | None:
         """Measures what `loss` does not, on whole answers; None where there is nothing of that kind."""
         return None
+
+    def score_names(self, examples: Sequence[Example]) -> Sequence[str]:
+        """The scores that a split will have, so that one of them can be asked for before training."""
+        scorer = self.scorer()
+        return () if scorer is None else scorer.names
 
     def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
         """At most `count` examples of a split that are worth showing with their answers: here the first.

@@ -18,8 +18,22 @@ from research.models.segformer import SegFormer
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.text_head import Pooling, TextHead
+from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
-from research.weights import bert, derived, efficientformer, gpt, marian, mobilenet, resnet, segformer, swin, t5, vit
+from research.weights import (
+    bert,
+    clip,
+    derived,
+    efficientformer,
+    gpt,
+    marian,
+    mobilenet,
+    resnet,
+    segformer,
+    swin,
+    t5,
+    vit,
+)
 from research.weights.fields import ACTIVATIONS, Field, Fields
 from research.weights.match import best, match, read, shapes_of
 from research.weights.table import Table
@@ -176,9 +190,9 @@ FAMILIES = (
                 Field("dropout", "attn_pdrop", 0.1),
                 Field("dropout", "resid_pdrop", 0.1),
                 Field("activation", "activation_function", "gelu_new", ACTIVATIONS),
+                Field("norm_epsilon", "layer_norm_epsilon", 1e-5),
             ),
             {
-                "layer_norm_epsilon": 1e-5,
                 "scale_attn_weights": True,
                 "scale_attn_by_inverse_layer_idx": False,
                 "add_cross_attention": False,
@@ -354,6 +368,24 @@ FAMILIES = (
             derived.T5,
         ),
         {"T5ForConditionalGeneration": (T5,)},
+    ),
+    Family(
+        "clip",
+        "two_towers",
+        TwoTowers,
+        "image_text",
+        lambda model: (clip.clip(model),),
+        clip.CLIP,
+        {"CLIPModel": ({"limit": None},)},
+    ),
+    Family(
+        "siglip",
+        "two_towers",
+        TwoTowers,
+        "image_text",
+        lambda model: (clip.siglip(model),),
+        clip.SIGLIP,
+        {"SiglipModel": (clip.SIGLIP_ALWAYS,)},
     ),
 )
 """transformers' models."""

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from research.errors import UserError
-from research.models.text_head import TextHead
 from research.parallel.sharding import by_path
 from research.weights.files import Arrays, as_float32
 from research.weights.table import Entry, Table
@@ -58,10 +57,13 @@ def shapes_of(model: nn.Module, inputs: Sequence[Any]) -> dict[str, tuple[int, .
     return {path: tuple(leaf.shape) for tree in variables.values() for path, leaf in by_path(tree).items()}
 
 
-def _single(model: Any) -> Any:
-    if isinstance(model, TextHead):
-        return model.clone(body=_single(model.body))
-    return model.clone(scan=False) if getattr(model, "scan", False) else model
+def _single(model: nn.Module) -> nn.Module:
+    """The model with layers, and those of the models within it, that are not scanned."""
+    fields = {name: value for name, value in vars(model).items() if name != "parent"}
+    changed: dict[str, Any] = {name: _single(value) for name, value in fields.items() if isinstance(value, nn.Module)}
+    if fields.get("scan"):
+        changed["scan"] = False
+    return model.clone(**changed)
 
 
 def match(table: Table, shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any]) -> Match:
@@ -162,7 +164,7 @@ def theirs(table: Table, arrays: Mapping[str, Any], *, prefixed: bool) -> dict[s
     """Their arrays by the names that a file has, of all our arrays by their paths; contiguous, in our dtype."""
     entries = table.entries({path: tuple(array.shape) for path, array in arrays.items()})
     return {
-        table.written(name, prefixed=prefixed): np.ascontiguousarray(array)
+        table.written(name, prefixed=prefixed): np.asarray(array, order="C")
         for entry in entries
         for name, array in zip(
             entry.theirs, entry.layout.theirs([np.asarray(arrays[path]) for path in entry.ours]), strict=True

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from research.layers.scan import stacked
+from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
 from research.parallel.sharding import path_names
 from research.weights.families import taken
@@ -19,6 +20,7 @@ from research.weights.vit import ORIGINAL
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "transformers"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
+TOWERS = ("clip", "siglip")
 SCANNABLE = [name for name in NAMES if name not in ("swin", "segformer")]
 
 
@@ -37,10 +39,15 @@ def golden(name, scan=False):
 
 
 def scanned(model):
+    if isinstance(model, TwoTowers):
+        return model.clone(image=scanned(model.image), text=scanned(model.text))
     return model.clone(body=scanned(model.body)) if hasattr(model, "body") else model.clone(scan=True)
 
 
 def inputs_of(answers):
+    if "logits_per_image" in answers:
+        images, tokens = jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)), jnp.asarray(answers["input_ids"])
+        return (images, tokens.astype(jnp.int32), jnp.asarray(answers.get("attention_mask", tokens)) > 0), {}
     if "noise" in answers:  # its order is the order of the patches
         order = jnp.asarray(np.argsort(answers["noise"], axis=1), jnp.int32)
         return (jnp.asarray(answers["pixel_values"].transpose(0, 2, 3, 1)), order), {}
@@ -66,10 +73,14 @@ def test_answers_are_the_references(name, scan):
     _, model, variables, answers = golden(name, scan)
     inputs, options = inputs_of(answers)
     valid = answers["attention_mask"] > 0 if "attention_mask" in answers and len(inputs) < 3 else None
+    if name in TOWERS:
+        for key in ("image", "text"):
+            vectors = model.apply(variables, *(inputs[:1] if key == "image" else inputs[1:]), method=f"{key}_vectors")
+            close(vectors, answers[f"{key}_embeds"])
     if name == "gpt2":  # padding comes last, where the causal mask hides it
         inputs = inputs[:1]
     answer = model.apply(variables, *inputs, **options)
-    expected = [answers[key] for key in ("logits", "prediction_logits") if key in answers]
+    expected = [answers[key] for key in ("logits", "prediction_logits", "logits_per_image") if key in answers]
     if name.endswith("_answers"):
         expected = [np.stack([answers["start_logits"], answers["end_logits"]], axis=-1)]
     if name.endswith("_classes"):
@@ -112,6 +123,11 @@ def test_every_block_is_the_references(name):
             close(inner[f"stage_{stage}_norm"]["__call__"][0], answers[f"hidden.{stage}"].transpose(0, 2, 3, 1))
         return
     valid = answers["attention_mask"] > 0 if "attention_mask" in answers else None
+    if name in TOWERS:
+        for layer in range(2):
+            close(inner["image"]["encoder"][f"layer_{layer}"]["__call__"][0], answers[f"vision.{layer + 1}"])
+            close(inner["text"]["decoder"][f"layer_{layer}"]["__call__"][0], answers[f"text.{layer + 1}"], valid)
+        return
     stacks = {"encoder": "encoder", "decoder": "decoder"} if len(inputs) == 3 else {"hidden": "encoder"}
     stacks = {"hidden": "decoder"} if name == "gpt2" else stacks
     normed_last = name == "gpt2" or name.startswith("t5")
