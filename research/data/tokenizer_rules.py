@@ -118,12 +118,14 @@ def _frame(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare(stored: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a BERT, GPT-2 or T5 tokenizer of another make as this project would write it; any other as it is.
+    """The JSON of a BERT, GPT-2 or T5 tokenizer of another make as this project would write it, and of one of its own
+    that was published (`published`) as it was; any other as it is.
 
     Such a file also says how special tokens are put around a text, how texts are padded, and which parts of a text are
     special tokens. All of that is left out: here it is the task's business, and no text holds a special token. Of added
     tokens beyond BERT's own nothing is left out, so that `ours` refuses them.
     """
+    stored = _unmarked(stored)
     model, added = stored.get("model"), stored.get("added_tokens")
     if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else None) == "BPE":
         bare_bpe = _bare_clip if model.get("end_of_word_suffix") == WORD_END else _bare_gpt2
@@ -141,6 +143,15 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": False}
     left_out = {"post_processor": None, "truncation": None, "padding": None, "added_tokens": []}
     return stored | left_out | {"decoder": decoder}
+
+
+def _unmarked(stored: dict[str, Any]) -> dict[str, Any]:
+    """Without the marks and the special tokens that `published` adds, where no other tokens are added."""
+    added = stored.get("added_tokens")
+    own = [(token, number) for number, token in enumerate(SPECIAL_TOKENS)]
+    if not fits(added, list[dict]) or [(token.get("content"), token.get("id")) for token in added] != own:
+        return stored
+    return stored | {"post_processor": None, "added_tokens": []}
 
 
 def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:

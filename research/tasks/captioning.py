@@ -17,7 +17,7 @@ from research.models.captioner import Captioner
 from research.ranges import ANSWERING, Range, Rate, Seed, Temperature
 from research.tasks.captions import CaptionTask
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
-from research.tasks.writing import write, written_loss
+from research.tasks.text_generation import write, written_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

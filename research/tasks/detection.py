@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.analysis.overlays import side_by_side, with_boxes
-from research.data.fitted import FittedImages, FittedQuestions, RandomlyFitted, too_many
+from research.data.boxed_images import FittedImages, FittedQuestions, RandomlyFitted, too_many
 from research.data.rows import Rows
 from research.errors import UserError
 from research.files import write_json
@@ -41,8 +41,8 @@ class Detection(LabelledTask):
 
     size: pixels on a side of the square that an image is resized to fit, its shape kept; the model sees what is beside
     it as padding. short_side: the most pixels of an image's shorter side, where `size` allows more. scale, crop: of
-    training images, see `research.data.fitted.RandomlyFitted`. max_boxes: of an image. threshold: probability from
-    which on an answer's text and picture show a box; its lists have all of them.
+    training images, see `research.data.boxed_images.RandomlyFitted`. max_boxes: of an image. threshold: probability
+    from which on an answer's text and picture show a box; its lists have all of them.
     """
 
     size: Pixels

@@ -22,6 +22,7 @@ from research.layers.masks import causal_mask, padding_mask
 from research.metrics.text import TextScorer, remove_bpe
 from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.text_generation import write, written_loss
 from research.tasks.vocabulary import (
     fields_of_pairs,
     given_text,
@@ -31,7 +32,6 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabularies_of_pairs,
 )
-from research.tasks.writing import write, written_loss
 from research.weights.preprocessing import generation_written, pairs_of
 
 LONGEST = 512

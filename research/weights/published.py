@@ -1,6 +1,7 @@
 """A folder of a published model: its weights, its `config.json`, and the model of ours that they make."""
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,17 +94,19 @@ def read_published(path: Path) -> Published:
 def family_of(config: Mapping[str, Any]) -> tuple[Family, Sequence[Mapping[str, Any]]]:
     """The family of a `config.json` of transformers, and the fields that its architecture may stand for.
 
-    Raises UserError, with those that are known, for another one.
+    Raises UserError, with the three known ones of the nearest names, for another one.
     """
     kinds = config.get("architectures")
     kind = kinds[0] if isinstance(kinds, list) and len(kinds) == 1 else None
     for family in FAMILIES:
         if config.get("model_type") == family.name and kind in family.architectures:
             return family, family.architectures[kind]
-    known = ", ".join(name for family in FAMILIES for name in family.architectures)
     there = str(kind or config.get("model_type"))[:60]
+    known = [name for family in FAMILIES for name in family.architectures]
+    near = ", ".join(difflib.get_close_matches(there, known, n=3, cutoff=0))
     raise UserError(
-        f"{there} is not a model that is known here: use one of {known}, or timm's {timm.examples()[0]}, ..."
+        f"{there} is not a model that is known here: use one that docs/weights.md lists, such as {near}, or timm's "
+        f"{timm.examples()[0]}, ..."
     )
 
 

@@ -328,6 +328,20 @@ def test_every_kind_loads_what_it_saved(kind: str, specials: bool, tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize("kind", ["character", "word", "whitespace", "bpe", "unigram"])
+@pytest.mark.parametrize(("marks", "around"), [("both", (1, 2)), ("end", (None, 2)), ("none", (None, None))])
+def test_what_is_published_has_marks_and_comes_back_without(kind: str, marks: str, around: tuple, tmp_path: Path):
+    """<s> is 1 and </s> is 2."""
+    trained = Tokenizer(kind, None if kind == "character" else 400).train(TEXTS)
+    trained.publish(tmp_path, marks, segments=False)
+    first, last = ([] if token is None else [token] for token in around)
+    other = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert other.encode(TEXTS[0]).ids == [*first, *trained.encode(TEXTS[0]), *last]
+    assert TrainedTokenizer.load(tmp_path / "tokenizer.json").digest == trained.digest
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["eos_token"] == "</s>" and "token_type_ids" not in config["model_input_names"]
+
+
 def test_a_file_of_the_first_edition_loads(tmp_path: Path):
     """Its content, written out: a change of the library's or of these rules must not lock out old runs."""
     rules = {"type": "Split", "behavior": "Isolated", "invert": False}

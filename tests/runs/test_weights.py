@@ -248,7 +248,7 @@ WRONG = {
     "without config": (lambda f: (f / "config.json").unlink(), "has no config.json, which says what model it is"),
     "without weights": (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors: give the folder"),
     "pickled": (pickled, r"pytorch_model\.bin would have to be unpickled.*safetensors\.torch\.save_file"),
-    "unknown model": (lambda f: changed(f, architectures=["LlamaForCausalLM"]), "LlamaForCausalLM is not .*BertModel"),
+    "unknown model": (lambda f: changed(f, architectures=["LlamaForCausalLM"]), "LlamaForCausalLM is not .* as .*For"),
     "config of no model": (lambda f: changed(f, architectures=7, model_type=[]), "is not a model that is known here"),
     "unknown activation": (lambda f: changed(f, hidden_act="mish"), 'hidden_act "mish"'),
     "unknown positions": (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from research.data.fitted import FittedImages, FittedQuestions, RandomlyFitted
+from research.data.boxed_images import FittedImages, FittedQuestions, RandomlyFitted
 from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
 
