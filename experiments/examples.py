@@ -1,7 +1,7 @@
 """Writes a config's images as files: `python -m experiments.examples --config=FILE.py --output=my_folder`.
 
 Of generated scenes these are PNG images with masks of their classes, boxes as COCO's `instances_SPLIT.json`, and
-captions as its `captions_SPLIT.json`, for other programs; the sources `coco` and `image_masks` read boxes and masks.
+captions as its `captions_SPLIT.json`, for other programs; the sources `coco`, `image_masks` and `captions` read them.
 """
 
 import argparse

@@ -13,7 +13,6 @@ from research.config import load
 from research.errors import UserError
 from research.runs.command import run_command
 from research.search_space import Choice
-from research.sweeps.compare import compare
 from research.sweeps.database import told
 from research.sweeps.launchers import LocalLauncher
 from research.sweeps.pictures import draw
@@ -80,11 +79,8 @@ def _shared(options: list[str]) -> list[str]:
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    if arguments.compare:
-        print(compare(*map(Path, arguments.compare), metric=arguments.objective))
-        return
     if not (arguments.config and arguments.workdir):
-        raise UserError("a sweep needs --config=FILE.py and --workdir=FOLDER (or --compare A B): give both")
+        raise UserError("a sweep needs --config=FILE.py and --workdir=FOLDER: give both")
     if arguments.launcher != "vectorized":
         jax.config.update("jax_platforms", "cpu")  # the accelerators are the trials'
     with told(), Study(Path(arguments.workdir), plan_of(arguments), arguments.storage) as study:
@@ -110,7 +106,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--direction", choices=("minimize", "maximize"), help="when the metric's name does not say it")
     add("--seeds", type=int, help="seeds that every point is repeated with")
     add("--storage", help="URL of the study's database (when not given: study.db in the folder)")
-    add("--compare", nargs=2, metavar=("A", "B"), help="compare two sweeps, or two folders of runs, seed by seed")
     return parser
 
 

@@ -1,10 +1,11 @@
-"""Images with captions: a table of file names and texts beside a folder or a zip archive of images."""
+"""Images with captions: a table of file names and texts, or COCO's JSON, beside a folder or an archive of images."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from research.data import archives
@@ -14,6 +15,7 @@ from research.data.source import Example
 from research.data.split_files import SplitFiles
 from research.data.table import check_column, rows_of
 from research.errors import UserError
+from research.files import fits, read_json
 from research.ranges import MOVED, Pixels
 
 KEYS = {"image": "image", "caption": "caption"}
@@ -23,11 +25,13 @@ KEYS = {"image": "image", "caption": "caption"}
 class Captions(SplitFiles):
     """{"image": uint8 [height, width, channels], "caption": str, "name": str} of a table's rows, as `Table` reads it.
 
+    Or of a `.json` file of captions in COCO's form (Chen et al. 2015).
+
     An image with several captions has a row for each of them: they share its path, `name`, and `folds` deals them out
     together. keys: the columns of the image's file and of the caption. columns: names of all columns, where the first
     line does not say them. images: the folder or zip archive that the files' names start from; unless given, the
-    folder that the table lies in. size: pixels per side to which images are resized, whatever their shape; None keeps
-    them as they are. channels: 3 for colour, 1 for grey.
+    folder that the table lies in, or `images` beside COCO's JSON. size: pixels per side to which images are resized,
+    whatever their shape; None keeps them as they are. channels: 3 for colour, 1 for grey.
     """
 
     images: Annotated[str | None, MOVED] = None
@@ -50,14 +54,19 @@ class Captions(SplitFiles):
     def read(self, path: str) -> list[Example]:
         """For each image, in the order in which they come first: its folder or archive, name and captions."""
         folder = self.images if self.images is not None else os.path.dirname(path) or "."
+        if coco := path.lower().endswith(".json"):
+            folder = self.images if self.images is not None else os.path.join(folder, "images")
+            if self.columns is not None or self.keys != KEYS:
+                raise UserError(f"{shown(path)} is COCO's JSON, which has no columns: leave data.columns and keys out")
         there = _files(folder)
         found: dict[str, list[str]] = {}
-        for number, row in rows_of(path, self.columns):
-            name, caption = self._row(row, f"line {number} of {shown(path)}")
+        lines = ((f"line {number}", row) for number, row in rows_of(path, self.columns))
+        for number, row in _coco_rows(path) if coco else lines:
+            name, caption = self._row(row, f"{number} of {shown(path)}")
             if name not in there:
                 raise UserError(
-                    f"line {number} of {shown(path)} names the image {shown(name)!r}, which {shown(folder)} does not "
-                    "have: add it, correct the line, or set data.images to the folder that has it"
+                    f"{number} of {shown(path)} names the image {shown(name)!r}, which {shown(folder)} does not "
+                    f"have: add it, correct the {number.split()[0]}, or set data.images to the folder that has it"
                 )
             found.setdefault(name, []).append(caption)
         return [{"folder": folder, "name": name, "captions": captions} for name, captions in found.items()]
@@ -103,6 +112,20 @@ class CaptionedFiles(Sequence[Example]):
         content = archives.read(folder, name)
         image = decode_image(content, os.path.join(folder, name), size, self.channels)
         return {"image": image, "caption": caption, "name": os.path.join(folder, name)}
+
+
+def _coco_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows that a table would have, each with what it is called."""
+    content = read_json(Path(path).expanduser())
+    lists = [content.get(name) for name in ("images", "annotations")]
+    if not all(fits(one, list[dict[str, Any]]) for one in lists):
+        raise UserError(f"{shown(path)} has no lists 'images' and 'annotations': give captions in COCO's form")
+    names = {image["id"]: image.get("file_name") for image in lists[0] if isinstance(image.get("id"), int | str)}
+    for number, entry in enumerate(lists[1], 1):
+        image = entry.get("image_id")
+        if not isinstance(image, int | str) or image not in names:
+            raise UserError(f"annotation {number} of {shown(path)} is of image {str(image)[:20]}, which is not listed")
+        yield f"annotation {number}", {"image": names[image], "caption": entry.get("caption")}
 
 
 @functools.lru_cache(maxsize=8)

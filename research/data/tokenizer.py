@@ -25,19 +25,22 @@ from research.data.tokenizer_rules import (
     BERT_TOKENS,
     BOS,
     BYTES,
+    CLIP_ROLES,
     EOS,
     PAD,
     SPECIAL_TOKENS,
     UNK,
     bare,
     library,
+    of_two_files,
     ours,
     published,
+    roles_of,
     special_ids,
 )
 from research.data.wordpiece import pieces_of_lines, train_pieces
 from research.errors import UserError
-from research.files import Unreadable, fits, read_json, read_text, write_text
+from research.files import Unreadable, fits, read_json, read_text, write_json, write_text
 from research.ranges import Size
 
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
@@ -82,6 +85,11 @@ class TrainedTokenizer:
         """Number of ids, special tokens included."""
         return self._tokenizer.get_vocab_size()
 
+    @property
+    def pads_with_end(self) -> bool:
+        """Whether the mark that ends a text is also its padding, as in CLIP and SigLIP."""
+        return self.pad is not None and self.pad == self.eos
+
     @functools.cached_property
     def dtype(self) -> np.dtype:
         """The smallest type of integers that has room for each id."""
@@ -124,6 +132,11 @@ class TrainedTokenizer:
     def parts_words(self) -> bool:
         """Whether it is a BERT's, which normalises text and parts words into pieces that are marked as such."""
         return isinstance(self._tokenizer.model, models.WordPiece)
+
+    @property
+    def marks_between(self) -> int:
+        """How many times the mark of the end stands between two texts of a row: twice in a RoBERTa's rows."""
+        return 1 if self.parts_words or self.mask is None else 2
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens; what the vocabulary lacks becomes UNK.
@@ -215,19 +228,33 @@ class TrainedTokenizer:
 
     def with_rows(self, rows: int) -> "TrainedTokenizer":
         """The vocabulary with as many tokens as a model's table has rows, where T5's has more of them."""
-        fewer = is_sentencepiece(self._tokenizer) and self.vocab_size < rows
+        fewer = is_sentencepiece(self._tokenizer) and not self.pads_with_end and self.vocab_size < rows
         return TrainedTokenizer(filled(self._tokenizer, rows)) if fewer else self
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
         write_text(Path(path), self._tokenizer.to_str(pretty=True))
 
-    def publish(self, folder: Path) -> None:
-        """Writes `tokenizer.json` as transformers reads it, with the marks around a text, and a BERT's `vocab.txt`."""
-        write_text(folder / "tokenizer.json", published(self._tokenizer).to_str(pretty=True))
+    def publish(self, folder: Path, marks: Literal["both", "end", "none"] = "both", *, segments: bool = True) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json` as transformers reads them, and a BERT's `vocab.txt`.
+
+        marks: of its start and its end, which are put around a text. segments: whether the model is given them.
+        """
+        write_text(folder / "tokenizer.json", published(self._tokenizer, marks).to_str(pretty=True))
+        names = {f"{role}_token": self.id_to_token(token) for role, token in special_ids(self._tokenizer).items()}
+        inputs = ["input_ids", *["token_type_ids"] * segments, "attention_mask"]
+        own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        write_json(folder / "tokenizer_config.json", {**own, **names, "clean_up_tokenization_spaces": False})
         if self.parts_words:
             tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))
             write_text(folder / "vocab.txt", tokens)
+
+    def described(self, length: int) -> dict[str, Any]:
+        """What transformers' `tokenizer_config.json` says of a vocabulary and of the longest text."""
+        roles = roles_of(self._tokenizer)
+        kind = "CLIPTokenizer" if roles is CLIP_ROLES else "PreTrainedTokenizerFast"
+        tokens = {f"{role}_token": token for role, token in roles.items()}
+        return {"tokenizer_class": kind, "model_max_length": length, **tokens}
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainedTokenizer":
@@ -257,14 +284,13 @@ class TrainedTokenizer:
 
 
 def _with_merges(path: Path) -> dict[str, Any]:
-    """The JSON of a tokenizer; of a vocab.json of GPT-2 or RoBERTa with the merges.txt that stands beside it."""
+    """The JSON of a tokenizer; of a vocab.json of GPT-2, RoBERTa or CLIP with the merges.txt that stands beside it."""
     stored = read_json(path)
     if path.name != VOCABULARY or not fits(stored, dict[str, int]):
         return stored
     lines = read_text(path.with_name(MERGES)).splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    pre = {"type": "ByteLevel", "add_prefix_space": False}
-    return {"model": {"type": "BPE", "vocab": stored, "merges": merges}, "pre_tokenizer": pre}
+    return of_two_files(stored, merges)
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
@@ -289,8 +315,8 @@ class Tokenizer:
     ids 0 to 3 are PAD, BOS, EOS and UNK; only a language model over its own text can do without. "wordpiece" has
     [PAD], [UNK], [CLS], [SEP] and [MASK] as ids 0 to 4.
     sample_megabytes: of text that the vocabulary is made of; of more text, evenly spaced parts.
-    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa or T5, a `vocab.txt` of a BERT (one
-    token a line), or a `vocab.json` of a GPT-2 or a RoBERTa with its `merges.txt` beside it.
+    path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa, T5, CLIP or SigLIP, a `vocab.txt`
+    of a BERT (one token a line), or a `vocab.json` of a GPT-2, a RoBERTa or a CLIP with its `merges.txt` beside it.
     lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
     """
 

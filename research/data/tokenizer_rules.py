@@ -6,6 +6,7 @@ The `tokenizers` library would run any regular expression, normaliser and decode
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,11 @@ ROBERTA_ROLES = ROLES | {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 END_OF_TEXT = "<|endoftext|>"
 GPT2_ROLES = {"eos": END_OF_TEXT}
 """GPT-2's only special token stands between texts."""
+CLIP_ROLES = {"bos": "<|startoftext|>", "eos": END_OF_TEXT, "pad": END_OF_TEXT}
+"""Those of CLIP (Radford et al. 2021), where what ends a text also pads it."""
+WORD_END = "</w>"
+"""What a token that ends a word ends with, in CLIP's vocabulary."""
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 CHARACTERS = Regex(r"[\s\S]")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
@@ -56,6 +62,14 @@ def pipeline(
     if kind == "gpt2":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
+    if kind == "clip":
+        parts = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        tokenizer.normalizer = normalizers.Sequence(parts)
+        words = pre_tokenizers.Split(Regex(CLIP_WORDS), "removed", invert=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        spaces = [decoders.Replace(WORD_END, " "), decoders.Strip(" ", 0, 1)]
+        tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), *spaces])
         return tokenizer
     if kind == "whitespace":
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -83,12 +97,17 @@ def _frames() -> list[dict[str, Any]]:
         "whitespace": [words],
         "bpe": [models.BPE()],
         "gpt2": [models.BPE()],
+        "clip": [_clip_model()],
         "unigram": unigrams,
     }
     made = [pipeline(kind, model) for kind, variants in kinds.items() for model in variants]
     pieces = models.WordPiece({}, unk_token=BERT_ROLES["unk"])
     made += [pipeline("wordpiece", pieces, lower, strip) for lower in (True, False) for strip in (None, True, False)]
     return [_frame(json.loads(tokenizer.to_str())) for tokenizer in made]
+
+
+def _clip_model() -> models.BPE:
+    return models.BPE(unk_token=END_OF_TEXT, continuing_subword_prefix="", end_of_word_suffix=WORD_END)
 
 
 def _frame(stored: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +126,8 @@ def bare(stored: dict[str, Any]) -> dict[str, Any]:
     """
     model, added = stored.get("model"), stored.get("added_tokens")
     if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else None) == "BPE":
-        return _bare_gpt2(stored, model)  # the first files did not name the type
+        bare_bpe = _bare_clip if model.get("end_of_word_suffix") == WORD_END else _bare_gpt2
+        return bare_bpe(stored, model)  # the first files did not name the type
     if (pieces := sentencepiece.bare(stored)) is not None:
         return pieces
     if not isinstance(model, dict) or model.get("type") != "WordPiece" or not fits(added, list[dict]):
@@ -145,6 +165,42 @@ def _bare_gpt2(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     return frame | {"model": frame["model"] | {"vocab": vocabulary, "merges": model.get("merges")}}
 
 
+def _bare_clip(stored: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """CLIP's pipeline with a file's vocabulary and merges, where it is that one."""
+    vocabulary, added = model.get("vocab"), stored.get("added_tokens", [])
+    frame = json.loads(pipeline("clip", _clip_model()).to_str())
+    split, to_bytes = frame["pre_tokenizer"]["pretokenizers"]
+    pre = stored.get("pre_tokenizer")
+    parts = pre.get("pretokenizers") if isinstance(pre, dict) else None
+    if not isinstance(vocabulary, dict) or not fits(added, list[dict]) or not fits(parts, list[dict]):
+        return stored
+    specials = "".join(f"{re.escape(token)}|" for token in dict.fromkeys(CLIP_ROLES.values()))
+    with_specials = split | {"pattern": {"Regex": specials + CLIP_WORDS}}  # of which no text here has any
+    known = all(
+        token.get("content") in CLIP_ROLES.values() and token.get("id") == vocabulary.get(token["content"])
+        for token in added
+    )
+    same = (
+        stored.get("normalizer") == frame["normalizer"]
+        and parts[0] in (split, with_specials)
+        and [{**to_bytes, **part, "trim_offsets": to_bytes["trim_offsets"]} for part in parts[1:]] == [to_bytes]
+    )
+    if not (known and same) or any(
+        model.get(name) for name in ("dropout", "continuing_subword_prefix", "ignore_merges")
+    ):
+        return stored
+    return frame | {"model": frame["model"] | {"vocab": vocabulary, "merges": model.get("merges")}}
+
+
+def of_two_files(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
+    """The JSON of what a `vocab.json` and a `merges.txt` say of a GPT-2, a RoBERTa or a CLIP."""
+    if CLIP_ROLES["bos"] in vocabulary:
+        frame = json.loads(pipeline("clip", _clip_model()).to_str())
+        return frame | {"model": frame["model"] | {"vocab": vocabulary, "merges": merges}}
+    pre = {"type": "ByteLevel", "add_prefix_space": False}
+    return {"model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, "pre_tokenizer": pre}
+
+
 def ours(stored: dict[str, Any]) -> bool:
     """Whether the JSON of a tokenizer is one that `Tokenizer.train` makes: its rules, and ids without gaps."""
     model = stored.get("model")
@@ -161,8 +217,10 @@ def ours(stored: dict[str, Any]) -> bool:
         return all(tokens) and len(set(tokens)) == len(tokens) and tokens[: len(reserved)] == reserved
     if not fits(vocabulary, dict[str, int]) or "" in vocabulary:
         return False
-    alphabet = pre_tokenizers.ByteLevel.alphabet() if model["type"] == "BPE" else ()
-    return sorted(vocabulary.values()) == list(range(len(vocabulary))) and vocabulary.keys() >= set(alphabet)
+    alphabet = {*pre_tokenizers.ByteLevel.alphabet()} if model["type"] == "BPE" else set()
+    if model.get("end_of_word_suffix"):
+        alphabet |= {letter + WORD_END for letter in alphabet}
+    return sorted(vocabulary.values()) == list(range(len(vocabulary))) and vocabulary.keys() >= alphabet
 
 
 def roles_of(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
@@ -170,8 +228,10 @@ def roles_of(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
     if isinstance(tokenizer.model, models.WordPiece):
         return BERT_ROLES
     if sentencepiece.is_sentencepiece(tokenizer):
-        return sentencepiece.ROLES
+        return sentencepiece.roles_of(tokenizer)
     if isinstance(tokenizer.model, models.BPE):
+        if tokenizer.model.end_of_word_suffix:
+            return CLIP_ROLES
         for roles, own in ((ROBERTA_ROLES, ROBERTA_ROLES["mask"]), (GPT2_ROLES, END_OF_TEXT)):
             if tokenizer.token_to_id(own) is not None:
                 return roles
@@ -196,8 +256,11 @@ def without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenize
     return tokenizers.Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))
 
 
-def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy that other programs use: its special tokens are found in texts, and put around a text and between two."""
+def published(tokenizer: tokenizers.Tokenizer, marks: str = "both") -> tokenizers.Tokenizer:
+    """A copy that other programs use: its special tokens are found in texts, and put around a text and between two.
+
+    marks: "end" puts one behind each text alone, and "none" puts none.
+    """
     if sentencepiece.is_sentencepiece(tokenizer):
         return sentencepiece.published(tokenizer)
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
@@ -206,12 +269,13 @@ def published(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         copy.add_special_tokens(sorted(roles[role] for role in ids))
         return copy
     start, end = roles["bos"], roles["eos"]
-    second = f"{end} $B {end}" if roles is ROBERTA_ROLES else f"$B:1 {end}:1"  # two marks, and no segments
-    copy.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} {second}",
-        special_tokens=[(start, ids["bos"]), (end, ids["eos"])],
-    )
+    twice = roles in (ROBERTA_ROLES, CLIP_ROLES)  # two marks, and no segments
+    second = f"{end} $B {end}" if twice else f"$B:1 {end}:1"
+    first = f"{start} $A {end}" if marks == "both" else f"$A {end}"
+    if marks != "none":
+        copy.post_processor = processors.TemplateProcessing(
+            single=first, pair=f"{first} {second}", special_tokens=[(start, ids["bos"]), (end, ids["eos"])]
+        )
     mask = ROBERTA_ROLES["mask"]  # the space before it is part of it
     copy.add_special_tokens(
         [

@@ -46,7 +46,10 @@ class Generation:
     limit: Int[Array, "batch"] | None = None
 
     def begin(self, cache: Cache, max_length: int, prefill: int = 1) -> State:
-        """The state once the prompts' pieces of `prefill` tokens are read. Raises UserError for an unfit size."""
+        """The state once what all prompts have but its last token is read, `prefill` tokens at a time.
+
+        What the last piece reads behind it is written again when its turn comes. Raises UserError for an unfit size.
+        """
         batch, width = self.prompt.shape
         if not 1 <= prefill <= width:
             raise UserError(f"prefill {prefill} does not fit prompts of {width}: use 1 to {width}")
@@ -55,13 +58,15 @@ class Generation:
 
         def piece(state):
             index, cache = state
-            tokens = jax.lax.dynamic_slice_in_dim(self.prompt, index, prefill, axis=1)
-            return index + prefill, self.step(tokens, cache, index)[1]
+            start = jnp.minimum(index, width - prefill)
+            tokens = jnp.maximum(jax.lax.dynamic_slice_in_dim(self.prompt, start, prefill, axis=1), 0)
+            return index + prefill, self.step(tokens, cache, start)[1]
 
         read = jnp.int32(0)
         if prefill > 1:
-            shortest = self.prompt_length.min()
-            read, cache = jax.lax.while_loop(lambda state: state[0] + prefill < shortest, piece, (read, cache))
+            last = self.prompt_length.min() - 1
+            _, cache = jax.lax.while_loop(lambda state: state[0] < last, piece, (read, cache))
+            read = jnp.maximum(last, 0)
         tokens = jnp.where(jnp.arange(max_length) <= read, self._forced(max_length), self.pad_token)
         return State(read + 1, tokens, jnp.zeros(batch, bool), cache)
 
@@ -109,8 +114,9 @@ def generate(
     """Prompts and their continuations, up to `end_token` (which is kept) or `max_length` tokens, then `pad_token`.
 
     prompt_length: tokens of each row's prompt; what stands behind them is not read.
-    prefill: tokens of the prompts that go through the model at once, as often as every row has more; the others go one
-        by one, as those of a shorter row's continuation do at the same time.
+    prefill: tokens that go through the model at once, up to the end of the shortest prompt; those of longer ones go one
+        by one, as those of a shorter row's continuation do at the same time. `step` has to keep what it knows of each
+        token at its place in the cache, as attention does.
     penalty: see `research.decoding.sampling.penalised`.
     limit: tokens of each row, prompt included, after which it counts as ended; `max_length` unless given.
     choose: next tokens from logits [batch, vocab] and a random key of its own for each position.

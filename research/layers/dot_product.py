@@ -33,11 +33,13 @@ def attention_weights(
     keys, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_size)
     if queries == 1:
-        # A product of matrices would copy all keys into another order first; this reads them as they lie.
-        logits = (grouped.astype(jnp.float32) * key[:, :, :, None]).sum(axis=-1).transpose(0, 2, 3, 1)
+        # A product of matrices would copy all keys into another order first; this reads them as they lie. Scaling the
+        # sums instead would keep the CPU's compiler from its fast sum.
+        scaled = grouped.astype(jnp.float32) * head_size**-0.5
+        logits = (scaled * key[:, :, :, None]).sum(axis=-1).transpose(0, 2, 3, 1)
     else:
-        logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32)
-    logits = logits.reshape(batch, heads, queries, keys) * head_size**-0.5
+        logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32) * head_size**-0.5
+    logits = logits.reshape(batch, heads, queries, keys)
     if bias is not None:
         logits += bias
     if mask is not None:

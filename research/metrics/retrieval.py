@@ -8,6 +8,7 @@ import numpy as np
 from research.errors import UserError
 
 AT = (1, 5, 10)
+BOTH_WAYS, OF_TWINS, OF_LABELS = ("image_to_text", "text_to_image"), ("relation", "nouns"), ("zero_shot_accuracy",)
 CHUNK = 1024
 """Questions whose scores are in memory at once."""
 
@@ -80,9 +81,8 @@ class ImageTextScorer:
     have a `label` and the answer says which one is right, `zero_shot_accuracy` is how often it was answered.
     """
 
-    names: Sequence[str] = tuple(
-        f"{way}_{name}" for way in ("image_to_text", "text_to_image") for name in RetrievalScorer.names
-    )
+    of_captions: Sequence[str] = tuple(f"{way}_{name}" for way in BOTH_WAYS for name in RetrievalScorer.names)
+    names: Sequence[str] = (*of_captions, *OF_TWINS, *OF_LABELS)
 
     def __init__(self):
         self._to_text, self._to_image = RetrievalScorer(), RetrievalScorer()
@@ -116,7 +116,7 @@ class ImageTextScorer:
         if not self._pairs and not self._labelled:
             raise UserError("there is nothing to score: give images with captions, or with labels and task.classes")
         scores = {"zero_shot_accuracy": self._right / self._labelled} if self._labelled else {}
-        for way, scorer in (("image_to_text", self._to_text), ("text_to_image", self._to_image)):
+        for way, scorer in zip(BOTH_WAYS, (self._to_text, self._to_image), strict=True):
             if self._pairs:
                 scores |= {f"{way}_{name}": value for name, value in scorer.result().items()}
         return scores | self._of_twins() if self._twins else scores
@@ -135,8 +135,9 @@ class ImageTextScorer:
 
     def signatures(self) -> dict[str, str]:
         """What is looked for and among what."""
-        found = {name: "any caption of the image, among all different captions of the split" for name in self.names[:4]}
-        found |= {name: "any image of the caption, among all images of the split" for name in self.names[4:]}
+        ways = self.of_captions[:4], self.of_captions[4:]
+        found = dict.fromkeys(ways[0], "any caption of the image, among all different captions of the split")
+        found |= dict.fromkeys(ways[1], "any image of the caption, among all images of the split")
         if self._twins:
             found["relation"] = "an image's own caption before its twin, whose relation is swapped"
             found["nouns"] = "its own caption or twin before the captions and twins of all other examples that have one"

@@ -122,6 +122,11 @@ class SeparateTexts(Protocol):
 
 @runtime_checkable
 class WithHead(Protocol):
-    """A model that is another one with a new layer, whose own parameters keep their paths."""
+    """A model that is another one with a new layer, whose own parameters keep their paths.
+
+    outputs: numbers that the layer gives. pool: how it makes one vector of many states, None where it reads each.
+    """
 
     body: Any
+    outputs: int
+    pool: str | None

@@ -7,13 +7,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from research.errors import UserError
 from research.layers.embedding import TokenEmbedding, vocabulary_logits
 from research.layers.feed_forward import Activation
-from research.layers.masks import segment_mask
+from research.layers.masks import padding_mask, segment_mask
 from research.layers.norms import NormKind
 from research.layers.positions import LearnedPositions, segment_positions
 from research.layers.transformer import TransformerLayer, TransformerStack
-from research.ranges import Layers, Rate, Size
+from research.ranges import Layers, Positive, Rate, Size
 
 SIZES = {
     "gpt2": {"num_layers": 12, "width": 768, "num_heads": 12},
@@ -36,6 +37,8 @@ class GPT(nn.Module):
         max_length: the context.
         use_bias: biases of the projections and of LayerNorm.
         norm_kind: LayerNorm, or RMSNorm, which has no bias.
+        causal: whether a token sees those before it alone; otherwise it sees all, as in SigLIP's text tower (Zhai et
+            al. 2023), and the model encodes texts but writes none.
     """
 
     vocab_size: Size
@@ -52,6 +55,8 @@ class GPT(nn.Module):
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
     norm_kind: NormKind = "layer"
+    norm_epsilon: Positive = 1e-5
+    causal: bool = True
 
     def __call__(
         self,
@@ -80,7 +85,12 @@ class GPT(nn.Module):
         cache_index: int | Int[Array, ""] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
-        """What the logits of `__call__` are the product of: a state for each token, and the output table."""
+        """What the logits of `__call__` are the product of: a state for each token, and the output table.
+
+        Raises UserError for a model that is not `causal`, whose states have seen the tokens that follow.
+        """
+        if not self.causal:
+            raise UserError("model.causal is False, so that tokens see those that follow them: set it to True")
         return self._states(tokens, segments, positions, cache_index, train=train)
 
     def separate_features(
@@ -97,8 +107,9 @@ class GPT(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch length width"]:
-        """The states of `features`. No token sees the padding behind it, and two texts are read as one."""
-        return self.features(tokens, train=train)[0]
+        """The states of `features`. No token sees padding, and two texts are read as one."""
+        mask = None if self.causal or valid is None else padding_mask(valid)  # a causal one hides what stands behind
+        return self._states(tokens, None, None, None, mask=mask, train=train)[0]
 
     def hidden_states(
         self,
@@ -112,14 +123,14 @@ class GPT(nn.Module):
         return self._states(tokens, segments, positions, None, every_layer=True, train=train)[0]
 
     @nn.compact
-    def _states(self, tokens, segments, positions, cache_index, *, every_layer=False, train):
+    def _states(self, tokens, segments, positions, cache_index, *, mask=None, every_layer=False, train):
         length = tokens.shape[1]
         if positions is None and segments is not None:
             positions = segment_positions(segments)
         elif positions is None:
             positions = jnp.arange(length) + (0 if cache_index is None else cache_index)
         assert segments is None or cache_index is None, "segments are for calls without a cache"
-        mask = None if segments is None else segment_mask(segments, segments)
+        mask = mask if segments is None else segment_mask(segments, segments)
 
         embedding = TokenEmbedding(self.vocab_size, self.width, name="embedding")
         x = embedding(tokens)
@@ -134,11 +145,11 @@ class GPT(nn.Module):
             activation=self.activation,
             norm="pre",
             norm_kind=self.norm_kind,
-            norm_epsilon=1e-5,
+            norm_epsilon=self.norm_epsilon,
             dropout=self.dropout,
             attention_dropout=self.dropout,
             use_bias=self.use_bias,
-            causal=True,
+            causal=self.causal,
             position="rotary" if self.positions == "rotary" else "none",
             kernel_init=nn.initializers.normal(0.02),
             # Residual paths add up over 2 · num_layers sub-layers (section 2.3).

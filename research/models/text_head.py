@@ -43,11 +43,12 @@ class TextHead(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         valid: Bool[Array, "batch length"],
-        segments: Int[Array, "batch length"],
+        segments: Int[Array, "batch length"] | None = None,
         *,
         train: bool = False,
     ) -> Float32[Array, "batch outputs"] | Float32[Array, "batch length outputs"]:
-        """Logits. valid: which tokens are not padding. segments: 0, and 1 for the second of two texts."""
+        """Logits. valid: which tokens are not padding. segments: 0, and 1 for the second of two texts (0 unless
+        given)."""
         body: Any = self.body
         if self.pool == "pooler":
             x = body.pooled(tokens, valid, segments, train=train)

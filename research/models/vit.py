@@ -54,7 +54,7 @@ class ViT(nn.Module):
         registers: tokens without a meaning of their own (Darcet et al. 2024).
         distillation: a second token and head that learn from a teacher (Touvron et al. 2021); the answer is the mean
             of both heads.
-        activation: of the feed-forward networks of the encoder.
+        activation: of the feed-forward networks, that behind pooling by attention too.
         input_norm: a LayerNorm of what enters the encoder, and patches without a bias, as in CLIP (Radford et al. 2021,
             section 2.4).
     """
@@ -220,7 +220,7 @@ class ViT(nn.Module):
         attention = MultiHeadAttention(self.num_heads, cross=True, name="pool_attention")
         x = attention(query, patches)
         norm = nn.LayerNorm(epsilon=self.norm_epsilon, name="pool_norm")
-        return (x + FeedForward(self.mlp_width, "gelu", name="pool_feed_forward")(norm(x)))[:, 0]
+        return (x + FeedForward(self.mlp_width, self.activation, name="pool_feed_forward")(norm(x)))[:, 0]
 
     def _head(self, name: str, x: Float[Array, "*batch width"]) -> Float[Array, "*batch outputs"]:
         if not self.num_classes:

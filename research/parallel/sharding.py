@@ -67,7 +67,7 @@ RULES = (
         (),
     ),
     Rule("levels of a SegFormer", r"^project_\d/(kernel|bias)$", ()),
-    Rule("two towers", r"^(image|text)_projection/kernel$|^logit_bias$", ()),
+    Rule("two towers", r"^(image|text)_projection/(kernel|bias)$|^logit_bias$", ()),
     Rule("masks of a Segmenter", r"^class_embedding$|^(project|(patch|class)_projection)/(kernel|bias)$", ()),
     Rule("queries and boxes of a DETR", r"^query_embedding$|^box_\d/(kernel|bias)$", ()),
     Rule(

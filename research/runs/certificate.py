@@ -42,9 +42,9 @@ PAIRS = {"input_ids": "source", "attention_mask": "source_valid", "decoder_input
 def certify(experiment: Experiment, published: Published, reference: Path | None = None) -> dict[str, Any]:
     """Writes the certificate of a run that was just imported.
 
-    reference: a .safetensors file with inputs (`input_ids` and `attention_mask`, or `pixel_values`) and what the
-    reference library answered (`logits`, or `last_hidden_state`); the largest difference from it is part of the
-    certificate. Raises UserError where that is more than `TOLERANCE`.
+    reference: a .safetensors file with inputs (`input_ids` and `attention_mask`, `pixel_values`, or both) and what the
+    reference library answered (`logits`, `logits_per_image`, `last_hidden_state`, or `start_logits` and `end_logits`);
+    the largest difference from it is part of the certificate. Raises UserError where that is more than `TOLERANCE`.
     """
     inputs = experiment.task.model_inputs(question(experiment))
     variables = _variables(experiment)
@@ -106,17 +106,22 @@ def digests(published: Published) -> dict[str, str]:
 
 
 def question(experiment: Experiment) -> Mapping[str, Any]:
-    """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0."""
+    """A batch of fixed inputs: three sentences or their first words, or one image of noise with the seed 0, or
+    both."""
     task: Any = experiment.task
-    if task.pad is not None:
+    if not hasattr(task, "image_shape"):
         words = [text.split()[0] for text in EXAMPLES]  # where a model takes few tokens
-        for texts in (EXAMPLES, words, [f"{word} [MASK]" for word in words]):  # or where it finds what is missing
+        missing = [f"{word} [MASK]" for word in words]  # or where it finds what is missing, or an answer in a text
+        for texts in (EXAMPLES, words, missing, [f"{word}\t{word}" for word in words]):
             with contextlib.suppress(UserError):
                 return task.questions([task.example(text) for text in texts]).first(len(texts))
         raise UserError("the model has no room for a single word: give one with more positions")
     size = task.size if hasattr(task, "size") else task.photo.size
     pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
-    return task.questions([task.example(jax.device_get(pixels))]).first()
+    example = task.example(jax.device_get(pixels))
+    if task.pad is None:
+        return task.questions([example]).first()
+    return task.questions([{**example, "caption": text} for text in EXAMPLES]).first(len(EXAMPLES))
 
 
 def _variables(experiment: Experiment) -> dict[str, Any]:
@@ -138,20 +143,27 @@ def _compared(experiment: Experiment, variables: Mapping[str, Any], reference: P
         inputs = {
             ours: np.asarray(arrays[name]).astype(INPUTS[name][1]) for name, ours in PAIRS.items() if name in arrays
         }
-    expected = next((arrays[name] for name in ("logits", "last_hidden_state") if name in arrays), None)
+    answers = ("logits", "logits_per_image", "last_hidden_state")
+    expected = next((arrays[name] for name in answers if name in arrays), None)
+    if "start_logits" in arrays and "end_logits" in arrays:
+        expected = np.stack([arrays[f"{end}_logits"] for end in ("start", "end")], axis=-1)
     if not inputs or expected is None:
         raise UserError(
             f"{reference} has no inputs ({', '.join(INPUTS)}) or no logits: make it as docs/weights.md says"
         )
     if "images" in inputs:  # [batch, channels, height, width]
         inputs["images"] = inputs["images"].transpose(0, 2, 3, 1)
+    if "tokens" in inputs and hasattr(experiment.task, "valid"):
+        inputs.setdefault("valid", experiment.task.valid(inputs["tokens"]))
     arguments = inspect.signature(type(experiment.model).__call__).parameters.values()
     # Of the same names, arguments by keyword alone mean something else.
     taken = [argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD]
     found = _answers(experiment, variables, **{name: inputs[name] for name in taken if name in inputs})
     if expected.ndim == 4:  # [batch, classes, height, width], at a quarter of the images' size
         expected = jax.image.resize(np.asarray(expected).transpose(0, 2, 3, 1), found.shape, "bilinear")
-    expected, valid = np.asarray(expected), inputs.get("valid", np.ones(found.shape[:1], bool))
+    expected, valid = np.asarray(expected), np.ones(found.shape[:1], bool)
+    if found.ndim == 3:  # of each token
+        valid = inputs.get("valid", valid)
     if not (largest := _largest(found[valid], expected[valid])) <= TOLERANCE:
         raise UserError(f"the model's answers differ from {reference} by {largest:.3g}: the conversion is wrong")
     return {"sha256": hashlib.sha256(reference.read_bytes()).hexdigest(), "largest_difference": largest}

@@ -1,7 +1,7 @@
 """What can be known before the first step is checked before it: a run that was paid for can be measured."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from research.data.rows import Rows
 from research.data.source import Mixed, Streamed
 from research.errors import UserError
 from research.runs.experiment import Experiment
-from research.tasks.task import Scorer
 from research.training.evaluation import means
 from research.training.limits import check_memory
 
@@ -37,7 +36,7 @@ def check_before_training(experiment: Experiment) -> None:
             raise UserError(f"the {split} split has no examples: add some, or leave its part of the data section out")
         metrics = run.evaluator.trace_metrics(variables, task.rows_of(examples, train=False, seed=0))
         if split == "validation" and best is not None:
-            _check_best(best, metrics, task.scorer())
+            _check_best(best, metrics, task.score_names(examples))
         if task.scorer() is not None:
             run.evaluator.trace_answers(variables, task.questions(examples))
     for split in experiment.source.splits:
@@ -48,10 +47,10 @@ def check_before_training(experiment: Experiment) -> None:
             run.evaluator.trace_answers(variables, questions)
 
 
-def _check_best(best: str, metrics: Mapping[str, Any], scorer: Scorer | None) -> None:
+def _check_best(best: str, metrics: Mapping[str, Any], scores: Sequence[str]) -> None:
     """Raises UserError where `checkpoint.best` is neither a metric, whose sums have these shapes, nor a score."""
     sums = {name: np.zeros((2, *total.shape)) for name, (total, _) in metrics.items()}
-    known = [f"validation/{name}" for name in (*means(sums), *(scorer.names if scorer else ()))]
+    known = [f"validation/{name}" for name in (*means(sums), *scores)]
     if best not in known:
         raise UserError(f"checkpoint.best {best!r} is not measured: use one of {', '.join(known)}")
 

@@ -16,7 +16,7 @@ def write_examples(source: Any, classes: Sequence[str], folder: Path) -> dict[st
 
     An example has `image`, uint8 [height, width, channels], and may have `boxes`, [n, 4], with `objects`, [n], numbers
     of `classes`, `mask`, [height, width], and `caption`. They become `images/SPLIT/0.png`, `masks/SPLIT/0.png`,
-    `instances_SPLIT.json` and `captions_SPLIT.json`; the sources `coco` and `image_masks` read all but the last.
+    `instances_SPLIT.json` and `captions_SPLIT.json`; the sources `coco`, `image_masks` and `captions` read them.
 
     Raises UserError for a folder that is not empty, and for examples without images.
     """

@@ -1,10 +1,11 @@
 """A run's model as transformers or timm read it: weights, `config.json`, tokenizer and preprocessing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from safetensors.numpy import save_file
@@ -12,18 +13,22 @@ from safetensors.numpy import save_file
 from research.errors import UserError
 from research.files import read_json, write_json
 from research.layers.scan import unstacked
+from research.models.contract import WithHead
 from research.parallel.sharding import by_path
 from research.runs.experiment import Experiment, trained
 from research.runs.imported import SOURCE
+from research.runs.tables import MODELS, TASKS
 from research.weights import timm
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
 from research.weights.preprocessing import FILE, masks_written
-from research.weights.published import image_size
+from research.weights.published import built, image_size
 from research.weights.table import Table
 
-TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "stochastic_depth", "parent", "name"}
+TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "activation_dropout", "stochastic_depth"}
+TRAINING_ONLY |= {"parent", "name"}
+TRAINING_ONLY |= {"scale", "limit"}  # of two towers: where it starts, and what is written as it is held
 """Fields that change nothing of what a trained model answers."""
 
 HEADED = ("LMHeadModel", "MTModel")
@@ -56,41 +61,76 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
         made = family.made(model, image_size(config))
     if unnamed := sorted(shapes.keys() - {path for entry in table.entries(shapes) for path in entry.ours}):
         raise UserError(f"{library} has no names for {unnamed[0]}: export a model without it")
+    files = dict(experiment.task.published(experiment.model)) if library == "transformers" else {}
+    own = files.pop("config.json", {})
+    if "pad_token_id" in config.keys() & own.keys() and not before and config["pad_token_id"] != own["pad_token_id"]:
+        raise UserError(
+            f"transformers' model pads with the token {config['pad_token_id']} and counts positions by it, and this "
+            f"run's vocabulary with {own['pad_token_id']}: train with a RoBERTa's tokenizer, or model.first_position 0"
+        )
+    for name, part in own.items():
+        config[name] = config[name] | part if isinstance(part, dict) and name in config else part
     folder.mkdir(parents=True, exist_ok=True)
     made = {table.written(name, prefixed=prefixed): array for name, array in made.items()}
     save_file({**theirs(table, arrays, prefixed=prefixed), **made}, folder / ONE, {"format": "pt"})
     write_json(folder / "config.json", config)
-    _bring(experiment, folder, library)
+    _bring(experiment, folder, files)
     return sorted(folder.iterdir())
 
 
 def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
     """The family and `config.json`."""
     model: Any = experiment.model
-    known = [one for one in FAMILIES if one.cls is type(model)]
-    kinds = [one for one in known if before.get("model_type", one.name) == one.name]
-    refused = ""
+    kinds = [one for one in FAMILIES if before.get("model_type", one.name) == one.name and _is_of(experiment, one)]
+    differing: list[dict[str, Any]] = []
+    refused: UserError | None = None
     for family in kinds:
         for architecture, variants in family.architectures.items():
-            for variant in variants:
-                config = family.fields.theirs(vars(model)) | {
-                    "model_type": family.name,
-                    "architectures": [architecture],
-                }
-                if refused := _differing(model, family, config, variant):
-                    continue
-                names = getattr(experiment.task, "class_names", None)
-                if names:
-                    config |= {"id2label": {str(number): name for number, name in enumerate(names)}}
-                    config |= {"label2id": {name: number for number, name in enumerate(names)}}
-                photo, shape = (getattr(experiment.task, name, None) for name in ("photo", "image_shape"))
-                if photo is not None:
-                    config["image_size"] = photo.size
-                elif shape is not None and shape[0]:
-                    config["image_size"] = _side(shape)
-                return family, {**before, **config}
-    why = f"its {refused} is not one of theirs" if refused else "it has no such models"
-    raise UserError(f"transformers cannot read this {experiment.config.model.name} ({why}): try --library=timm")
+            own = {"model_type": family.name, "architectures": [architecture]}
+            try:
+                config: dict[str, Any] = {**family.fields.theirs(_settled(vars(_body(model)))), **own}
+                found = [_differing(model, family, config, variant) for variant in variants]
+            except UserError as error:
+                refused = refused or error
+                continue
+            if {} in found:
+                config |= _labels(experiment, before)
+                config.get("vision_config", config).update(_images(experiment.task))
+                return family, _over(before, config, family)
+            differing += found
+    name = experiment.config.model.name
+    if not differing:
+        raise refused or UserError(f"transformers has no {name} that is known here: use --library=timm, or another")
+    wanted = ", ".join(f"{field} {value!r}" for field, value in min(differing, key=len).items())
+    raise UserError(f"transformers' nearest model to this {name} has {wanted}: train with that to export it")
+
+
+def _is_of(experiment: Experiment, family: Family) -> bool:
+    """Whether a run's model is one of a family's, under a new layer of the same task where the family has one."""
+    model: Any = experiment.model
+    same = type(_body(model)) is MODELS[family.model] and isinstance(model, WithHead) == family.headed
+    return same and (not family.headed or isinstance(experiment.task, TASKS[family.task or ""]))
+
+
+def _body(model: Any) -> Any:
+    return model.body if isinstance(model, WithHead) else model
+
+
+def _labels(experiment: Experiment, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of the classes, and of outputs that have none where nothing says how many there are."""
+    names = getattr(experiment.task, "class_names", None)
+    if not names and isinstance(experiment.model, WithHead) and "id2label" not in before:
+        names = [f"LABEL_{number}" for number in range(experiment.model.outputs)]
+    labels = {str(number): name for number, name in enumerate(names or ())}
+    return {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}} if labels else {}
+
+
+def _images(task: Any) -> dict[str, Any]:
+    photo, shape = (getattr(task, name, None) for name in ("photo", "image_shape"))
+    colours = {"num_channels": shape[2]} if shape is not None else {}
+    if photo is not None:
+        return {"image_size": photo.size, **colours}
+    return {"image_size": _side(shape), **colours} if shape is not None and shape[0] else colours
 
 
 def _side(shape: tuple[int, int, int]) -> int:
@@ -100,19 +140,56 @@ def _side(shape: tuple[int, int, int]) -> int:
     return shape[0]
 
 
-def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
-    """The first field in which the model that a config makes differs from this one; "" where none does."""
-    fields = {**family.fields.ours(config), **variant}
+def _over(before: Mapping[str, Any], config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The `config.json` that a run was imported with, with what is so of its model now."""
+    parts = {one.theirs: {**(before.get(one.theirs) or {}), **config[one.theirs]} for one in family.fields.sections}
+    left = {key: value for key, value in before.items() if key.removesuffix("_dict") not in parts}
+    return {**left, **config, **parts}
+
+
+def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in which the model that a config makes differs from this one, with that model's values.
+
+    Under a new layer no head of the model counts: it is asked for its states, or for what its pooler gives.
+    """
+    body = _body(model)
+    fields = {name: getattr(body, name) if value is LABELS else value for name, value in variant.items()}
+    other = built(family.model, {**family.fields.ours(config), **fields})
+    found = _unlike(body, other, TRAINING_ONLY if body is model else TRAINING_ONLY | {"head"})
+    if isinstance(model, WithHead) and model.pool != family.pool:
+        found |= {"task.pool": family.pool, "model.head": variant["head"]}
+    return found
+
+
+def _unlike(model: nn.Module, other: nn.Module, ignored: Set[str], where: str = "model") -> dict[str, Any]:
+    """The fields in which two models differ, such as "model.text.width", with the other one's values."""
+    here, there = _settled(vars(model)), _settled(vars(other))
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(model):
-        if field.name in TRAINING_ONLY or fields.get(field.name) is LABELS:
+        if field.name in ignored:
             continue
-        if _plain(getattr(model, field.name)) != _plain(fields.get(field.name, field.default)):
-            return field.name
-    return ""
+        own, theirs, name = here[field.name], there[field.name], f"{where}.{field.name}"
+        if isinstance(own, nn.Module) and type(own) is type(theirs):
+            found |= _unlike(own, theirs, ignored, name)
+        elif own != theirs:
+            found[name] = type(theirs).__name__ if isinstance(theirs, nn.Module) else theirs
+    return found
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _settled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of a model, with numbers for those that follow from others unless they are given."""
+    follow = {}
+    if "num_decoder_layers" in fields:
+        follow["num_decoder_layers"] = fields["num_layers"]
+    if "head_size" in fields:
+        follow["head_size"] = fields["width"] // fields["num_heads"]
+    if "mlp_width" in fields:
+        follow["mlp_width"] = 4 * fields["width"]
+    settled = {**fields, **{name: value for name, value in follow.items() if fields[name] is None}}
+    settled = {name: list(value) if isinstance(value, tuple) else value for name, value in settled.items()}
+    if "bias" in fields:  # of two towers' logits: where it starts, if there is one
+        settled["bias"] = None if fields["bias"] is None else "a number"
+    return settled
 
 
 def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:
@@ -135,11 +212,11 @@ def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, 
     return table, {**before, **config} | {"pretrained_cfg": (old if isinstance(old, dict) else {}) | pretrained}
 
 
-def _bring(experiment: Experiment, folder: Path, library: str) -> None:
-    """Writes the tokenizer and, for transformers, what else it has to know, such as the preprocessing of images."""
+def _bring(experiment: Experiment, folder: Path, files: dict[str, Any]) -> None:
+    """Writes the tokenizer, and the files that the task has for transformers, such as the preprocessing of images."""
     if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
-        vocabulary.publish(folder)
-    files = experiment.task.published(experiment.model) if library == "transformers" else {}
+        segments = getattr(_body(experiment.model), "segments", 1) > 1
+        vocabulary.publish(folder, experiment.task.text_marks, segments=segments)
     if FILE in files:
         files[FILE] |= masks_written(experiment.config.data)
     for name, content in files.items():

@@ -120,7 +120,7 @@ def _by_seed(runs: Sequence[Path], metric: str) -> Mapping[int, float]:
         if not fits(seed, int):
             raise UserError(f"{run / 'config.json'} has the seed {seed!r}: restore it from a copy")
         if metric not in results:
-            raise UserError(f"{run} has no result {metric}: use --objective with one of {', '.join(results)}")
+            raise UserError(f"{run} has no result {metric}: use --metric with one of {', '.join(results)}")
         if seed in values:
             raise UserError(f"{run} is another run of seed {seed}: a group has one run for each seed")
         value = number(results[metric])

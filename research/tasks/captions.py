@@ -4,7 +4,7 @@ import dataclasses
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -35,6 +35,9 @@ class CaptionTask(ImageTask):
     photo: PhotoAugmentation | None = None
     vocabulary: TrainedTokenizer = PREPARED
 
+    pads_with_end: ClassVar[bool] = False
+    """Whether the mark that ends a caption may also be its padding."""
+
     @property
     def pad(self) -> int:
         return padding_of(self.vocabulary)
@@ -43,27 +46,32 @@ class CaptionTask(ImageTask):
         if self.length < 3:
             raise UserError(f"task.length {self.length} leaves no room for a word between two marks: use 3 or more")
         texts = types.SimpleNamespace(examples=lambda split: self._texts_of(source.examples(split)))
-        vocabulary = vocabulary_of_run(self.tokenizer, texts, ("caption",), folder)
+        vocabulary = vocabulary_of_run(self.tokenizer, texts, ("caption",), folder, pads_with_end=self.pads_with_end)
         return dataclasses.replace(super().prepare(source, folder), vocabulary=vocabulary)
 
     def token_ids(self) -> Mapping[str, Mapping[str, int]]:
         return token_ids(self)
 
     def remarks(self, example: Example) -> list[str]:
-        return remarks_on(self.caption(example), "caption", self.vocabulary, self.length - 2)
+        return remarks_on(self.caption(example), "caption", self.vocabulary, self.length - self.marks)
+
+    @property
+    def marks(self) -> int:
+        """Tokens around a caption: those of its start, which SigLIP's vocabulary lacks, and of its end."""
+        return 1 + (self.vocabulary.bos is not None)
 
     def images(self, examples: Sequence[Example], *, train: bool, seed: int) -> LabelledImages:
         """The examples' images as training or evaluation sees them."""
         return LabelledImages(examples, self.augmentation if train else None, seed, photo=self.photo)
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """int32 [texts, length]: start, tokens, end, then PAD. Raises UserError for a text without words."""
+        """int32 [texts, length]: start if there is one, tokens, end, PAD. Raises UserError for a text without words."""
         for text in texts:
             if not text.strip():
                 raise UserError("a caption is empty: write one, or remove the image")
-        start, end = self.vocabulary.start_token, self.vocabulary.end_token
+        start, end = [self.vocabulary.start_token] * (self.marks - 1), self.vocabulary.end_token
         ids = self.vocabulary.encode_batch(list(texts))
-        rows = Ragged.from_lists([[start, *each[: self.length - 2], end] for each in ids])
+        rows = Ragged.from_lists([[*start, *each[: self.length - self.marks], end] for each in ids])
         return rows.padded(np.arange(len(texts)), self.length, self.pad)
 
     def captioned(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:

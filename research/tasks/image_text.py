@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -13,15 +14,20 @@ import numpy as np
 from research.data.captioned_images import CaptionedImages
 from research.data.rows import Rows
 from research.errors import UserError
-from research.metrics.retrieval import ImageTextScorer
+from research.files import write_json
+from research.metrics.retrieval import OF_LABELS, OF_TWINS, ImageTextScorer
 from research.models.two_towers import TwoTowers, normalised
 from research.ranges import ANSWERING, Size
 from research.tasks.captions import CaptionTask
 from research.tasks.losses import weighted
 from research.tasks.pair_losses import Kind, encoded, number_of_chunks, pair_losses
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.weights.preprocessing import CONFIG, TOKENIZER, described_photo, photo_written, texts_of, texts_written
+from research.weights.preprocessing import FILE as PREPROCESSOR
 
 CLASSES_AT_ONCE = 64
+LOOKED_AT = 100
+"""Examples of which one has to have a twin, where a score of twins is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ class ImageText(CaptionTask):
     templates: Annotated[tuple[str, ...], ANSWERING] = ("{}",)
 
     whole_batch: ClassVar[bool] = True
+    pads_with_end: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.templates:
@@ -72,6 +79,23 @@ class ImageText(CaptionTask):
                 if self.chunk is not None and getattr(tower, field, 0):
                     raise UserError(f"model.{name}.{field} is not drawn anew for each task.chunk: set it to 0")
         return model
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        text = published.model.text
+        vocabulary = texts_of(published.folder, published.config, text.vocab_size)
+        vocabulary.save(folder / "tokenizer.json")
+        write_json(folder / "image.json", [None, None, 3])
+        fields = described_photo(published.folder, published.image_size)
+        fields["photo"]["flip"] = False  # what is left of what
+        fields |= {"length": text.max_length, "objective": "clip" if published.model.bias is None else "siglip"}
+        fields["tokenizer"] = {"kind": "word"}  # the run's own is there already
+        return {"task": fields, "data": {"name": "captions", "path": "my_captions.tsv"}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        files = {TOKENIZER: self.vocabulary.described(self.length), CONFIG: texts_written(self.vocabulary, model)}
+        kind = "CLIPImageProcessor" if model.projected == "both" else "SiglipImageProcessor"
+        return files if self.photo is None else files | {PREPROCESSOR: photo_written(self, kind)}
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         return self.captioned(examples, train=train, seed=seed)
@@ -100,7 +124,12 @@ class ImageText(CaptionTask):
         return {name: self.tokens([each[name] or each["caption"] for each in examples]) for name in names}
 
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
-        return self.normalised(batch["image"]), batch["caption"], batch["caption"] != self.pad
+        return self.normalised(batch["image"]), batch["caption"], self.valid(batch["caption"])
+
+    def valid(self, tokens: Any) -> Any:
+        """Which tokens are a caption's, bool [batch, length]: all up to its first end, which may be its padding too."""
+        ends = tokens == self.vocabulary.end_token
+        return ends.cumsum(axis=1) - ends == 0
 
     def num_tokens(self, batch: Mapping[str, Any]) -> int | None:
         return batch["caption"].size if "caption" in batch else None
@@ -124,7 +153,7 @@ class ImageText(CaptionTask):
         return metrics, updates
 
     def _text_encoder(self, apply: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda tokens: apply(tokens, tokens != self.pad, method="text_vectors")
+        return lambda tokens: apply(tokens, self.valid(tokens), method="text_vectors")
 
     def predict(
         self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]
@@ -145,7 +174,7 @@ class ImageText(CaptionTask):
     def _class_vectors(self, encode: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """[classes, width]: the normalised mean of the normalised vectors of a class's prompts."""
         prompts = [template.replace("{}", name) for name in self.classes for template in self.templates]
-        lengths = [len(ids) + 2 for ids in self.vocabulary.encode_batch(prompts)]
+        lengths = [len(ids) + self.marks for ids in self.vocabulary.encode_batch(prompts)]
         if max(lengths) > self.length:
             longest = prompts[int(np.argmax(lengths))]
             raise UserError(
@@ -168,6 +197,12 @@ class ImageText(CaptionTask):
 
     def scorer(self) -> Scorer:
         return ImageTextScorer()
+
+    def score_names(self, examples: Sequence[Example]) -> Sequence[str]:
+        first = examples[0]
+        twins = "twin" in first and any(examples[number]["twin"] for number in range(min(len(examples), LOOKED_AT)))
+        names = [*ImageTextScorer.of_captions] if "caption" in first else []
+        return names + [*OF_TWINS] * twins + [*OF_LABELS] * ("label" in first and bool(self.classes))
 
     def sample(self, example: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
         if self.classes:

@@ -35,7 +35,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabulary_of_run,
 )
-from research.weights.preprocessing import vocabulary_of
+from research.weights.preprocessing import generation_written, vocabulary_of
 
 PREFILL = 64
 """Tokens of the prompts that go through the model at once."""
@@ -65,6 +65,8 @@ class LanguageModeling(Task):
     stride: Annotated[Size | None, ANSWERING] = None
     vocabulary: TrainedTokenizer = PREPARED
 
+    text_marks = "none"
+
     @property
     def pad(self) -> int:
         return -1
@@ -80,6 +82,9 @@ class LanguageModeling(Task):
         tokenizer = {"kind": "bpe", "specials": False, "vocab_size": model.vocab_size}
         fields = {"length": model.max_length, "tokenizer": tokenizer}
         return {"task": fields, "data": {"name": "text_file", "path": "my_text.txt"}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return generation_written(self.vocabulary, model.max_length)
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

@@ -22,7 +22,7 @@ from research.errors import UserError
 from research.layers.embedding import vocabulary_logits
 from research.ranges import Part, Size
 from research.tasks.losses import cross_entropy, in_top, vocabulary_loss, weighted
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View, no_answers
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
 from research.tasks.vocabulary import (
     given_text,
     padding_of,
@@ -31,7 +31,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabulary_of_run,
 )
-from research.weights.preprocessing import vocabulary_of
+from research.weights.preprocessing import encoder_of
 
 MASK = "[MASK]"
 """What a person writes where a word is missing."""
@@ -71,13 +71,11 @@ class MaskedLanguage(Task):
 
     @classmethod
     def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
-        model = published.model
-        if model.head != "masked":
-            raise no_answers(published.folder)
-        vocabulary_of(published.folder, model.vocab_size).save(folder / "tokenizer.json")
-        tokenizer = {"kind": "bpe", "vocab_size": model.vocab_size}
-        fields = {"tokenizer": tokenizer, "length": model.max_length - model.first_position}
+        fields = encoder_of(published.folder, published.model, folder)
         return {"task": fields, "data": {"name": "text_file", "path": "my_text.txt"}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return {"config.json": {"pad_token_id": self.pad}}
 
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
@@ -70,6 +71,19 @@ class QuestionAnswering(TextTask):
                 f"and an overlap of {self.overlap} tokens: use a greater length, or a smaller one of the two"
             )
 
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        if (outputs := published.model.outputs) != 2:
+            raise UserError(f"{published.folder} has {outputs} labels: an answer has two ends, give num_labels 2")
+        fields = cls.fields_of(published, folder)
+        length = min(fields["length"], cls.length)
+        shares = {"question_length": min(length // 4, cls.question_length), "overlap": min(length // 4, cls.overlap)}
+        fields |= {"length": length, "dropout": 0.0, **shares}
+        return {"task": fields, "data": {"name": "squad", "path": "my_questions.json"}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        return {"config.json": {"pad_token_id": self.pad}}  # nothing is dropped before transformers' new layer
+
     def texts(self, source: Any) -> tuple[str, ...]:
         return ("question", "context")
 
@@ -93,11 +107,12 @@ class QuestionAnswering(TextTask):
             contexts = self.vocabulary.encode_with_places([example["context"] for _, example in block])
             for (owner, _), question, (tokens, places) in zip(block, questions, contexts, strict=True):
                 question = question[: self.question_length]
-                room = self.length - len(question) - 3
-                step = room - self.overlap
+                room = self.room_for_two - len(question)
+                step = max(room - self.overlap, 1)
                 for start in range(0, max(len(tokens) - room + step, 1), step):
                     row = self.marked(question, tokens[start : start + room].tolist())
-                    yield Window(owner, *row, len(question) + 2, places[start : start + room])
+                    first = len(question) + 1 + self.vocabulary.marks_between
+                    yield Window(owner, *row, first, places[start : start + room])
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         examples = list(examples)

@@ -21,7 +21,7 @@ from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, Teacher, View
 from research.tasks.vocabulary import given_text, padding_of, remarks_on, show_tokens, token_ids, vocabulary_of_run
-from research.weights.preprocessing import sentences_of, sentences_written, vocabulary_of
+from research.weights.preprocessing import encoder_of, sentences_of, sentences_written
 
 SIDES = ("source", "target")
 
@@ -61,15 +61,13 @@ class Sentences(Task):
 
     @classmethod
     def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
-        model = published.model
-        vocabulary_of(published.folder, model.vocab_size).save(folder / "tokenizer.json")
-        fields = sentences_of(published.folder, published.config)
-        fields["tokenizer"] = {"kind": "wordpiece", "vocab_size": model.vocab_size}
+        fields = encoder_of(published.folder, published.model, folder)
+        fields |= sentences_of(published.folder, fields["length"])
         data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
         return {"task": fields, "data": data}
 
     def published(self, model: Any) -> dict[str, Any]:
-        return sentences_written(self, model)
+        return {"config.json": {"pad_token_id": self.pad}, **sentences_written(self, model)}
 
     def token_ids(self) -> Mapping[str, Mapping[str, int]]:
         return token_ids(self)

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import flax.linen as nn
 import jax
@@ -40,7 +40,7 @@ class Scorer(Protocol):
     """Scores of whole answers, such as BLEU: it is shown each example with its answer once, in any order."""
 
     names: Sequence[str]
-    """The scores that `result` always has, so that one of them can be asked for before training."""
+    """The scores that `result` may have: which of them it has is `Task.score_names`."""
 
     def add(self, example: Example, answer: Mapping[str, Any]) -> None:
         """Takes what it needs of an example and its answer; neither is kept by anybody else."""
@@ -87,6 +87,9 @@ class Task:
 
     whole_batch: ClassVar[bool] = False
     """Whether the loss compares each example with all others of its batch, which micro-batches would part."""
+
+    text_marks: ClassVar[Literal["both", "end", "none"]] = "both"
+    """Which marks of its start and its end the model finds around a text."""
 
     teacher: ClassVar[str | None] = None
     """The folder of the run that the task learns from, where it has one; then a field of the config."""
@@ -140,7 +143,10 @@ class Task:
         raise no_answers(published.folder)
 
     def published(self, model: Any) -> dict[str, Any]:
-        """What transformers has to know of the task beside a model's weights: JSON by the names of its files."""
+        """What transformers has to know of the task beside a model's weights: JSON by the names of its files.
+
+        Of `config.json` that is what the model's fields do not say.
+        """
         return {}
 
     def remarks(self, example: Example) -> list[str]:
@@ -236,6 +242,11 @@ class Task:
     def scorer(self) -> Scorer | None:
         """Measures what `loss` does not, on whole answers; None where there is nothing of that kind."""
         return None
+
+    def score_names(self, examples: Sequence[Example]) -> Sequence[str]:
+        """The scores that a split will have, so that one of them can be asked for before training."""
+        scorer = self.scorer()
+        return () if scorer is None else scorer.names
 
     def shown(self, examples: Sequence[Example], count: int) -> list[Example]:
         """At most `count` examples of a split that are worth showing with their answers: here the first.

@@ -17,6 +17,7 @@ from research.models.text_head import Pooling, TextHead
 from research.ranges import Rate, Size
 from research.tasks.task import PREPARED, Example, Task, View
 from research.tasks.vocabulary import padding_of, show_tokens, token_ids, vocabulary_of_run
+from research.weights.preprocessing import encoder_of
 
 SHORTEST = 5
 """Tokens of a row: three marks, and one of either text."""
@@ -25,7 +26,7 @@ SHORTEST = 5
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
     """A task for an encoder of text (`research.models.text_head`): rows [CLS] text [SEP], or with a second text and its
-    mark behind them, as segments 0 and 1 (Devlin et al. 2019, section 4).
+    mark behind them, as segments 0 and 1 (Devlin et al. 2019, section 4); RoBERTa has two marks between them.
 
     length: tokens of a row, with the marks. dropout: before the head.
     """
@@ -51,6 +52,17 @@ class TextTask(Task):
         """The texts of the source's examples, by their keys, on which a vocabulary is trained."""
         return ("source",)
 
+    @classmethod
+    def fields_of(cls, published: Any, folder: Path) -> dict[str, Any]:
+        """The section "task" of a published model with a new layer, beside what the task's answers need."""
+        body, dropout = published.model.body, published.config.get("classifier_dropout")
+        fields = encoder_of(published.folder, body, folder)
+        return fields | {"dropout": body.dropout if dropout is None else dropout}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        own = {} if self.dropout == model.body.dropout else {"classifier_dropout": self.dropout}
+        return {"config.json": {"pad_token_id": self.pad, **own}}
+
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.vocabulary.vocab_size}
 
@@ -64,8 +76,14 @@ class TextTask(Task):
     def marked(self, first: Sequence[int], second: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of a row and their segments, int32 [length]; nothing is cut."""
         start, end = self.vocabulary.start_token, self.vocabulary.end_token
-        tokens = [start, *first, end] if second is None else [start, *first, end, *second, end]
-        return np.array(tokens, np.int32), (np.arange(len(tokens)) >= len(first) + 2).astype(np.int32)
+        between = [end] * self.vocabulary.marks_between
+        tokens = [start, *first, end] if second is None else [start, *first, *between, *second, end]
+        return np.array(tokens, np.int32), (np.arange(len(tokens)) > len(first) + len(between)).astype(np.int32)
+
+    @property
+    def room_for_two(self) -> int:
+        """Tokens of two texts that a row holds beside their marks."""
+        return self.length - 2 - self.vocabulary.marks_between
 
     def columns(self, rows: Sequence[tuple[np.ndarray, ...]], names: Sequence[str] = (), **more: Any) -> Columns:
         """Rows of tokens, segments and the sequences of these names; `more` are other fields of `Columns`.

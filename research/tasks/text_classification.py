@@ -13,6 +13,7 @@ import numpy as np
 
 from research.data.rows import Rows
 from research.errors import UserError
+from research.files import write_json
 from research.metrics.labels import CLASSES, LABELS, NUMBERS, LabelScorer
 from research.models.text_head import Pooling
 from research.ranges import ANSWERING, Part
@@ -24,6 +25,12 @@ from research.tasks.vocabulary import given_text, remarks_on
 SIDES = ("source", "second")
 BETWEEN = "|"
 """Parts several labels of a text where they are written as one."""
+PROBLEMS = {
+    "single_label_classification": "classes",
+    "multi_label_classification": "labels",
+    "regression": "number",
+}
+"""transformers' names of each `kind`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,22 @@ class TextClassification(TextTask):
         if self.positive is not None and self.positive not in names:
             raise UserError(f"task.positive {self.positive!r} is not a class: use one of {', '.join(names)}")
         return dataclasses.replace(task, class_names=names)
+
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        names, problem = published.class_names, published.config.get("problem_type")
+        kind = PROBLEMS.get(problem, "number" if len(names) == 1 else "classes")
+        if kind == "number" and len(names) > 1:
+            raise UserError(f"{published.folder} gives {len(names)} numbers for a text: only one is known here")
+        fields = cls.fields_of(published, folder) | {"kind": kind, "pool": "pooler"}
+        if kind != "number":
+            write_json(folder / "classes.json", names)
+        return {"task": fields, "data": {"name": "table", "path": "my_texts.csv"}}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        files = super().published(model)
+        (problem,) = (problem for problem, kind in PROBLEMS.items() if kind == self.kind)
+        return files | {"config.json": files["config.json"] | {"problem_type": problem}}
 
     def texts(self, source: Any) -> tuple[str, ...]:
         return tuple(side for side in SIDES if side in source.examples("train")[0])
@@ -107,7 +130,7 @@ class TextClassification(TextTask):
         seconds = iter(self.vocabulary.encode_batch([each["second"] for each in examples if "second" in each]))
         for example, first in zip(examples, firsts, strict=True):
             if "second" in example:
-                yield self.marked(*cut_pair(first, next(seconds), self.length - 3))
+                yield self.marked(*cut_pair(first, next(seconds), self.room_for_two))
             else:
                 yield self.marked(first[: self.length - 2])
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from research.data.rows import Rows
 from research.errors import UserError
+from research.files import write_json
 from research.metrics.spans import SpanScorer
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
@@ -50,6 +51,11 @@ class TokenClassification(TextTask):
             raise UserError(f"task.class_names lists {self.class_names}, {folder} has {names}: remove it")
         return dataclasses.replace(task, class_names=names)
 
+    @classmethod
+    def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
+        write_json(folder / "classes.json", published.class_names)
+        return {"task": cls.fields_of(published, folder), "data": {"name": "conll", "path": "my_words.conll"}}
+
     def _names(self, source: Any) -> tuple[str, ...]:
         seen = {tag for example in source.examples("train") for tag in example["target"].split(" ")}
         if missing := [name for name in self.class_names if name not in seen]:
@@ -69,7 +75,7 @@ class TokenClassification(TextTask):
 
     def _windows(self, examples: Sequence[Example]) -> Iterator[Window]:
         sentences = [example["source"].split(" ") for example in examples]
-        between = "" if self.vocabulary.cls is not None else " "  # which other vocabularies keep with the word behind
+        between = "" if self.vocabulary.parts_words else " "  # which other vocabularies keep with the word behind
         words = [between * (place > 0) + word for sentence in sentences for place, word in enumerate(sentence)]
         pieces, unknown = iter(self.vocabulary.encode_batch(words)), self.vocabulary.unk or 0
         for owner, sentence in enumerate(sentences):

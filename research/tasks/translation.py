@@ -32,7 +32,7 @@ from research.tasks.vocabulary import (
     vocabularies_of_pairs,
 )
 from research.tasks.writing import write, written_loss
-from research.weights.preprocessing import pairs_of
+from research.weights.preprocessing import generation_written, pairs_of
 
 LONGEST = 512
 """Tokens of a published model's texts, as T5 and Marian were trained with."""
@@ -66,6 +66,8 @@ class Translation(Task):
     vocabulary: TrainedTokenizer = PREPARED
     target_vocabulary: TrainedTokenizer | None = None
 
+    text_marks = "end"
+
     @property
     def pad(self) -> int:
         return padding_of(self.vocabulary)
@@ -85,6 +87,10 @@ class Translation(Task):
         fields = {"tokenizer": tokenizer, "max_length": min(published.model.max_length, LONGEST)}
         data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
         return {"task": fields, "data": data}
+
+    def published(self, model: Any) -> dict[str, Any]:
+        longest = min(self.max_length + self.extra_length + 1, model.max_length)
+        return generation_written(self._target, longest, start=self._target.start_token, num_beams=self.beam_size)
 
     @property
     def _target(self) -> TrainedTokenizer:

@@ -18,11 +18,18 @@ from research.tasks.task import Example, View
 
 
 def vocabulary_of_run(
-    tokenizer: Tokenizer, source: Any, fields: Sequence[str], folder: Path, name: str = "tokenizer"
+    tokenizer: Tokenizer,
+    source: Any,
+    fields: Sequence[str],
+    folder: Path,
+    name: str = "tokenizer",
+    *,
+    pads_with_end: bool = False,
 ) -> TrainedTokenizer:
     """Loads `{name}.json` from the run's folder, or makes it: from the tokenizer's file, or of the training examples.
 
     fields: of the examples, whose texts it is trained on. name: of the task's field that the tokenizer is.
+    pads_with_end: whether the task can tell the mark that ends a text from padding that is the same.
 
     Every process makes the same one; process 0 saves it, so that the tokenizer's file is read only once. Raises a
     UserError where special tokens are missing: only running text, the field "text", can do without.
@@ -31,13 +38,13 @@ def vocabulary_of_run(
         raise UserError(f"task.{name}.specials is False, which suits a language model alone: set it to True")
     path = folder / f"{name}.json"
     if path.exists():
-        return _fitting(TrainedTokenizer.load(path), fields, name)
+        return _fitting(TrainedTokenizer.load(path), fields, name, pads_with_end)
     examples = source.examples  # nobody has them for a stored run: its config may name any file, this one included
     if tokenizer.path is not None:
         vocabulary = tokenizer.read()
     else:
         vocabulary = tokenizer.train(_sample(examples("train"), fields, tokenizer.sample_megabytes * 10**6))
-    vocabulary = _fitting(vocabulary, fields, name)
+    vocabulary = _fitting(vocabulary, fields, name, pads_with_end)
     if jax.process_index() == 0:
         vocabulary.save(path)
     return vocabulary
@@ -89,8 +96,13 @@ def remarks_on(text: str, name: str, vocabulary: TrainedTokenizer, longest: int 
     return [*remarks, *[f"{name} is longer than {longest} tokens"] * (longest is not None and length > longest)]
 
 
-def _fitting(vocabulary: TrainedTokenizer, fields: Sequence[str], name: str) -> TrainedTokenizer:
+def _fitting(vocabulary: TrainedTokenizer, fields: Sequence[str], name: str, pads_with_end: bool) -> TrainedTokenizer:
     """The vocabulary, or a UserError where rows of sentences could not be padded with it."""
+    if vocabulary.pads_with_end and not pads_with_end:
+        raise UserError(
+            f"task.{name} pads texts with the mark that ends them, as CLIP's and SigLIP's do, which suits the task "
+            "image_text alone: use another"
+        )
     if "text" not in fields and vocabulary.pad is None:
         raise UserError(f"task.{name} has no token for padding, which suits a language model alone: use another")
     return vocabulary

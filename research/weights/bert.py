@@ -1,4 +1,6 @@
-"""transformers' BERT, RoBERTa and MiniLM."""
+"""transformers' BERT, RoBERTa and MiniLM, and the new layers of their fine-tuned models."""
+
+import dataclasses
 
 from research.weights.layouts import TRANSPOSE
 from research.weights.table import Drop, Table, attention, dense, line, norm
@@ -62,3 +64,25 @@ ROBERTA = Table(
     prefix="roberta.",
     heads=("lm_head.",),
 )
+
+
+def _headed(table: Table, layer: str, pooler: str = "pooler.dense") -> Table:
+    """The table of an encoder with the new layer of a task on texts (`research.models.text_head`)."""
+    lines = [
+        one._replace(theirs=tuple(name.replace("pooler.dense", pooler) for name in one.theirs)) for one in table.lines
+    ]
+    heads = (*table.heads, "classifier.", "qa_outputs.")
+    return dataclasses.replace(table, lines=(*lines, *dense("head", layer)), heads=heads)
+
+
+BERT_HEADS = {
+    "ForSequenceClassification": _headed(BERT, "classifier"),
+    "ForTokenClassification": _headed(BERT, "classifier"),
+    "ForQuestionAnswering": _headed(BERT, "qa_outputs"),
+}
+ROBERTA_HEADS = {
+    "ForSequenceClassification": _headed(ROBERTA, "classifier.out_proj", "classifier.dense"),
+    "ForTokenClassification": _headed(ROBERTA, "classifier"),
+    "ForQuestionAnswering": _headed(ROBERTA, "qa_outputs"),
+}
+"""By how the names of transformers' classes end. A RoBERTa that classifies has its pooler in its head."""

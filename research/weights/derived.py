@@ -38,7 +38,8 @@ def _marian_ours(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marian_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
+    sizes = {"decoder_attention_heads": values["num_heads"], "decoder_ffn_dim": values["mlp_width"]}
+    return {**sizes, "decoder_vocab_size": values["vocab_size"]}
 
 
 def _mae_ours(config: Mapping[str, Any]) -> dict[str, Any]:

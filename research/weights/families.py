@@ -17,8 +17,23 @@ from research.models.resnet import ResNet
 from research.models.segformer import SegFormer
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.text_head import Pooling, TextHead
+from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
-from research.weights import bert, derived, efficientformer, gpt, marian, mobilenet, resnet, segformer, swin, t5, vit
+from research.weights import (
+    bert,
+    clip,
+    derived,
+    efficientformer,
+    gpt,
+    marian,
+    mobilenet,
+    resnet,
+    segformer,
+    swin,
+    t5,
+    vit,
+)
 from research.weights.fields import ACTIVATIONS, Field, Fields
 from research.weights.match import best, match, read, shapes_of
 from research.weights.table import Table
@@ -40,6 +55,8 @@ TEXT_ENCODER = (
     Field("activation", "hidden_act", "gelu", ACTIVATIONS),
 )
 TEXT_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+BERT_FIELDS = Fields(TEXT_ENCODER, TEXT_FIXED)
+ROBERTA_FIELDS = Fields(TEXT_ENCODER, TEXT_FIXED | {"pad_token_id": 1})
 PATCHES = (*ENCODER, Field("patch_size", "patch_size", 16))
 PATCHES_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "attention_probs_dropout_prob": 0.0}
 
@@ -48,10 +65,11 @@ PATCHES_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "att
 class Family:
     """A kind of model in one library's names.
 
-    name: transformers' `model_type`. model: ours by its name in configs, and its class. task: what it does, by its name
-    in configs, None where no task here answers with it. architectures: the library's classes, and for each the fields
-    of ours that it stands for: several where a file says which, the first that fits. made: arrays of theirs by their
-    names, of our model and the pixels on a side of its images, that follow from these and are no parameters of ours.
+    name: transformers' `model_type`. model: ours by its name in configs, and its class, `TextHead` where that model
+    stands under the new layer of the task. task: what it does, by its name in configs, None where no task here answers
+    with it. architectures: the library's classes, and for each the fields of ours that it stands for: several where a
+    file says which, the first that fits. made: arrays of theirs by their names, of our model and the pixels on a side
+    of its images, that follow from these and are no parameters of ours. pool: of a `TextHead`.
     """
 
     name: str
@@ -62,6 +80,12 @@ class Family:
     fields: Fields
     architectures: Mapping[str, tuple[Mapping[str, Any], ...]]
     made: Callable[[Any, int], Mapping[str, np.ndarray]] = lambda model, size: {}
+    pool: Pooling | None = None
+
+    @property
+    def headed(self) -> bool:
+        """Whether our model stands under the new layer of a task."""
+        return self.cls is TextHead
 
 
 def _always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
@@ -85,6 +109,31 @@ T5 = {
 MARIAN = {"positions": "sinusoidal_halves", "norm_epsilon": 1e-5, "output_bias": True}
 
 
+TEXT_TASKS: Mapping[str, tuple[str, Pooling | None]] = {
+    "ForSequenceClassification": ("text_classification", "pooler"),
+    "ForTokenClassification": ("token_classification", None),
+    "ForQuestionAnswering": ("question_answering", None),
+}
+"""Our task of a class of fine-tuned models, by how its name ends, and how its new layer pools."""
+
+
+def _fine_tuned(name: str, classes: str, fields: Fields, tables: Mapping[str, Table], **more: Any) -> list[Family]:
+    """Encoders of text with the new layer of a task. classes: how their names begin. more: fields of ours."""
+    return [
+        Family(
+            name,
+            "bert",
+            TextHead,
+            task,
+            _always(tables[ending]),
+            fields,
+            {classes + ending: ({"head": "none" if pool is None else pool, **more},)},
+            pool=pool,
+        )
+        for ending, (task, pool) in TEXT_TASKS.items()
+    ]
+
+
 def _dinov2(model: ViT) -> tuple[Table, ...]:
     return (vit.DINOV2_GATED if model.activation == "swiglu" else vit.DINOV2,)
 
@@ -96,7 +145,7 @@ FAMILIES = (
         BERT,
         "sentences",
         _always(bert.BERT),
-        Fields(TEXT_ENCODER, TEXT_FIXED),
+        BERT_FIELDS,
         {
             "BertModel": ({"head": "pooler"}, {"head": "none"}),
             "BertForMaskedLM": ({"head": "masked"},),
@@ -107,14 +156,22 @@ FAMILIES = (
         "roberta",
         "bert",
         BERT,
+        "sentences",
+        _always(bert.ROBERTA),
+        ROBERTA_FIELDS,
+        {"RobertaModel": ({"head": "pooler", "first_position": 2}, {"head": "none", "first_position": 2})},
+    ),
+    Family(
+        "roberta",
+        "bert",
+        BERT,
         "masked_language",
         _always(bert.ROBERTA),
-        Fields(TEXT_ENCODER, TEXT_FIXED | {"pad_token_id": 1}),
-        {
-            "RobertaModel": ({"head": "pooler", "first_position": 2}, {"head": "none", "first_position": 2}),
-            "RobertaForMaskedLM": ({"head": "masked", "first_position": 2},),
-        },
+        ROBERTA_FIELDS,
+        {"RobertaForMaskedLM": ({"head": "masked", "first_position": 2},)},
     ),
+    *_fine_tuned("bert", "Bert", BERT_FIELDS, bert.BERT_HEADS),
+    *_fine_tuned("roberta", "Roberta", ROBERTA_FIELDS, bert.ROBERTA_HEADS, first_position=2),
     Family(
         "gpt2",
         "gpt",
@@ -129,11 +186,13 @@ FAMILIES = (
                 Field("num_layers", "n_layer", 12),
                 Field("num_heads", "n_head", 12),
                 Field("mlp_width", "n_inner", None),
+                Field("dropout", "embd_pdrop", 0.1),
+                Field("dropout", "attn_pdrop", 0.1),
                 Field("dropout", "resid_pdrop", 0.1),
                 Field("activation", "activation_function", "gelu_new", ACTIVATIONS),
+                Field("norm_epsilon", "layer_norm_epsilon", 1e-5),
             ),
             {
-                "layer_norm_epsilon": 1e-5,
                 "scale_attn_weights": True,
                 "scale_attn_by_inverse_layer_idx": False,
                 "add_cross_attention": False,
@@ -173,6 +232,7 @@ FAMILIES = (
                 Field("window", "window_size", 7),
                 Field("patch_size", "patch_size", 4),
                 Field("mlp_ratio", "mlp_ratio", 4.0, {4.0: 4, 2.0: 2, 3.0: 3}),
+                Field("stochastic_depth", "drop_path_rate", 0.1),
             ),
             {
                 "hidden_act": "gelu",
@@ -270,6 +330,8 @@ FAMILIES = (
                 Field("activation", "activation_function", "gelu", ACTIVATIONS),
                 Field("scale_embeddings", "scale_embedding", False),
                 Field("dropout", "dropout", 0.1),
+                Field("attention_dropout", "attention_dropout", 0.0),
+                Field("activation_dropout", "activation_dropout", 0.0),
                 Field("max_length", "max_position_embeddings", 1024),
             ),
             {
@@ -307,6 +369,24 @@ FAMILIES = (
         ),
         {"T5ForConditionalGeneration": (T5,)},
     ),
+    Family(
+        "clip",
+        "two_towers",
+        TwoTowers,
+        "image_text",
+        lambda model: (clip.clip(model),),
+        clip.CLIP,
+        {"CLIPModel": ({"limit": None},)},
+    ),
+    Family(
+        "siglip",
+        "two_towers",
+        TwoTowers,
+        "image_text",
+        lambda model: (clip.siglip(model),),
+        clip.SIGLIP,
+        {"SiglipModel": (clip.SIGLIP_ALWAYS,)},
+    ),
 )
 """transformers' models."""
 
@@ -321,11 +401,12 @@ TIMM: Mapping[type, Callable[[Any], tuple[Table, ...]]] = {
 
 
 def tables_of(model: Any) -> list[Table]:
-    """Every table in which a model of this class may be published: timm's first. A head of ours is in none."""
-    model = model.body if isinstance(model, WithHead) else model
+    """Every table in which a model of this class may be published: timm's first. Under a new layer of a task, those of
+    the model that it is on come last."""
     tables = list(TIMM.get(type(model), lambda model: ())(model))
     tables += [vit.ORIGINAL] * isinstance(model, ViT)
-    return tables + [table for family in FAMILIES if type(model) is family.cls for table in family.tables(model)]
+    tables += [table for family in FAMILIES if type(model) is family.cls for table in family.tables(model)]
+    return tables + (tables_of(model.body) if isinstance(model, WithHead) else [])
 
 
 def taken(model: Any, inputs: Sequence[Any], arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,15 @@ def _squares_out(kernel: Any) -> Any:
     return kernel.reshape(side, side, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
 
 
+NUMBER = _one("number", lambda a, shape: a.reshape(shape), lambda a: a.reshape(1))
+"""A number there in an array of one."""
+
+
+def at_most(highest: float, part: Layout = SAME) -> Layout:
+    """What is written is held at `highest`, as our model holds it where it is used."""
+    return Layout(f"{part.name}, at most", part.ours, lambda arrays: part.theirs([np.minimum(arrays[0], highest)]))
+
+
 SQUARES = _one("squares", lambda a, shape: a.transpose(2, 3, 1, 0).reshape(shape), _squares_out)
 """A convolution whose stride is its size, [out, in, side, side], and a projection of whole squares as wide as `in`."""
 

@@ -53,9 +53,17 @@ def shapes_of(model: nn.Module, inputs: Sequence[Any]) -> dict[str, tuple[int, .
 
     inputs: arrays or abstract ones, such as the model is called with.
     """
-    single = model.clone(scan=False) if getattr(model, "scan", False) else model
-    variables = jax.eval_shape(single.init, jax.random.key(0), *inputs)
+    variables = jax.eval_shape(_single(model).init, jax.random.key(0), *inputs)
     return {path: tuple(leaf.shape) for tree in variables.values() for path, leaf in by_path(tree).items()}
+
+
+def _single(model: nn.Module) -> nn.Module:
+    """The model with layers, and those of the models within it, that are not scanned."""
+    fields = {name: value for name, value in vars(model).items() if name != "parent"}
+    changed: dict[str, Any] = {name: _single(value) for name, value in fields.items() if isinstance(value, nn.Module)}
+    if fields.get("scan"):
+        changed["scan"] = False
+    return model.clone(**changed)
 
 
 def match(table: Table, shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any]) -> Match:
@@ -156,7 +164,7 @@ def theirs(table: Table, arrays: Mapping[str, Any], *, prefixed: bool) -> dict[s
     """Their arrays by the names that a file has, of all our arrays by their paths; contiguous, in our dtype."""
     entries = table.entries({path: tuple(array.shape) for path, array in arrays.items()})
     return {
-        table.written(name, prefixed=prefixed): np.ascontiguousarray(array)
+        table.written(name, prefixed=prefixed): np.asarray(array, order="C")
         for entry in entries
         for name, array in zip(
             entry.theirs, entry.layout.theirs([np.asarray(arrays[path]) for path in entry.ours]), strict=True

@@ -9,6 +9,9 @@ from research.errors import UserError
 from research.files import fits, read_json
 
 FILE = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
+"""Where transformers 5 writes what it knows of images, in the part `image_processor`, beside what it knows of texts."""
+TOKENIZER, CONFIG = "tokenizer_config.json", "config.json"
 SPM = "source.spm"
 """A file of SentencePiece, beside which Marian has another for the target."""
 LIMIT, POOLING, MODULES = "sentence_bert_config.json", "1_Pooling/config.json", "modules.json"
@@ -27,9 +30,14 @@ def photo_of(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, An
         photo = {"size": size, "interpolation": timm.get("interpolation", "bicubic")}
         photo["crop_fraction"] = timm.get("crop_pct", 0.875)
         return _task(photo, timm.get("mean"), timm.get("std"))
-    if not (folder / FILE).exists():
+    if (folder / FILE).exists():
+        stored = read_json(folder / FILE)
+    elif (folder / PROCESSOR).exists():
+        stored = read_json(folder / PROCESSOR, dict[str, Any]).get("image_processor")
+        if not isinstance(stored, dict):
+            raise UserError(f"{folder / PROCESSOR} has no image_processor: fetch {FILE}")
+    else:
         return {"photo": {"size": size, "crop": "none"}}
-    stored = read_json(folder / FILE)
     sides, cut = stored.get("size", size), stored.get("crop_size", size)
     resized = _side(sides)
     middle = stored.get("do_center_crop", False)
@@ -40,6 +48,16 @@ def photo_of(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, An
     if not stored.get("do_normalize", True):
         return _task(photo, [0.0] * 3, [1.0] * 3)
     return _task(photo, stored.get("image_mean"), stored.get("image_std"))
+
+
+def described_photo(folder: Path, size: int) -> dict[str, Any]:
+    """`photo_of` for a model of transformers that says nowhere else how pixels are normalised.
+
+    Raises UserError where it has neither of the files that do.
+    """
+    if not (folder / FILE).exists() and not (folder / PROCESSOR).exists():
+        raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
+    return photo_of(folder, {}, size)
 
 
 def windows_of(folder: Path, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -89,13 +107,14 @@ def _task(photo: dict[str, Any], mean: Any, deviation: Any) -> dict[str, Any]:
     return fields
 
 
-def photo_written(task: Any) -> dict[str, Any]:
-    """transformers' preprocessor_config.json for a task on images."""
+def photo_written(task: Any, kind: str = "ViTImageProcessor") -> dict[str, Any]:
+    """transformers' preprocessor_config.json, of a kind of image processor, for a task on images."""
     photo = task.photo
     filters = {name: number for number, name in _FILTERS.items()}
     written = {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": kind,
         "do_resize": True,
+        "do_center_crop": False,
         "size": {"height": photo.size, "width": photo.size},
         "resample": filters[photo.interpolation],
         **_pixels_written(task),
@@ -166,10 +185,78 @@ def pairs_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedToken
     return vocabulary
 
 
-def sentences_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the task `sentences` from the files of sentence-transformers, where there are any."""
-    longest = config.get("max_position_embeddings", 512)
-    fields: dict[str, Any] = {"length": longest if isinstance(longest, int) else 512}
+def generation_written(
+    vocabulary: TrainedTokenizer, longest: int, *, start: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """What `config.json` and `generation_config.json` say of the tokens that a model writes, `longest` at most.
+
+    start: the token that what is written starts with, of a model that reads another text; like padding it never stands
+    in what is written. Where there is no mark of a start, it is that of the end.
+    options: others of transformers' GenerationConfig.
+    """
+    between = vocabulary.eos if vocabulary.bos is None else None
+    ids = {f"{role}_token_id": getattr(vocabulary, role) for role in ("pad", "bos", "eos")}
+    ids = {key: between if value is None and key != "pad_token_id" else value for key, value in ids.items()}
+    written: dict[str, Any] = {"max_length": longest, **options}
+    if start is not None:
+        ids["decoder_start_token_id"] = start
+        written["suppress_tokens"] = [*dict.fromkeys((start, vocabulary.pad))]
+    return {"config.json": ids, "generation_config.json": {**ids, **written}}
+
+
+def encoder_of(source: Path, model: Any, folder: Path) -> dict[str, Any]:
+    """Fields of a task (`tokenizer`, `length`) for a published encoder of text; its vocabulary is written into a run's
+    folder.
+
+    The rows of positions before `first_position`, which RoBERTa has two of, are of no token. Raises as `vocabulary_of`.
+    """
+    vocabulary = vocabulary_of(source, model.vocab_size)
+    vocabulary.save(folder / "tokenizer.json")
+    tokenizer = {"kind": "wordpiece" if vocabulary.parts_words else "bpe", "vocab_size": model.vocab_size}
+    return {"tokenizer": tokenizer, "length": model.max_length - model.first_position}
+
+
+def texts_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedTokenizer:
+    """The vocabulary of a published model of images and texts, whose table has `rows` rows.
+
+    Raises UserError as `vocabulary_of`, and where a CLIP takes another token for the end of a text.
+    """
+    vocabulary = vocabulary_of(folder, rows)
+    part = config.get("text_config_dict") or config.get("text_config")
+    said = part.get("eos_token_id", 49407) if isinstance(part, dict) else 49407
+    end = rows - 1 if said == OLD_END else said
+    if config.get("model_type") == "clip" and end != vocabulary.eos:
+        raise UserError(
+            f"{folder / CONFIG} has texts that end with token {str(end)[:20]} and the tokenizer {vocabulary.eos}: give "
+            "the tokenizer that was published with these weights"
+        )
+    return vocabulary
+
+
+OLD_END = 2
+"""The `eos_token_id` of the first CLIPs, whose vector of a text is that of its token with the highest number."""
+
+
+def texts_written(vocabulary: TrainedTokenizer, model: Any) -> dict[str, Any]:
+    """What config.json says of a vocabulary, in the part of a model's texts.
+
+    Raises UserError where transformers would take another token for the end of a text.
+    """
+    if model.text.causal and vocabulary.eos == OLD_END != vocabulary.vocab_size - 1:
+        raise UserError(
+            f"transformers takes the highest token for a text's end where that is {OLD_END}: export a run whose "
+            "tokenizer has another end, such as CLIP's"
+        )
+    ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos, "pad_token_id": vocabulary.pad}
+    return {"text_config": ids}
+
+
+def sentences_of(folder: Path, longest: int) -> dict[str, Any]:
+    """Fields of the task `sentences` from the files of sentence-transformers, where there are any.
+
+    longest: tokens that the model has positions for.
+    """
+    fields: dict[str, Any] = {"length": longest}
     limit, pooling, modules = (folder / name for name in (LIMIT, POOLING, MODULES))
     if limit.exists() and isinstance(length := read_json(limit).get("max_seq_length"), int):
         fields["length"] = min(length, fields["length"])

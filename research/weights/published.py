@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.config import build
+from research.config import choose
 from research.errors import UserError
 from research.files import read_json
 from research.models.mae import MAE
 from research.models.seq2seq import Seq2Seq
+from research.models.text_head import TextHead
+from research.models.two_towers import TwoTowers
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, LABELS, TIMM, Family
 from research.weights.files import Arrays, read_arrays
@@ -79,6 +81,8 @@ def read_published(path: Path) -> Published:
     for variant in variants:
         fields = base | _with_labels(variant, config)
         model = built(family.model, fields)
+        if family.cls is TextHead:
+            model = TextHead(model, len(labels_of(config)), family.pool)
         (table,) = family.tables(model)
         candidates.append(_published(path, config, family, family.model, fields, model, table, arrays))
         if candidates[-1].match.fits:
@@ -118,8 +122,8 @@ def labels_of(config: Mapping[str, Any]) -> list[str]:
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Pixels on a side, of transformers' or timm's config. Raises UserError for what is not such a number."""
-    timms = config.get("pretrained_cfg", config)
-    sizes = timms.get("input_size", [3, config.get("image_size", 224)]) if isinstance(timms, dict) else None
+    part = config.get("pretrained_cfg", config.get("vision_config") or config)
+    sizes = part.get("input_size", [3, part.get("image_size", 224)]) if isinstance(part, dict) else None
     size = sizes[-1] if isinstance(sizes, list) and sizes else None
     if not isinstance(size, int) or not 0 < size <= LARGEST_IMAGE:
         raise UserError(
@@ -129,13 +133,18 @@ def image_size(config: Mapping[str, Any]) -> int:
 
 
 def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Abstract inputs of a model, for its shapes: images of `size`, tokens, or those of two texts."""
+    """Abstract inputs of a model, for its shapes: images of `size`, tokens, both, or those of two texts."""
     if isinstance(model, Seq2Seq):
         tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
         return tokens, tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_)
+    if isinstance(model, TextHead):
+        return jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     if hasattr(model, "vocab_size"):
         return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if isinstance(model, TwoTowers):
+        tokens, valid = (jax.ShapeDtypeStruct((1, 2), dtype) for dtype in (jnp.int32, jnp.bool_))
+        return images, tokens, valid
     if isinstance(model, MAE):
         return images, jax.ShapeDtypeStruct((1, (size // model.patch_size) ** 2), jnp.int32)
     return (images,)
@@ -143,8 +152,9 @@ def model_inputs(model: nn.Module, size: int) -> tuple[jax.ShapeDtypeStruct, ...
 
 def built(name: str, fields: Mapping[str, Any]) -> nn.Module:
     """Our model of a name and its fields, which are checked as a config's are. Raises UserError."""
-    classes = {family.model: family.cls for family in FAMILIES} | {cls.__name__.lower(): cls for cls in TIMM}
-    return build(classes[name], fields, "config.json")
+    classes = {family.model: family.cls for family in FAMILIES if family.cls is not TextHead}
+    classes |= {cls.__name__.lower(): cls for cls in TIMM}
+    return choose(classes, {**fields, "name": name}, "config.json")
 
 
 def _published(

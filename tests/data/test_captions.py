@@ -1,5 +1,6 @@
 """Tables of images and captions: what is read, and each sentence that a person can be told."""
 
+import json
 import shutil
 from operator import itemgetter
 
@@ -11,8 +12,10 @@ from research.data.captioned_images import CaptionedImages
 from research.data.captioned_images import CaptionTexts as Texts
 from research.data.captions import Captions, _files
 from research.data.images import LabelledImages
+from research.data.scenes import Scenes
 from research.data.transforms.geometry import Augmentation
 from research.errors import UserError
+from research.runs.example_files import write_examples
 from tests.captions import write_captions
 
 
@@ -56,6 +59,54 @@ def test_an_archive_and_other_columns(folder, tmp_path):
     (folder / "rows.csv").write_text("images/1.jpg,7,a\n")
     source = Captions(str(folder / "rows.csv"), columns=("image", "number", "caption"))
     assert source.examples("train")[0]["image"].shape == (40, 48, 3)
+
+
+def test_captions_in_cocos_form(tmp_path):
+    """As `experiments.examples` writes them, and with several captions for an image."""
+    scenes = Scenes(size=24, num_train=6, num_validation=2, num_test=0)
+    write_examples(scenes, scenes.object_names, tmp_path / "scenes")
+    folder = f"{tmp_path}/scenes"
+    source = Captions(f"{folder}/captions_train.json", f"{folder}/captions_validation.json")
+    for split, count in (("train", 6), ("validation", 2)):
+        examples, expected = source.examples(split), scenes.examples(split)
+        assert len(examples) == count
+        for index in range(count):
+            np.testing.assert_array_equal(examples[index]["image"], expected[index]["image"])
+            assert examples[index]["caption"] == expected[index]["caption"]
+            assert examples[index]["name"] == f"{folder}/images/{split}/{index}.png"
+    content = json.loads((tmp_path / "scenes" / "captions_train.json").read_text())
+    content["annotations"] += [{"id": 9, "image_id": 2, "caption": "a second one"}]
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    found = [
+        (each["name"], each["caption"])
+        for each in Captions(f"{tmp_path}/more.json", images=f"{folder}/images").examples("train")
+    ]
+    assert len(found) == 7 and (f"{folder}/images/train/1.png", "a second one") == found[2]
+
+
+def coco(**values):
+    return json.dumps({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []} | values)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("[1]", "a.json holds '.1.' and not a dict"),
+    (coco(annotations={}), "has no lists 'images' and 'annotations': give captions in COCO's form"),
+    (coco(annotations=[{"image_id": 2, "caption": "a"}]), "annotation 1 of .* is of image 2, which is not listed"),
+    (coco(annotations=[{"image_id": [1], "caption": "a"}]), r"annotation 1 of .* is of image \[1\], which is not"),
+    (coco(annotations=[{"image_id": 1}]), "'caption' in annotation 1 of .* is not a text"),
+    (coco(images=[{"id": 1}], annotations=[{"image_id": 1, "caption": "a"}]), "'image' in annotation 1 of .* is not"),
+    (coco(annotations=[{"image_id": 1, "caption": " "}]), "the caption in annotation 1 of .* is empty: write one"),
+    (coco(annotations=[{"image_id": 1, "caption": "a"}]), "annotation 1 of .* names the image '1.jpg', which .*"),
+    (coco(), "holds no examples"),
+])  # fmt: skip
+def test_captions_in_cocos_form_that_do_not_fit(text, words, tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "2.jpg")
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        Captions(str(tmp_path / "a.json")).examples("train")
+    with pytest.raises(UserError, match=r"is COCO's JSON, which has no columns: leave data\.columns and keys out"):
+        Captions(str(tmp_path / "a.json"), columns=("image", "caption")).examples("train")
 
 
 @pytest.mark.parametrize(("text", "words"), [

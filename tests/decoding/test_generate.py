@@ -52,7 +52,7 @@ def naive(model, params, choose, max_length=LENGTH):
     return np.array([row[:max_length] for row in rows])
 
 
-@pytest.mark.parametrize(("scan", "prefill"), [(False, 1), (False, 2), (True, 2)])
+@pytest.mark.parametrize(("scan", "prefill"), [(False, 1), (False, 2), (True, 2), (False, 3)])
 @pytest.mark.parametrize("choose", [greedy, sampler(1.0, top_k=5)])
 def test_equals_a_loop_without_a_cache(scan, prefill, choose):
     model, params = model_and_params(scan)
@@ -88,14 +88,20 @@ def count_on(log, prompt, lengths, max_length, end_token, prefill=1, limit=None)
     return tokens.tolist()
 
 
-def test_prompts_go_through_in_pieces_as_long_as_every_row_has_more():
+def test_prompts_go_through_in_pieces_to_the_end_of_the_shortest():
     log = []
     tokens = count_on(log, [[1, 2, 3, 4, 5, 6, 0], [6, 5, 4, 3, 2, 1, 0]], [6, 5], 8, end_token=9, prefill=2)
     assert tokens == [[1, 2, 3, 4, 5, 6, 0, 1], [6, 5, 4, 3, 2, 3, 4, 5]]
     assert log == [0, 2, 4, 5, 6]
+    log = []  # the second piece would reach beyond the prompts, and so begins earlier
+    tokens = count_on(log, [[1, 2, 3, 4, 5], [6, 5, 4, 3, 2]], [5, 5], 7, end_token=9, prefill=3)
+    assert tokens == [[1, 2, 3, 4, 5, 6, 0], [6, 5, 4, 3, 2, 3, 4]] and log == [0, 2, 4, 5]
+    log = []
+    assert count_on(log, [[1, 2, 3, -1, -1]], [3], 5, end_token=9, prefill=5) == [[1, 2, 3, 4, 5]]
+    assert log == [0, 2, 3]
 
 
-@pytest.mark.parametrize("prefill", [1, 2])
+@pytest.mark.parametrize("prefill", [1, 2, 3])
 def test_prompts_of_unequal_length_answer_as_they_do_alone(prefill):
     model, params = model_and_params()
     together = run(model, params, greedy, prefill)

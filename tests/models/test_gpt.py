@@ -116,3 +116,17 @@ def test_dropout_acts_in_training_only():
 def test_a_text_longer_than_the_context_is_refused():
     with pytest.raises(UserError, match="length 6 exceeds max_length 4"):
         tiny(max_length=4).init(jax.random.key(0), TOKENS)
+
+
+def test_without_causality_a_token_sees_what_follows_but_no_padding():
+    model = GPT(9, 2, 8, 2, max_length=6, causal=False)
+    tokens = jnp.array([[1, 5, 2, 7, 0]])
+    variables = model.init(jax.random.key(0), tokens, method="text_states")
+
+    def states(tokens, valid=None):
+        return np.asarray(model.apply(variables, tokens, valid, method="text_states"))[0]
+
+    assert np.abs(states(tokens.at[0, 3].set(8))[0] - states(tokens)[0]).max() > 1e-4
+    np.testing.assert_allclose(states(tokens, tokens > 0)[:4], states(tokens[:, :4]), atol=1e-5)
+    with pytest.raises(UserError, match=r"model\.causal is False, .*: set it to True"):
+        model.apply(variables, tokens)

@@ -81,8 +81,36 @@ def test_the_scale_begins_as_given_and_is_held_at_100_with_a_gradient():
     assert jax.grad(scale)(jnp.float32(9.0)) == pytest.approx(100)
 
 
+def test_a_scale_without_a_limit_is_not_held():
+    model = TwoTowers(IMAGE, TEXT, 4, limit=None)
+    params = model.init(jax.random.key(0), IMAGES, TOKENS, TOKENS > 0)["params"]
+    changed = {"params": {**params, "log_scale": jnp.float32(4.8)}}
+    assert model.apply(changed, method="scale_and_bias")[0] == pytest.approx(np.exp(4.8), rel=1e-6)
+
+
+def test_siglips_vectors():
+    """An image's are its features; a text's are a biased projection of its last state, of padding as it may be."""
+    both_ways = GPT(9, 1, 8, 2, max_length=6, causal=False, norm_epsilon=1e-6)
+    model = TwoTowers(IMAGE.clone(pool="attention"), both_ways, 8, projected="text", read_padding=True)
+    variables = random_params(model, IMAGES, TOKENS, TOKENS > 0)
+    params = variables["params"]
+    assert {*params} == {"image", "text", "text_projection", "log_scale"}
+    features = np.float64(model.image.apply({"params": params["image"]}, IMAGES))
+    found = model.apply(variables, IMAGES, method="image_vectors")
+    np.testing.assert_allclose(found, features / np.linalg.norm(features, axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+    states = np.float64(both_ways.apply({"params": params["text"]}, TOKENS, method="text_states"))
+    projection = jax.tree.map(np.float64, params["text_projection"])
+    expected = states[:, -1] @ projection["kernel"] + projection["bias"]
+    found = model.apply(variables, TOKENS, TOKENS > 0, method="text_vectors")
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+    other = model.apply(variables, TOKENS.at[0, 4].set(7), TOKENS > 0, method="text_vectors")
+    assert np.abs(other[0] - found[0]).max() > 1e-3
+
+
 def test_towers_that_do_not_fit_are_sentences():
     inputs = IMAGES, TOKENS, TOKENS > 0
+    with pytest.raises(UserError, match=r"model\.image gives 8 numbers and model\.width is 4: set it to 8"):
+        TwoTowers(IMAGE, TEXT, 4, projected="text").init(jax.random.key(0), *inputs)
     with pytest.raises(UserError, match=r"model\.image\.num_classes is 3: use 0"):
         TwoTowers(IMAGE.clone(num_classes=3), TEXT).init(jax.random.key(0), *inputs)
     with pytest.raises(UserError, match=r"model\.text Decoder gives no states of a text's tokens: use gpt or bert"):

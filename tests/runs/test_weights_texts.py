@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import research.runs
 from experiments.train import train
@@ -179,6 +179,21 @@ def test_padding_of_a_roberta_is_not_seen(published, tmp_path):
     short, long = "The [MASK].", "The quick brown fox jumps over the lazy [MASK], times and times again, to be or not."
     (alone,), (beside, _) = run.answer([short]), run.answer([short, long])
     assert alone["words"] == beside["words"] and alone["probability"] == pytest.approx(beside["probability"], rel=1e-5)
+
+
+def test_a_roberta_of_sentences_has_no_rows_of_positions_for_two_tokens(published, tmp_path):
+    """66 rows are 64 tokens: its positions count from 2 (padding_idx + 1), so that a long text is cut before them."""
+    source, _ = published("roberta")
+    changed(source, architectures=["RobertaModel"])
+    arrays = load_file(source / "model.safetensors")
+    save_file({key: array for key, array in arrays.items() if "lm_head" not in key}, source / "model.safetensors")
+    (source / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 66}))
+    command("import", source, tmp_path / "run")
+    assert open_run(tmp_path / "run").task.length == 64
+    (answer,) = research.runs.open(tmp_path / "run").answer(["to be or not " * 30])
+    assert np.isfinite(answer["vector"]).all()
+    command("export", tmp_path / "run", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text())["max_seq_length"] == 64
 
 
 def damaged(folder, name, change):

@@ -158,16 +158,15 @@ def test_comparison_by_seed(tmp_path):
     )
 
 
-def test_a_comparison_without_pairs_is_refused(tmp_path, swept, capsys):
+def test_a_comparison_without_pairs_is_refused(tmp_path, swept):
     one, other = group(tmp_path / "a", [0.1, 0.2, 0.3]), group(tmp_path / "b", [0.1, 0.2])
     with pytest.raises(UserError, match=r"/b has no finished run of seed 2"):
         compare(one, other)
     with pytest.raises(UserError, match="neither a sweep nor finished runs"):
         compare(one, tmp_path)
-    with pytest.raises(UserError, match=r"--objective with one of test/loss"):
+    with pytest.raises(UserError, match=r"--metric with one of test/loss"):
         compare(one, one, "validation/bleu")
     with pytest.raises(UserError, match=r"share 1 seed"):
         compare(*[group(tmp_path / name, [0.5]) for name in "cd"])
-    sweep("--compare", str(swept[0]), str(swept[0]))
-    printed = capsys.readouterr().out
+    printed = compare(swept[0], swept[0])
     assert "a difference of +0 " in printed and "p = 1.000" in printed

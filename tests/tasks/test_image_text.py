@@ -1,5 +1,6 @@
 """Images and captions: the loss in chunks, answers by prompts, and each sentence that a person can be told."""
 
+import json
 import types
 from multiprocessing.reduction import ForkingPickler
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.train import train
 from research.config import load
 from research.data.captions import Captions
 from research.data.scenes import Scenes
 from research.data.source import Mixed, Withheld
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
+from research.metrics.retrieval import ImageTextScorer
 from research.models.gpt import GPT
 from research.models.resnet import ResNet
 from research.models.two_towers import TwoTowers
@@ -203,6 +206,31 @@ def test_what_does_not_fit(task, model, tmp_path):
         task.example(str(tmp_path / "broken.png"))
     Image.fromarray(EXAMPLES[0]["image"]).save(tmp_path / "whole.png")
     np.testing.assert_array_equal(task.example(str(tmp_path / "whole.png"))["image"], EXAMPLES[0]["image"])
+
+
+def test_each_score_that_is_measured_may_choose_the_best_checkpoint(task):
+    labelled = [{"image": EXAMPLES[0]["image"], "label": 1}]
+    asked = task.answering(classes=["red star", "blue bar"])
+    assert asked.score_names(labelled) == ["zero_shot_accuracy"] and not task.score_names(labelled)
+    assert [*task.score_names(EXAMPLES)][8:] == ["relation", "nouns"]
+    single = [{**each, "twin": ""} for each in EXAMPLES]
+    assert [*task.score_names(single)] == [*ImageTextScorer.of_captions]
+
+
+@pytest.mark.parametrize(("best", "most", "words"), [
+    ("relation", 2, None),
+    ("nouns", 1, "checkpoint.best 'validation/nouns' is not measured: use one of validation/loss"),
+    ("zero_shot_accuracy", 2, "is not measured: use one of .*validation/relation, validation/nouns$"),
+])  # fmt: skip
+def test_the_best_by_a_score_of_twins(best, most, words, tmp_path):
+    overrides = {"checkpoint.best": f"validation/{best}", "training.duration": {"steps": 2}, "data.most": most}
+    if words:
+        with pytest.raises(UserError, match=words):
+            train("configs/multimodal/clip_scenes.py:tiny", tmp_path, overrides)
+        return
+    train("configs/multimodal/clip_scenes.py:tiny", tmp_path, overrides)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert any("validation/relation" in line for line in lines)
 
 
 def test_micro_batches_are_refused_and_the_vocabulary_reaches_the_text_tower(tmp_path):

@@ -31,8 +31,7 @@ def rows():
     for family in FAMILIES:
         for architecture, variants in family.architectures.items():
             layers = "single" if family.model in NOT_SCANNED else "single, scanned"
-            bare = variants[0].get("num_classes") == 0 or (family.name == "roberta" and architecture.endswith("Model"))
-            task = None if bare else family.task
+            task = None if variants[0].get("num_classes") == 0 else family.task
             golden = f"`{proved[architecture]}`" if architecture in proved else "as its family's"
             yield (
                 "transformers",
