@@ -75,6 +75,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("configs/vision/mae.py:tiny", {}),
     "unet": (MEMBRANE, {}),
     "segmenter": (f"{MEMBRANE},model=segmenter", {}),
+    "transunet": (f"{MEMBRANE},model=transunet", {}),
     "segformer": (
         MEMBRANE,
         {
@@ -135,7 +136,7 @@ OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
     **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn", "captioner")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
-    **{MODELS[name]: {"num_classes": 10} for name in ("detr", "segformer", "segmenter", "unet")},
+    **{MODELS[name]: {"num_classes": 10} for name in ("detr", "segformer", "segmenter", "transunet", "unet")},
     Duration: {"steps": 1},
     Interval: {"steps": 1},
     TrainingOptions: {"duration": {"steps": 1}, "batch_size": 8},

@@ -1,10 +1,11 @@
-"""Cell membranes in electron-microscopy slices of 512 x 512 pixels (ISBI 2012): a U-Net and a Segmenter from scratch.
+"""Cell membranes in electron-microscopy slices (ISBI 2012): a U-Net, a Segmenter and a TransUNet from scratch.
 
     python -m experiments.train --config=configs/vision/membrane.py:folder=membrane --workdir=runs/membrane
     python -m experiments.train --config=configs/vision/membrane.py:folder=membrane,model=segmenter --workdir=runs/vit
+    python -m experiments.train --config=configs/vision/membrane.py:folder=membrane,model=transunet --workdir=runs/both
 
-folder holds the 30 training slices of the challenge as images/N.png and labels/N.png, where 0 is membrane. The last six
-are the test, which the challenge's own test set is not: not a published result. Answers are means over windows that
+folder holds the 30 training slices of 512 x 512 pixels as images/N.png and labels/N.png, where 0 is membrane. The last
+six are the test, which the challenge's own test set is not: not a published result. Answers are means over windows that
 overlap by half, test/dice/membrane is the Dice coefficient over all pixels of the six.
 
 Hardware: 2 CPU cores.
@@ -14,28 +15,32 @@ from ml_collections import ConfigDict
 
 from research.config import argument
 
+TRANSFORMER = {"name": "vit", "num_classes": 0, "width": 96, "num_heads": 3, "mlp_width": 384, "pool": "mean"}
 MODELS = {
     "unet": {"name": "unet", "width": 16, "depth": 4},
     "segmenter": {
         "name": "segmenter",
-        "encoder": {
-            "name": "vit",
-            "num_classes": 0,
-            "patch_size": 8,
-            "width": 96,
-            "num_layers": 6,
-            "num_heads": 3,
-            "mlp_width": 384,
-            "pool": "mean",
-            "positions": "sincos2d",
-        },
+        "encoder": {**TRANSFORMER, "patch_size": 8, "num_layers": 6, "positions": "sincos2d"},
         "decoder": "linear",  # the other one needs three classes
+    },
+    "transunet": {
+        "name": "transunet",
+        "backbone": {
+            "name": "resnet",
+            "num_classes": 0,
+            "depths": (1, 2, 2),
+            "bottleneck": False,
+            "width": 24,
+            "stem_level": True,
+        },
+        "encoder": {**TRANSFORMER, "patch_size": 1, "num_layers": 4},
+        "widths": (96, 64, 32, 24, 16),
     },
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: folder (with images and labels), model (unet, segmenter), tiny."""
+    """Arguments: folder (with images and labels), model (unet, segmenter, transunet), tiny."""
     options = argument(arg, folder="membrane", model=tuple(MODELS), tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {"name": "image_masks", "path": options.folder, "masks": "labels", "channels": 1, "test": 6}
@@ -51,7 +56,12 @@ def get_config(arg: str = "") -> ConfigDict:
         if options.model == "unet":
             config.model.update(width=4, depth=2)
         else:
-            config.model.encoder.update(patch_size=4, width=16, num_layers=1, num_heads=2, mlp_width=32)
+            config.model.encoder.update(width=16, num_layers=1, num_heads=2, mlp_width=32)
+        if options.model == "segmenter":
+            config.model.encoder.update(patch_size=4)
+        if options.model == "transunet":
+            config.model.backbone.update(depths=(1,), width=4)
+            config.model.update(widths=(8, 4, 4))
         config.training.update(batch_size=4, log_every=2)
         config.training.duration = {"steps": 4}
         config.checkpoint.every = {"steps": 2}

@@ -2,7 +2,18 @@
 
 import numpy as np
 
-PURPOSES = {"affine": 0, "jigsaw": 1, "mask": 2, "photo": 3, "crop": 4, "rows": 5, "tokens": 6, "window": 7, "boxes": 8}
+PURPOSES = {
+    "affine": 0,
+    "jigsaw": 1,
+    "mask": 2,
+    "photo": 3,
+    "crop": 4,
+    "rows": 5,
+    "tokens": 6,
+    "window": 7,
+    "boxes": 8,
+    "foreground": 9,
+}
 """What examples draw random numbers for. A new use takes a new number; what a number stands for never changes.
 
 Numpy fills keys up with zeros: "affine" has the key (seed, epoch, index), and no other use may have 0. Only what

@@ -30,6 +30,7 @@ class RandomWindows(Rows):
 
     scale: range of the factor by which the image is enlarged first, drawn evenly from its logarithm. turns: turned by a
     quarter up to three times and mirrored, each of the eight equally often. augmentation: applied to the window.
+    foreground: probability that a window is placed by `around_foreground`.
     """
 
     examples: Sequence[Mapping[str, Any]]
@@ -38,6 +39,7 @@ class RandomWindows(Rows):
     turns: bool
     augmentation: Augmentation
     seed: int
+    foreground: float = 0.0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -54,6 +56,10 @@ class RandomWindows(Rows):
         side = max(round(self.size / math.exp(random.uniform(math.log(low), math.log(high)))), 1)
         spaces = [whole - side for whole in example["mask"].shape]  # less than 0 where the image is smaller
         top, left = (int(random.integers(min(space, 0), max(space, 0) + 1)) for space in spaces)
+        if self.foreground:
+            chance = generator(self.seed, epoch, index, "foreground")
+            if chance.random() < self.foreground:
+                top, left = around_foreground(example["mask"], side, chance) or (top, left)
         picture = Image.fromarray(example["image"].squeeze(-1) if grey else np.ascontiguousarray(example["image"]))
         example = cropped({**example, "image": picture}, left, top, side, side)
         if side != self.size:
@@ -64,6 +70,26 @@ class RandomWindows(Rows):
             turn = int(random.integers(8))
             example = turned(flipped(example) if turn >= 4 else example, turn % 4)
         return self.augmentation(example, generator(self.seed, epoch, index, "affine"))
+
+
+def around_foreground(mask: np.ndarray, side: int, random: np.random.Generator) -> tuple[int, int] | None:
+    """The upper left corner of a window with a pixel of a class other than 0 in its middle, or as near to it as the
+    image allows; None where the mask has no such class.
+
+    Of the classes that are there each is drawn equally often, and then each of its pixels (nnU-Net, Isensee et al.
+    2021).
+    """
+    classes = [label for label in np.unique(mask) if label not in (0, IGNORED)]
+    if not classes:
+        return None
+    places = np.flatnonzero(mask == classes[int(random.integers(len(classes)))])
+    pixel = np.unravel_index(places[int(random.integers(len(places)))], mask.shape)
+    spaces = [whole - side for whole in mask.shape]
+    top, left = (
+        min(max(int(place) - side // 2, min(space, 0)), max(space, 0))
+        for place, space in zip(pixel, spaces, strict=True)
+    )
+    return top, left
 
 
 @dataclasses.dataclass(frozen=True)

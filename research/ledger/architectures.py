@@ -23,6 +23,7 @@ from research.models.rnn import LSTM
 from research.models.segformer import SegFormer
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.transunet import TransUNet
 from research.models.vit import ViT
 
 STORED = Path(__file__).parent / "results" / "architectures.json"
@@ -85,6 +86,12 @@ def _segformer() -> tuple[nn.Module, tuple[Any, ...]]:
     return _image(SegFormer(150))
 
 
+def _transunet() -> tuple[nn.Module, tuple[Any, ...]]:
+    backbone = ResNet(0, depths=(3, 4, 9), bottleneck=True, stem_level=True)
+    encoder = ViT(0, **vit.fields("B/16") | {"patch_size": 1, "pool": "mean"})
+    return _image(TransUNet(9, backbone, encoder))
+
+
 def _vit(size: str, millions: str, billions: float) -> Row:
     build = functools.partial(ViT, 1000, **vit.fields(size))
     return _vision(f"ViT-{size}", build, millions, billions, "Dosovitskiy et al. 2021, Touvron et al. 2021")
@@ -135,6 +142,7 @@ ROWS = (
     _vision("MobileNetV2 1.0", functools.partial(MobileNet, 1000, "v2"), "3.505", 0.30, "its paper"),
     _vision("MobileNetV3-Large", functools.partial(MobileNet, 1000, "v3"), "5.483", 0.22, "its paper"),
     Row("SegFormer-B0, 150 classes", _segformer, "3.753", f"{REFERENCE}; Xie et al. 2021, table 1"),
+    Row("TransUNet R50-ViT-B/16, 9 classes", _transunet, "105.277", "measured on the authors' code"),
     Row("MAE ViT-B/16 with its decoder", _mae, "111.66", REFERENCE),
 )
 

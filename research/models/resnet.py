@@ -64,6 +64,7 @@ class ResNet(nn.Module):
         small_images: a 3x3 stem without pooling, for images of 32 pixels or so (section 4.2).
         folded: batch normalisation folded into the convolutions (`convolution.fold`), for inference.
         frozen_norm: batch normalisation keeps what was taken over from another model, for batches of few images.
+        stem_level: the output of the stem, before pooling, is a level too, the first.
     """
 
     num_classes: Classes
@@ -73,6 +74,7 @@ class ResNet(nn.Module):
     small_images: bool = False
     folded: bool = False
     frozen_norm: bool = False
+    stem_level: bool = False
 
     @nn.compact
     def __call__(
@@ -87,7 +89,8 @@ class ResNet(nn.Module):
     @property
     def strides(self) -> tuple[int, ...]:
         """Pixels on a side of what a position of each of `levels` stands for."""
-        return tuple((1 if self.small_images else 4) * 2**stage for stage in range(len(self.depths)))
+        stem, first = (1, 1) if self.small_images else (2, 4)
+        return (stem,) * self.stem_level + tuple(first * 2**stage for stage in range(len(self.depths)))
 
     def feature_map(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
@@ -99,13 +102,13 @@ class ResNet(nn.Module):
     def levels(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "batch _ _ _"], ...]:
-        """The output of every stage."""
+        """The output of every stage, behind that of the stem where `stem_level` asks for it."""
         options = {"folded": self.folded, "frozen": self.frozen_norm}
         stem = ConvNorm(self.width, *((3, 1) if self.small_images else (7, 2)), **options, name="stem")
         x = jax.nn.relu(stem(images, train=train))
+        levels = [x] * self.stem_level
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
-        levels = []
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
                 stride = 2 if stage and not index else 1

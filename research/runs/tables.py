@@ -33,6 +33,7 @@ from research.models.segformer import SegFormer
 from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.transunet import TransUNet
 from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
 from research.models.vit import ViT
@@ -110,6 +111,7 @@ MODELS = {
     "segmenter": Segmenter,
     "seq2seq": Seq2Seq,
     "swin": Swin,
+    "transunet": TransUNet,
     "two_towers": TwoTowers,
     "unet": UNet,
     "vit": ViT,

@@ -17,7 +17,7 @@ from research.data.windows import CoveringWindows, RandomWindows, joined
 from research.errors import UserError
 from research.files import write_json
 from research.metrics.segmentation import SegmentationScorer
-from research.ranges import ANSWERING, NotNegative, Pixels, Positive, Rate
+from research.ranges import ANSWERING, Fraction, NotNegative, Pixels, Positive, Rate
 from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, soft_dice, weighted
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
@@ -38,13 +38,16 @@ class Segmentation(LabelledTask):
     and `dice` times 1 minus the soft Dice coefficient, mean over classes. Pixels of the class 255 do not count.
 
     size: pixels on a side of a window. scale: range of the factor by which training enlarges an image before it is cut.
-    turns: training turns and mirrors windows in all eight ways, for images without an up. overlap: of the windows of an
-    answer, as a fraction of their size. flips: an answer is the mean over the window mirrored in these ways.
+    turns: training turns and mirrors windows in all eight ways, for images without an up. foreground: fraction of the
+    training windows that are placed around a pixel of a class other than the first, where the image has one.
+    overlap: of the windows of an answer, as a fraction of their size. flips: an answer is the mean over the window
+    mirrored in these ways.
     """
 
     size: Pixels
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     turns: bool = False
+    foreground: Fraction = 0.0
     dice: NotNegative = 1.0
     overlap: Annotated[Rate, ANSWERING] = 0.5
     flips: Annotated[Literal["off", "horizontal", "both"], ANSWERING] = "off"
@@ -76,7 +79,8 @@ class Segmentation(LabelledTask):
 
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         if train:
-            return RandomWindows(examples, self.size, self.scale, self.turns, self.augmentation, seed)
+            options = self.scale, self.turns, self.augmentation, seed, self.foreground
+            return RandomWindows(examples, self.size, *options)
         return CoveringWindows(examples, self.size, 0.0, masks=True)
 
     def questions(self, examples: Sequence[Example]) -> CoveringWindows:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from research.data.transforms.geometry import IGNORED, Augmentation, turned
-from research.data.windows import CoveringWindows, RandomWindows, gaussian, joined, starts
+from research.data.windows import CoveringWindows, RandomWindows, around_foreground, gaussian, joined, starts
 
 RANDOM = np.random.default_rng(0)
 
@@ -13,8 +13,8 @@ def example(height, width, channels=1):
     return {"image": np.repeat(mask[..., None], channels, axis=-1), "mask": mask}
 
 
-def random_windows(examples, size=6, scale=(1.0, 1.0), turns=False, seed=0):
-    return RandomWindows(examples, size, scale, turns, Augmentation(), seed)
+def random_windows(examples, size=6, scale=(1.0, 1.0), turns=False, seed=0, foreground=0.0):
+    return RandomWindows(examples, size, scale, turns, Augmentation(), seed, foreground)
 
 
 def batch_of(rows, epoch=0):
@@ -56,6 +56,58 @@ def test_windows_are_a_function_of_seed_epoch_and_index():
     np.testing.assert_array_equal(first, again)
     for other in (batch_of(random_windows(examples, turns=True), 1), batch_of(random_windows(examples, seed=1))):
         assert not np.array_equal(first, other["mask"])
+
+
+def rare(height=64, width=64):
+    """One pixel of class 1 and a square of class 2 on a ground of class 0, with ignored pixels beside them."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[0] = IGNORED
+    mask[int(RANDOM.integers(1, height)), int(RANDOM.integers(width // 2))] = 1
+    row, column = int(RANDOM.integers(1, height - 3)), int(RANDOM.integers(width // 2, width - 3))
+    mask[row : row + 3, column : column + 3] = 2
+    return {"image": mask[..., None], "mask": mask}
+
+
+def shares(rows, epochs):
+    """Of all windows, with class 1, with class 2 and with either."""
+    masks = np.concatenate([batch_of(rows, epoch)["mask"] for epoch in range(epochs)])
+    ones, twos = ((masks == label).any(axis=(1, 2)) for label in (1, 2))
+    return ones.mean(), twos.mean(), (ones | twos).mean()
+
+
+def test_a_third_of_the_windows_is_placed_around_the_foreground():
+    """Each class of the image equally often, whatever its size; the others are where they would have been."""
+    examples = [rare() for _ in range(40)]
+    plain, sought = (random_windows(examples, 8, turns=True, foreground=share) for share in (0.0, 1 / 3))
+    without, found = shares(plain, 30), shares(sought, 30)
+    assert without[2] < 0.06
+    for label in (0, 1):
+        assert found[label] == pytest.approx(1 / 6 + 5 / 6 * without[label], abs=0.04)
+    assert found[2] == pytest.approx(1 / 3 + 2 / 3 * without[2], abs=0.05)
+    same = np.mean([
+        (batch_of(plain, epoch)["image"] == batch_of(sought, epoch)["image"]).all(axis=(1, 2, 3)) for epoch in range(5)
+    ])  # fmt: skip
+    assert same > 0.6
+    np.testing.assert_array_equal(batch_of(sought, 3)["mask"], batch_of(sought, 3)["mask"])
+    assert shares(random_windows(examples, 8, foreground=1.0), 3)[2] == 1
+
+
+@pytest.mark.parametrize("shape", [(9, 64), (5, 5), (64, 7)])
+def test_a_window_around_the_foreground_stays_as_near_to_the_image_as_others(shape):
+    mask = np.zeros(shape, np.uint8)
+    mask[-1, 2] = 3
+    top, left = around_foreground(mask, 8, np.random.default_rng(0))
+    assert 0 <= shape[0] - 1 - top < 8 and 0 <= 2 - left < 8
+    for corner, whole in ((top, shape[0]), (left, shape[1])):
+        assert min(whole - 8, 0) <= corner <= max(whole - 8, 0)
+
+
+def test_without_a_foreground_windows_are_where_they_were():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[3:5] = IGNORED
+    examples = [{"image": RANDOM.integers(0, 255, (20, 20, 1)).astype(np.uint8), "mask": mask}]
+    first, second = (batch_of(random_windows(examples, foreground=share))["image"] for share in (0.0, 1.0))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_turns_are_the_eight_ways_to_lay_a_square():

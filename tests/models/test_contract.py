@@ -30,6 +30,7 @@ OFFERS = {
     "segmenter": set(),
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
+    "transunet": {"Patches", "SpecialTokens"},
     "two_towers": set(),
     "unet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
@@ -105,6 +106,7 @@ def test_a_level_is_the_output_of_the_last_block_at_its_size(name, blocks):
 def test_strides_follow_the_fields():
     assert MobileNet(3, "v3").strides == (2, 4, 8, 16, 32)
     assert ResNet(3, depths=(1, 1, 1), bottleneck=False, small_images=True).strides == (1, 2, 4)
+    assert ResNet(3, depths=(1, 1), bottleneck=False, stem_level=True).strides == (2, 4, 8)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

@@ -18,6 +18,7 @@ def test_models_work_as_nnx_modules(name):
         "detr",
         "segformer",
         "segmenter",
+        "transunet",
         "unet",
     ):  # the answers of a new head are zeros
         model = model.clone(num_classes=0)

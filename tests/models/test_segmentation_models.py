@@ -1,4 +1,4 @@
-"""U-Net, Segmenter and SegFormer against their papers' formulas in float64 numpy, and counts of parameters by hand."""
+"""U-Net, Segmenter, SegFormer and TransUNet against formulas in float64 numpy, and counts of parameters by hand."""
 
 import math
 
@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
+from research.layers.convolution import ConvNorm
 from research.models import segformer
+from research.models.resnet import ResNet
 from research.models.segformer import MixBlock
 from research.models.segmenter import Segmenter
-from research.models.unet import Enlarge, UNet
+from research.models.transunet import TransUNet
+from research.models.unet import Block, Enlarge, UNet
 from research.models.vit import ViT, fields
 from tests.models.test_contract import variables_of
 
@@ -119,6 +122,44 @@ def test_a_unet_joins_every_size_with_its_own():
     assert everywhere.sum() > moved.sum()
 
 
+def small_transunet(**given):
+    backbone = ResNet(0, depths=(1, 1), bottleneck=False, width=4, stem_level=True)
+    encoder = ViT(0, patch_size=1, width=8, num_layers=1, num_heads=2, mlp_width=8, pool="mean")
+    return TransUNet(**{"num_classes": 3, "backbone": backbone, "encoder": encoder, "widths": (8, 6, 5, 4), **given})
+
+
+def test_parameters_of_a_transunet():
+    """R50-ViT-B/16 with 9 classes: what the authors' code counts for images of 224 x 224."""
+    backbone = ResNet(0, depths=(3, 4, 9), bottleneck=True, stem_level=True)
+    model = TransUNet(9, backbone, ViT(0, **fields("B/16") | {"patch_size": 1, "pool": "mean"}))
+    assert count(model, 1, 224, 224, 3) == 105_277_081
+
+
+def test_a_transunet_joins_every_doubling_with_the_level_of_its_size():
+    """Figure 1, step by step, from the levels that the backbone gives and the tokens that the encoder makes."""
+    model, images = small_transunet(), jax.random.normal(jax.random.key(0), (2, 16, 24, 1))
+    variables = variables_of(model, images)
+    of = {name: {kind: tree[name] for kind, tree in variables.items() if name in tree} for name in variables["params"]}
+    levels = model.backbone.apply(of["backbone"], images, method="levels")
+    assert [level.shape[1:] for level in levels] == [(8, 12, 4), (4, 6, 4), (2, 3, 8)]
+    tokens = model.encoder.apply(of["encoder"], levels[2], method="hidden_states")[-1]
+    x = ConvNorm(8, 3).apply(of["widen"], tokens.reshape(2, 2, 3, 8))
+    x = jnp.maximum(x, 0)
+    for step, (channels, skip) in enumerate(((6, levels[1]), (5, levels[0]), (4, None))):
+        x = jnp.asarray(_enlarged(np.float64(x), 2), jnp.float32)
+        x = Block(channels).apply(of[f"decoder_{step}"], x if skip is None else jnp.concatenate([x, skip], axis=-1))
+    head = jax.tree.map(np.float64, variables["params"]["head"])
+    padded = np.pad(np.float64(x), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    logits = sum(padded[:, i : i + 16, j : j + 24] @ head["kernel"][i, j] for i, j in np.ndindex(3, 3)) + head["bias"]
+    found = model.apply(variables, images)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_transunets_attention_is_over_squares_of_the_last_level():
+    assert small_transunet().patch_size == 8 and small_transunet().special_tokens == 0
+
+
 def test_the_up_convolution_has_a_projection_for_each_corner():
     x = jax.random.normal(jax.random.key(1), (1, 2, 3, 4))
     variables = variables_of(Enlarge(5), x)
@@ -142,6 +183,12 @@ def test_the_up_convolution_has_a_projection_for_each_corner():
             r"model\.decoder 'mask' normalises over the classes, and 2 are too few",
         ),
         (Segmenter(3, UNet(2, width=2)), r"model\.encoder has no feature levels: use vit, swin, resnet"),
+        (small_transunet(), r"an image of 8 x 12 pixels does not suit: use multiples of 8"),
+        (
+            small_transunet(widths=(8, 4)),
+            r"model\.widths has 2 entries and the encoder's map is 8 times smaller than the image: give one entry",
+        ),
+        (small_transunet(backbone=UNet(2, width=2)), r"model\.backbone has no feature levels: use resnet, vit"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(model, sentence):

@@ -17,6 +17,7 @@ from research.models.segformer import SegFormer
 from research.models.segmenter import Segmenter
 from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
+from research.models.transunet import TransUNet
 from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
 from research.models.vit import ViT
@@ -75,6 +76,15 @@ MODELS = {
     ),
     "seq2seq": (Seq2Seq(9, num_layers=1, width=16, num_heads=2, mlp_width=32), _PAIR),
     "swin": (Swin(3, width=8, depths=(2, 2), num_heads=(2, 4), window=4), (_IMAGES,)),
+    "transunet": (
+        TransUNet(
+            3,
+            ResNet(0, depths=(1, 1), bottleneck=False, width=4, stem_level=True),
+            ViT(0, patch_size=1, width=16, num_layers=1, num_heads=2, mlp_width=32),
+            widths=(8, 8, 4, 4),
+        ),
+        (_IMAGES,),
+    ),
     "two_towers": (
         TwoTowers(
             ViT(0, patch_size=8, width=16, num_layers=1, num_heads=2, mlp_width=32),

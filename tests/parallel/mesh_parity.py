@@ -83,6 +83,16 @@ CASES = {
         "configs/vision/digits.py:tiny",
         {"width": 16, "depths": (2, 1), "num_heads": (4, 4), "window": 2, "patch_size": 2},
     ),
+    "transunet": (
+        MEMBRANE,
+        {
+            "backbone": {"name": "resnet", "num_classes": 0, "depths": (1, 1), "bottleneck": False, "width": 16}
+            | {"stem_level": True},
+            "encoder": {"name": "vit", "num_classes": 0, "patch_size": 1, "width": 64, "num_layers": 1}
+            | {"num_heads": 4, "mlp_width": 128, "dropout": 0.1, "pool": "mean"},
+            "widths": (16,) * 4,
+        },
+    ),
     "two_towers": ("configs/multimodal/clip_scenes.py:tiny", {}),
     "unet": (MEMBRANE, {"width": 16, "depth": 2}),
     "vit": (
@@ -101,7 +111,7 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     paths = {"shakespeare": str(text), "membrane": write_masks(folder / "masks")}
     path = next((paths[name] for name in paths if name in spec), None)
     config = load(spec, {"data.path": path} if path else {})
-    if model in ("efficientformer", "mobilenet", "resnet", "segformer", "unet"):
+    if model in ("efficientformer", "mobilenet", "resnet", "segformer", "transunet", "unet"):
         config.training.batch_size = 64  # statistics of few examples magnify rounding
     if model == "two_towers":
         config.training.batch_size, config.task.chunk = 32, 16

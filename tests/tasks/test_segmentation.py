@@ -158,6 +158,18 @@ def test_batches_of_training_and_evaluation_have_one_shape():
     assert "pixels: " in task.show(batch, 0)
 
 
+def test_windows_of_training_are_placed_around_the_foreground():
+    mask = np.zeros((60, 60), np.uint8)
+    mask[50, 3] = 2
+    examples = [{"image": mask[..., None], "mask": mask}]
+    batches = [
+        task_of(foreground=share).rows(examples, train=True, seed=0).batch(np.zeros(40, int), np.arange(40), None)
+        for share in (0.0, 1.0)
+    ]
+    found = [(batch["mask"] == 2).any(axis=(1, 2)).mean() for batch in batches]
+    assert found[0] < 0.2 and found[1] == 1
+
+
 @pytest.mark.parametrize("scale", [(2.0, 1.0), (1e-6, 1.0), (1.0, 1e6)])
 def test_a_scale_that_is_no_range_is_refused(scale):
     with pytest.raises(UserError, match=r"task\.scale .* is not a range of factors"):
