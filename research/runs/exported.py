@@ -19,7 +19,8 @@ from research.runs.experiment import Experiment, trained
 from research.runs.imported import SOURCE
 from research.runs.tables import MODELS, TASKS
 from research.weights import timm
-from research.weights.families import FAMILIES, LABELS, TIMM, Family
+from research.weights.families import FAMILIES, TIMM
+from research.weights.family import LABELS, Family
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
 from research.weights.preprocessing import FILE, distinct, masks_written

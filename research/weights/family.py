@@ -7,8 +7,18 @@ from typing import Any
 import numpy as np
 
 from research.models.text_head import Pooling, TextHead
-from research.weights.fields import Fields
+from research.weights.fields import Field, Fields
 from research.weights.table import Table
+
+ENCODER = (
+    Field("width", "hidden_size", 768),
+    Field("num_layers", "num_hidden_layers", 12),
+    Field("num_heads", "num_attention_heads", 12),
+    Field("mlp_width", "intermediate_size", 3072),
+    Field("norm_epsilon", "layer_norm_eps", 1e-12),
+    Field("dropout", "hidden_dropout_prob", 0.0),
+)
+"""Of an encoder of text or of images."""
 
 LABELS = object()
 """Stands for the number of classes that `id2label` lists."""
@@ -39,3 +49,8 @@ class Family:
     def headed(self) -> bool:
         """Whether our model stands under the new layer of a task."""
         return self.cls is TextHead
+
+
+def always(*tables: Table) -> Callable[[Any], tuple[Table, ...]]:
+    """The tables of a family that are the same for every model."""
+    return lambda model: tables

@@ -19,7 +19,8 @@ from research.models.seq2seq import Seq2Seq
 from research.models.text_head import TextHead
 from research.models.two_towers import TwoTowers
 from research.weights import timm, vit
-from research.weights.families import FAMILIES, LABELS, TIMM, Family
+from research.weights.families import FAMILIES, TIMM
+from research.weights.family import LABELS, Family
 from research.weights.files import Arrays, read_arrays
 from research.weights.match import Match, match, shapes_of
 from research.weights.table import Table
