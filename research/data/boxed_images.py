@@ -116,14 +116,27 @@ def fitted(example: Example, box: tuple[int, int, int, int], size: int, short_si
     `short_side` where that makes it smaller."""
     image = example["image"]
     width, height = box[2] - box[0], box[3] - box[1]
-    factor = min(size / max(height, width), (short_side or size) / min(height, width))
-    shape = max(round(height * factor), 1), max(round(width * factor), 1)
+    shape = fitting(height, width, size, short_side)
     if box == (0, 0, image.shape[1], image.shape[0]) and shape == image.shape[:2]:
         return example
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else np.ascontiguousarray(image))
     example = resized({**example, "image": picture}, box, shape, "bilinear", "L" if grey else "RGB")
     return {**example, "image": np.asarray(example["image"]).reshape(*shape, -1)}
+
+
+def fitting(height: int, width: int, size: int, short_side: int | None = None) -> tuple[int, int]:
+    """Height and width of an image whose longer side becomes `size`, or whose shorter one becomes `short_side` where
+    that makes it smaller: then the longer one is rounded down, as by DETR's published code."""
+    if short_side is None:
+        factor = size / max(height, width)
+        return max(round(height * factor), 1), max(round(width * factor), 1)
+    short, long = sorted((height, width))
+    exact = min(size * short / long, float(short_side))
+    sides = max(round(exact), 1), max(int(exact * long / short), 1)
+    if sides[0] == short:
+        return height, width
+    return sides if height <= width else sides[::-1]
 
 
 def too_many(index: int, count: int, most: int) -> UserError:

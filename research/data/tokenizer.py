@@ -235,15 +235,24 @@ class TrainedTokenizer:
         """Writes the vocabulary as the `tokenizers` library's JSON."""
         write_text(Path(path), self._tokenizer.to_str(pretty=True))
 
-    def publish(self, folder: Path, marks: Literal["both", "end", "none"] = "both", *, segments: bool = True) -> None:
+    def publish(
+        self,
+        folder: Path,
+        marks: Literal["both", "end", "none"] = "both",
+        *,
+        segments: bool = True,
+        longest: int | None = None,
+    ) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json` as transformers reads them, and a BERT's `vocab.txt`.
 
         marks: of its start and its end, which are put around a text. segments: whether the model is given them.
+        longest: tokens of a text, its marks included.
         """
         write_text(folder / "tokenizer.json", published(self._tokenizer, marks).to_str(pretty=True))
         names = {f"{role}_token": self.id_to_token(token) for role, token in special_ids(self._tokenizer).items()}
         inputs = ["input_ids", *["token_type_ids"] * segments, "attention_mask"]
         own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        own |= {"model_max_length": longest} if longest else {}
         write_json(folder / "tokenizer_config.json", {**own, **names, "clean_up_tokenization_spaces": False})
         if self.parts_words:
             tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))

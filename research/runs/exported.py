@@ -1,6 +1,7 @@
 """A run's model as transformers or timm read it: weights, `config.json`, tokenizer and preprocessing."""
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from research.runs.tables import MODELS, TASKS
 from research.weights import timm
 from research.weights.families import FAMILIES, TIMM
 from research.weights.family import LABELS, Family
+from research.weights.fields import part_of
 from research.weights.files import ONE
 from research.weights.match import shapes_of, theirs
-from research.weights.preprocessing import FILE, distinct, masks_written
-from research.weights.published import built, image_size, labels_of
+from research.weights.preprocessing import FILE, masks_written
+from research.weights.published import built, distinct, image_size, labels_of
 from research.weights.table import Table
 
 TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "activation_dropout", "stochastic_depth"}
@@ -71,11 +73,15 @@ def export_model(run: Path, folder: Path, library: str | None = None) -> list[Pa
         )
     for name, part in own.items():
         config[name] = config[name] | part if isinstance(part, dict) and name in config else part
-    folder.mkdir(parents=True, exist_ok=True)
     made = {table.written(name, prefixed=prefixed): array for name, array in made.items()}
-    save_file({**theirs(table, arrays, prefixed=prefixed), **made}, folder / ONE, {"format": "pt"})
-    write_json(folder / "config.json", config)
-    _bring(experiment, folder, files)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        written = Path(scratch) / "model"
+        written.mkdir()
+        save_file({**theirs(table, arrays, prefixed=prefixed), **made}, written / ONE, {"format": "pt"})
+        write_json(written / "config.json", config)
+        _bring(experiment, written, files)
+        written.rename(folder)  # whole or not at all
     return sorted(folder.iterdir())
 
 
@@ -145,9 +151,14 @@ def _side(shape: tuple[int, int, int]) -> int:
 
 def _over(before: Mapping[str, Any], config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """The `config.json` that a run was imported with, with what is so of its model now."""
-    parts = {one.theirs: {**(before.get(one.theirs) or {}), **config[one.theirs]} for one in family.fields.sections}
-    left = {key: value for key, value in before.items() if key.removesuffix("_dict") not in parts}
+    parts = {one.theirs: _kept(part_of(before, one.theirs)) | config[one.theirs] for one in family.fields.sections}
+    left = {key: value for key, value in _kept(before).items() if key.removesuffix("_dict") not in parts}
     return {**left, **config, **parts}
+
+
+def _kept(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What still holds of a published config: the arrays are float32 now, whatever they were."""
+    return {key: "float32" if key in ("dtype", "torch_dtype") else value for key, value in before.items()}
 
 
 def _differing(model: Any, family: Family, config: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +230,8 @@ def _bring(experiment: Experiment, folder: Path, files: dict[str, Any]) -> None:
     """Writes the tokenizer, and the files that the task has for transformers, such as the preprocessing of images."""
     if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
         segments = getattr(_body(experiment.model), "segments", 1) > 1
-        vocabulary.publish(folder, experiment.task.text_marks, segments=segments)
+        longest = getattr(experiment.task, "length", None) or getattr(experiment.task, "max_length", None)
+        vocabulary.publish(folder, experiment.task.text_marks, segments=segments, longest=longest)
     if FILE in files:
         files[FILE] |= masks_written(experiment.config.data)
     for name, content in files.items():

@@ -22,7 +22,7 @@ from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.set_prediction import GIOU, L1, assign, centres, corners, generalized_iou, matching_cost
 from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
 from research.weights.preprocessing import FILE as PREPROCESSOR
-from research.weights.preprocessing import boxed_of, boxed_written, distinct
+from research.weights.preprocessing import boxed_of, boxed_written
 
 SOMEWHERE = (0.5, 0.5, 0.5, 0.5)
 """Stands for a box that is not there, so that all arithmetic stays finite."""
@@ -56,7 +56,7 @@ class Detection(LabelledTask):
 
     @classmethod
     def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
-        names = distinct(published.class_names)
+        names = published.class_names
         write_json(folder / "classes.json", names)
         write_json(folder / "image.json", [None, None, 3])
         fields = boxed_of(published.folder) | {"max_boxes": min(MOST_BOXES, published.model.num_queries)}

@@ -65,7 +65,9 @@ class TextClassification(TextTask):
     @classmethod
     def from_published(cls, published: Any, folder: Path) -> dict[str, Any]:
         names, problem = published.class_names, published.config.get("problem_type")
-        kind = PROBLEMS.get(problem, "number" if len(names) == 1 else "classes")
+        if problem is not None and (not isinstance(problem, str) or problem not in PROBLEMS):
+            raise UserError(f"config.json has problem_type {str(problem)[:40]}: use one of {', '.join(PROBLEMS)}")
+        kind = PROBLEMS[problem] if problem else "number" if len(names) == 1 else "classes"
         if kind == "number" and len(names) > 1:
             raise UserError(f"{published.folder} gives {len(names)} numbers for a text: only one is known here")
         fields = cls.fields_of(published, folder) | {"kind": kind, "pool": "pooler"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from research.errors import UserError
 from research.models.two_towers import TwoTowers
-from research.weights.fields import ACTIVATIONS, Derive, Field, Fields, Section
+from research.weights.fields import ACTIVATIONS, Derive, Field, Fields, Section, part_of
 from research.weights.layouts import (
     CONVOLUTION,
     HEADS_OUT,
@@ -89,9 +89,7 @@ def _hidden(default: int) -> tuple[Derive, Derive]:
 
 def _siglip_ours(config: Mapping[str, Any]) -> dict[str, Any]:
     """The width of the vectors, which is that of the image tower."""
-    text, image = ((config.get(key) or {}) for key in ("text_config", "vision_config"))
-    if not isinstance(text, dict) or not isinstance(image, dict):
-        raise UserError("config.json has no parts text_config and vision_config: restore it as it was published")
+    text, image = (part_of(config, key) for key in ("text_config", "vision_config"))
     width = text.get("projection_size") or text.get("hidden_size", 768)
     if (own := image.get("hidden_size", 768)) != width:
         raise UserError(

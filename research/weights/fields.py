@@ -80,11 +80,22 @@ class Fields:
         return field.values[value]
 
 
+def part_of(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The part of a config that a key names; {} where there is none.
+
+    With "_dict" behind the key it is what the first versions wrote, which counts in place of the other where both are
+    there. Raises UserError for one that is no object.
+    """
+    part = config.get(f"{key}_dict") or config.get(key) or {}
+    if not isinstance(part, dict):
+        raise UserError(f"config.json has {key} {json.dumps(part)[:40]}: restore it as it was published")
+    return part
+
+
 class Section(NamedTuple):
     """A model within a model. ours: our field; model: ours by its name in configs; always: its fields that all have.
 
-    theirs: the key of its part of `config.json`. With "_dict" behind it, it is what the first versions wrote, which
-    counts in place of the other where both are there.
+    theirs: the key of its part of `config.json`, see `part_of`.
     """
 
     ours: str
@@ -95,10 +106,7 @@ class Section(NamedTuple):
 
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our section of a config. Raises UserError as `Fields.ours`, and where the part is no object."""
-        part = config.get(f"{self.theirs}_dict") or config.get(self.theirs) or {}
-        if not isinstance(part, dict):
-            raise UserError(f"config.json has {self.theirs} {json.dumps(part)[:40]}: restore it as it was published")
-        return {"name": self.model, **self.always, **self.fields.ours(part)}
+        return {"name": self.model, **self.always, **self.fields.ours(part_of(config, self.theirs))}
 
     def keys(self, model: Any) -> dict[str, Any]:
         """Their part. Raises UserError for a model of another kind."""

@@ -27,6 +27,11 @@ def placed(arrays: Iterable[tuple[str, np.ndarray]], abstract: Any) -> Any:
     stacks: dict[str, tuple[np.ndarray, set[int]]] = {}
     for path, array in arrays:
         if path in wanted:
+            if array.shape != (shape := tuple(wanted[path].shape)):
+                raise UserError(
+                    f"{path} is {array.shape} in the weights and {shape} in this run's model, whose images have "
+                    "another size: give the size of config.json in preprocessor_config.json"
+                )
             found[path] = _on_devices(array, wanted[path])
             continue
         if (place := scanned_place(path)) is None or place[0] not in wanted:

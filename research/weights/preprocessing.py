@@ -1,13 +1,13 @@
 """What travels beside the weights: how images are cut and normalised, how tokens become a vector."""
 
-import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.files import fits, read_json
+from research.weights.fields import part_of
 
 FILE = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
@@ -18,6 +18,8 @@ SPM = "source.spm"
 LIMIT, POOLING, MODULES = "sentence_bert_config.json", "1_Pooling/config.json", "modules.json"
 """Files of sentence-transformers."""
 _POOLS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+PLAIN = ("ViT", "Siglip", "Segformer", "Detr")
+"""Kinds of image processors whose values, where a file does not say them, are those that are taken here."""
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the two that we have."""
 
@@ -31,24 +33,53 @@ def photo_of(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, An
         photo = {"size": size, "interpolation": timm.get("interpolation", "bicubic")}
         photo["crop_fraction"] = timm.get("crop_pct", 0.875)
         return _task(photo, timm.get("mean"), timm.get("std"))
-    if (folder / FILE).exists():
-        stored = read_json(folder / FILE)
-    elif (folder / PROCESSOR).exists():
-        stored = read_json(folder / PROCESSOR, dict[str, Any]).get("image_processor")
-        if not isinstance(stored, dict):
-            raise UserError(f"{folder / PROCESSOR} has no image_processor: fetch {FILE}")
-    else:
+    if _described_in(folder) is None:
         return {"photo": {"size": size, "crop": "none"}}
-    sides, cut = stored.get("size", size), stored.get("crop_size", size)
-    resized = _side(sides)
+    path, stored = _processor(folder)
     middle = stored.get("do_center_crop", False)
-    photo = {"size": _side(cut) if middle else resized, "interpolation": _FILTERS.get(stored.get("resample", 2))}
-    if photo["interpolation"] is None:
-        raise UserError(f"{folder / FILE} resizes with filter {stored['resample']}: only 2 and 3 are known here")
-    photo |= {"crop_fraction": min(1.0, photo["size"] / resized)} if middle else {"crop": "none"}
+    resized = _side(path, stored.get("size", size))
+    photo: dict[str, Any] = {"size": _side(path, stored.get("crop_size", size)) if middle else resized}
+    if photo["size"] > resized:
+        raise UserError(f"{path} cuts {photo['size']} pixels out of images of {resized}: only fewer are known here")
+    number = stored.get("resample", 2)
+    if not isinstance(number, int) or number not in _FILTERS:
+        raise UserError(f"{path} resizes with filter {str(number)[:20]}: only 2 and 3 are known here")
+    photo["interpolation"] = _FILTERS[number]
+    photo |= {"crop_fraction": photo["size"] / resized} if middle else {"crop": "none"}
     if not stored.get("do_normalize", True):
         return _task(photo, [0.0] * 3, [1.0] * 3)
     return _task(photo, stored.get("image_mean"), stored.get("image_std"))
+
+
+def _described_in(folder: Path) -> Path | None:
+    """The file that says how images are prepared, if there is one."""
+    return next((folder / name for name in (FILE, PROCESSOR) if (folder / name).exists()), None)
+
+
+def _processor(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that says how images are prepared, and what it says.
+
+    Raises UserError where there is none, for what is not done here, and where it leaves to transformers what only some
+    of its processors do as ours does.
+    """
+    if (path := _described_in(folder)) is None:
+        raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
+    stored = read_json(path, dict[str, Any])
+    if path.name == PROCESSOR and not isinstance(stored := stored.get("image_processor"), dict):
+        raise UserError(f"{path} has no image_processor: fetch {FILE}")
+    switches = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
+    for key, value in stored.items():
+        if key in switches and not isinstance(value, bool):
+            raise UserError(f"{path} has {key} {str(value)[:20]!r}: it has to be true or false")
+    factor = stored.get("rescale_factor", 1 / 255)
+    scaled = isinstance(factor, int | float) and abs(255 * factor - 1) < 1e-6
+    if not (stored.get("do_resize", True) and stored.get("do_rescale", True) and scaled):
+        raise UserError(f"{path} has do_resize or do_rescale off, or another rescale_factor than 1/255: not done here")
+    kind = str(stored.get("image_processor_type") or stored.get("feature_extractor_type") or PLAIN[0])
+    needed = ("resample", "image_mean", "image_std", "do_center_crop")
+    for key in (key for key in needed if key not in stored and not kind.startswith(PLAIN)):
+        raise UserError(f"{path} of a {kind[:40]} does not say {key}: write there what transformers takes for it")
+    return path, stored
 
 
 def described_photo(folder: Path, size: int) -> dict[str, Any]:
@@ -56,8 +87,7 @@ def described_photo(folder: Path, size: int) -> dict[str, Any]:
 
     Raises UserError where it has neither of the files that do.
     """
-    if not (folder / FILE).exists() and not (folder / PROCESSOR).exists():
-        raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
+    _processor(folder)
     return photo_of(folder, {}, size)
 
 
@@ -67,27 +97,20 @@ def windows_of(folder: Path, classes: int) -> tuple[dict[str, Any], dict[str, An
     Where labels are reduced, 0 is a pixel of no class and 1 the first class. Raises UserError where there is no
     preprocessor_config.json.
     """
-    stored, pixels = _stored(folder)
-    size = stored.get("size", 512)
-    if isinstance(size, dict) and size.get("height") != size.get("width"):
-        raise UserError(f"{folder / FILE} has windows of {str(size)[:60]}: only square ones are known here")
+    path, stored, pixels = _stored(folder)
+    size = _side(path, stored.get("size", 512))
     reduced = stored.get("do_reduce_labels", stored.get("reduce_labels", False)) is True
     masks = {"values": [*range(1, classes + 1)], "ignore": 0} if reduced else {}
-    return {"size": _side(size), **pixels}, masks
+    return {"size": size, **pixels}, masks
 
 
-def _stored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What preprocessor_config.json says, and `mean` and `deviation` of a task, ImageNet's where it does not say.
-
-    Raises UserError where there is no such file, without which nobody knows what the model's pixels are.
-    """
-    if not (folder / FILE).exists():
-        raise UserError(f"{folder} has no {FILE}, which says how pixels are normalised: fetch it")
-    stored = read_json(folder / FILE)
+def _stored(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """`_processor`, and `mean` and `deviation` of a task, ImageNet's where it does not say."""
+    path, stored = _processor(folder)
     usual = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     given = [stored.get("image_mean", usual[0]), stored.get("image_std", usual[1])]
     fields = _task({}, *(given if stored.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)))
-    return stored, {name: fields[name] for name in ("mean", "deviation")}
+    return path, stored, {name: fields[name] for name in ("mean", "deviation")}
 
 
 def boxed_of(folder: Path) -> dict[str, Any]:
@@ -96,22 +119,16 @@ def boxed_of(folder: Path) -> dict[str, Any]:
     Older files have the shorter side in `size` and the longest in `max_size`. Raises UserError where there is no
     preprocessor_config.json, and for images that do not keep their shape.
     """
-    stored, pixels = _stored(folder)
+    path, stored, pixels = _stored(folder)
     size = stored.get("size", {"shortest_edge": 800, "longest_edge": stored.get("max_size", 1333)})
     if isinstance(size, int):
         size = {"shortest_edge": size, "longest_edge": stored.get("max_size", 1333)}
-    if not isinstance(size, dict) or {*size} != {"shortest_edge", "longest_edge"} or not stored.get("do_resize", True):
+    if not isinstance(size, dict) or {*size} != {"shortest_edge", "longest_edge"}:
         raise UserError(
-            f"{folder / FILE} has images of {str(size)[:60]}: only a shortest_edge with a longest_edge is known here"
+            f"{path} has images of {str(size)[:60]}: only a shortest_edge with a longest_edge is known here"
         )
-    short, long = (_side({"height": size[name]}) for name in ("shortest_edge", "longest_edge"))
+    short, long = (_side(path, size[name]) for name in ("shortest_edge", "longest_edge"))
     return {"size": long, **({"short_side": short} if short < long else {}), **pixels}
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names of classes of which several are the same, such as COCO's "N/A", each of these with its number."""
-    counts = collections.Counter(names)
-    return [name if counts[name] == 1 else f"{name} {number}" for number, name in enumerate(names)]
 
 
 def masks_written(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,12 +139,14 @@ def masks_written(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"do_reduce_labels": values == [*range(1, len(data["classes"]) + 1)] and data.get("ignore") == 0}
 
 
-def _side(value: Any) -> int:
-    """Pixels on a side: a number, or a dict with `shortest_edge` or `height`."""
+def _side(path: Path, value: Any) -> int:
+    """Pixels on a side: a number, or a dict with `shortest_edge`, or with `height` and an equal `width`."""
     if isinstance(value, dict):
+        if value.get("height") != value.get("width"):
+            raise UserError(f"{path} has images of {str(value)[:60]}: only square ones are known here")
         value = value.get("shortest_edge", value.get("height"))
     if not isinstance(value, int) or value < 1:
-        raise UserError(f"{FILE} has no size in pixels ({str(value)[:40]}): restore it as it was published")
+        raise UserError(f"{path} has no size in pixels ({str(value)[:40]}): restore it as it was published")
     return value
 
 
@@ -201,13 +220,27 @@ def vocabulary_of(folder: Path, rows: int) -> TrainedTokenizer:
         raise UserError(
             f"{folder} has neither tokenizer.json nor vocab.txt nor vocab.json: fetch the model's tokenizer"
         )
-    vocabulary = Tokenizer(path=str(found)).read().with_rows(rows)
+    vocabulary = Tokenizer(path=str(found), **_normalised(found)).read().with_rows(rows)
     if vocabulary.vocab_size != rows:
         raise UserError(
             f"{found} has {vocabulary.vocab_size:,} tokens and the model's table {rows:,} rows: give the "
             "tokenizer that was published with these weights"
         )
     return vocabulary
+
+
+def _normalised(file: Path) -> dict[str, Any]:
+    """Fields of a tokenizer from what the file beside a `vocab.txt` says of upper case and accents."""
+    described = file.with_name(TOKENIZER)
+    if file.name != "vocab.txt" or not described.exists():
+        return {}
+    stored = read_json(described, dict[str, Any])
+    if stored.get("tokenize_chinese_chars", True) is not True:
+        raise UserError(f"{described} does not part Chinese characters, which is not done here: give a tokenizer.json")
+    said = {"lowercase": stored.get("do_lower_case", True), "strip_accents": stored.get("strip_accents")}
+    if not isinstance(said["lowercase"], bool) or not isinstance(said["strip_accents"], bool | None):
+        raise UserError(f"{described} has a do_lower_case or strip_accents that is neither true nor false: restore it")
+    return said
 
 
 def pairs_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedTokenizer:
@@ -263,8 +296,7 @@ def texts_of(folder: Path, config: Mapping[str, Any], rows: int) -> TrainedToken
     Raises UserError as `vocabulary_of`, and where a CLIP takes another token for the end of a text.
     """
     vocabulary = vocabulary_of(folder, rows)
-    part = config.get("text_config_dict") or config.get("text_config")
-    said = part.get("eos_token_id", 49407) if isinstance(part, dict) else 49407
+    said = part_of(config, "text_config").get("eos_token_id", 49407)
     end = rows - 1 if said == OLD_END else said
     if config.get("model_type") == "clip" and end != vocabulary.eos:
         raise UserError(

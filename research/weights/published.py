@@ -1,5 +1,6 @@
 """A folder of a published model: its weights, its `config.json`, and the model of ours that they make."""
 
+import collections
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from research.config import choose
 from research.errors import UserError
-from research.files import read_json
+from research.files import fits, read_json
 from research.models.mae import MAE
 from research.models.seq2seq import Seq2Seq
 from research.models.text_head import TextHead
@@ -21,12 +22,13 @@ from research.models.two_towers import TwoTowers
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, TIMM
 from research.weights.family import LABELS, Family
+from research.weights.fields import part_of
 from research.weights.files import Arrays, read_arrays
 from research.weights.match import Match, match, shapes_of
 from research.weights.table import Table
 
-LARGEST_IMAGE = 4096
-"""Pixels on a side of the images that a model is published for."""
+LARGEST_IMAGE, MOST_LABELS = 4096, 2**20
+"""Pixels on a side of the images that a model is published for, and classes of one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Published:
     def class_names(self) -> list[str]:
         """The names of its classes by their numbers; the numbers where timm gives no names."""
         if self.family:
-            return labels_of(self.config)
+            return distinct(labels_of(self.config))
         names, count = self.config.get("label_names"), self.model.num_classes
         if isinstance(names, list) and len(names) == count and type(self.model) in TIMM:
             return [str(name) for name in names]
@@ -98,7 +100,7 @@ def family_of(config: Mapping[str, Any]) -> tuple[Family, Sequence[Mapping[str, 
     Raises UserError, with the three known ones of the nearest names, for another one.
     """
     kinds = config.get("architectures")
-    kind = kinds[0] if isinstance(kinds, list) and len(kinds) == 1 else None
+    kind = kinds[0] if fits(kinds, list[str]) and len(kinds) == 1 else None
     for family in FAMILIES:
         if config.get("model_type") == family.name and kind in family.architectures:
             return family, family.architectures[kind]
@@ -117,16 +119,27 @@ def _with_labels(variant: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:
     """The names of the classes by their numbers. Raises UserError where they are not counted from 0."""
-    labels = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    count = config.get("num_labels", 2)
+    if not isinstance(count, int) or not 0 <= count < MOST_LABELS:
+        raise UserError(f"config.json has num_labels {str(count)[:20]}: restore it as it was published")
+    labels = config.get("id2label", {str(number): f"LABEL_{number}" for number in range(count)})
     numbers = {str(number) for number in range(len(labels))} if isinstance(labels, dict) else set()
-    if not isinstance(labels, dict) or {*labels} != numbers:
-        raise UserError("config.json has an id2label that is not counted from 0: restore it as it was published")
-    return [str(labels[str(number)]) for number in range(len(labels))]
+    if not fits(labels, dict[str, str]) or {*labels} != numbers:
+        raise UserError(
+            "config.json has an id2label that is not texts, or not counted from 0: restore it as it was published"
+        )
+    return [labels[str(number)] for number in range(len(labels))]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of classes of which several are the same, such as COCO's "N/A", each of these with its number."""
+    counts = collections.Counter(names)
+    return [name if counts[name] == 1 else f"{name} {number}" for number, name in enumerate(names)]
 
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Pixels on a side, of transformers' or timm's config. Raises UserError for what is not such a number."""
-    part = config.get("pretrained_cfg", config.get("vision_config") or config)
+    part = config.get("pretrained_cfg", part_of(config, "vision_config") or config)
     sizes = part.get("input_size", [3, part.get("image_size", 224)]) if isinstance(part, dict) else None
     size = sizes[-1] if isinstance(sizes, list) and sizes else None
     if not isinstance(size, int) or not 0 < size <= LARGEST_IMAGE:

@@ -12,6 +12,8 @@ import research.runs
 from experiments.train import train
 from research.errors import UserError
 from research.runs.experiment import open_run
+from research.runs.exported import export_model
+from research.runs.imported import import_model
 from tests.runs.test_weights import CONFIG, arrays_of, changed, command
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -162,3 +164,33 @@ def test_what_is_wrong_is_one_sentence(name, published, tmp_path):
     with pytest.raises(UserError, match=sentence):
         command("import", source, tmp_path / "run")
     assert {path.name for path in tmp_path.iterdir()} == {source.name}
+
+
+def test_what_is_exported_says_what_it_is(published, tmp_path):
+    """Arrays of half precision come out as float32, texts are cut where the run cuts them, and a failure leaves
+    nothing."""
+    source, _ = published("bert", "classes")
+    arrays = load_file(source / "model.safetensors")
+    save_file({name: array.astype(np.float16) for name, array in arrays.items()}, source / "model.safetensors")
+    changed(source, dtype="float16", torch_dtype="float16")
+    run, out = tmp_path / "run", tmp_path / "out"
+    command("import", source, run)
+    command("export", run, out)
+    config = json.loads((out / "config.json").read_text())
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+    assert {array.dtype.name for array in load_file(out / "model.safetensors").values()} == {"float32"}
+    assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 12
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr("research.runs.exported.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        export_model(run, tmp_path / "again")
+    assert not (tmp_path / "again").exists() and not list(tmp_path.glob(".again*"))
+
+
+def test_an_unknown_kind_of_labels_is_refused(published, tmp_path):
+    source, _ = published("bert", "classes")
+    for problem in ("ranking", ["x"]):
+        changed(source, problem_type=problem)
+        with pytest.raises(
+            UserError, match=r"config\.json has problem_type .*: use one of single_label_classification"
+        ):
+            import_model(source, tmp_path / "run")

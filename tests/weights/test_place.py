@@ -46,3 +46,8 @@ def test_what_is_missing_is_named():
     tree = {"params": {"decoder": {"layers": {"x": abstract((2, 3))}}, "y": abstract((1,))}}
     with pytest.raises(UserError, match=r"2 arrays of the model are missing \(decoder/layers/x, ...\): give the"):
         placed([("decoder/layer_0/x", np.ones(3, np.float32))], tree)
+
+
+def test_an_array_for_images_of_another_size_is_refused():
+    with pytest.raises(UserError, match=r"y is \(5, 2\) in the weights and \(17, 2\) in this run's model, whose images"):
+        placed([("y", np.ones((5, 2), np.float32))], {"params": {"y": abstract((17, 2))}})
