@@ -28,6 +28,7 @@ TRAINING_ONLY = {"remat", "scan", "dropout", "attention_dropout", "activation_dr
 TRAINING_ONLY |= {"frozen_norm", "parent", "name"}
 """Fields that change nothing of what a trained model answers."""
 
+COLOURS = 3
 HEADED = ("LMHeadModel", "MTModel")
 """How architectures end that have a head and yet are called a model."""
 
@@ -90,9 +91,18 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
                     config["image_size"] = photo.size
                 elif shape is not None and shape[0]:
                     config["image_size"] = _side(shape)
+                if shape is not None:
+                    _say_channels(config, shape[2])
                 return family, {**before, **config}
     why = f"its {refused} is not one of theirs" if refused else "it has no such models"
     raise UserError(f"transformers cannot read this {experiment.config.model.name} ({why}): try --library=timm")
+
+
+def _say_channels(config: dict[str, Any], channels: int) -> None:
+    """Puts the number of the images' channels where a config has one, which is 3 of its own accord."""
+    for section in (config, config.get("backbone_config", {})):
+        if "num_channels" in section:
+            section["num_channels"] = channels
 
 
 def _side(shape: tuple[int, int, int]) -> int:
@@ -131,11 +141,14 @@ def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, 
     if name is None:
         raise UserError("timm has no architecture of these sizes: use --library=transformers, or a published size")
     config: dict[str, Any] = {"architecture": name, "num_classes": model.num_classes}
-    mean, deviation = (np.broadcast_to(value, 3).tolist() for value in (task.mean, task.deviation))
+    channels = task.image_shape[2]
+    if channels != COLOURS:
+        config["model_args"] = {"in_chans": channels}
+    mean, deviation = (np.broadcast_to(value, channels).tolist() for value in (task.mean, task.deviation))
     pretrained = {"num_classes": model.num_classes, "mean": mean, "std": deviation}
     if task.photo is not None:
         size, middle = task.photo.size, task.photo.crop == "random_resized"
-        pretrained |= {"input_size": [3, size, size], "interpolation": task.photo.interpolation}
+        pretrained |= {"input_size": [channels, size, size], "interpolation": task.photo.interpolation}
         pretrained["crop_pct"] = task.photo.crop_fraction if middle else 1.0
     old = before.get("pretrained_cfg")
     (table,) = TIMM[type(model)](model)

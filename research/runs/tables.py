@@ -35,6 +35,7 @@ from research.models.seq2seq import Seq2Seq
 from research.models.swin import Swin
 from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
+from research.models.upernet import UPerNet
 from research.models.vit import ViT
 from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
@@ -112,5 +113,6 @@ MODELS = {
     "swin": Swin,
     "two_towers": TwoTowers,
     "unet": UNet,
+    "upernet": UPerNet,
     "vit": ViT,
 }
