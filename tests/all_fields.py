@@ -88,6 +88,16 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
+    "upernet": (
+        MEMBRANE,
+        {
+            "model": {
+                "name": "upernet",
+                "width": 8,
+                "backbone": {"name": "resnet", "num_classes": 0, "bottleneck": False, **SMALL_IMAGES},
+            }
+        },
+    ),
     "scenes": ("configs/vision/segmenter_scenes.py:tiny", {}),
     "two_towers": ("configs/multimodal/siglip_scenes.py:tiny", {}),
     "captioner": ("configs/multimodal/caption_scenes.py:tiny", {}),
@@ -136,7 +146,9 @@ OWN: dict[type, Mapping[str, Any]] = {
     **{OPTIMIZERS[name]: {"learning_rate": 0.1} for name in OPTIMIZERS},
     **{MODELS[name]: {"vocab_size": 10} for name in ("bert", "gpt", "decoder", "seq2seq", "rnn", "captioner")},
     **{MODELS[name]: {"num_classes": 10} for name in ("vit", "swin", "resnet", "mobilenet", "efficientformer")},
-    **{MODELS[name]: {"num_classes": 10} for name in ("detr", "segformer", "segmenter", "transunet", "unet")},
+    **{
+        MODELS[name]: {"num_classes": 10} for name in ("detr", "segformer", "segmenter", "transunet", "unet", "upernet")
+    },
     Duration: {"steps": 1},
     Interval: {"steps": 1},
     TrainingOptions: {"duration": {"steps": 1}, "batch_size": 8},

@@ -132,6 +132,8 @@ class Swin(nn.Module):
         mlp_ratio: width of the feed-forward networks' hidden layer, in widths of the stage.
         stochastic_depth: probability of leaving out a sub-layer of the last block, growing linearly from 0 in the
             first (Huang et al. 2016).
+        norm_levels: not the last of `levels` alone has a norm, but every one, as in the published code for
+            segmentation; the next stage merges what is not normalised.
     """
 
     num_classes: Classes
@@ -142,6 +144,7 @@ class Swin(nn.Module):
     patch_size: Size = 4
     mlp_ratio: Size = 4
     stochastic_depth: Rate = 0.0
+    norm_levels: bool = False
 
     @nn.compact
     def __call__(
@@ -168,7 +171,8 @@ class Swin(nn.Module):
     def levels(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "batch _ _ _"], ...]:
-        """The output of every stage; the last one's after the final norm, the others as the next stage merges them."""
+        """The output of every stage; the last one's after the final norm, the others as the next stage merges them,
+        unless they have norms too."""
         if len(self.num_heads) != len(self.depths):
             raise UserError(
                 f"num_heads has {len(self.num_heads)} stages, depths {len(self.depths)}: give both for every stage"
@@ -189,8 +193,11 @@ class Swin(nn.Module):
                     name=f"stage_{stage}_block_{index}",
                 )
                 x = shard_batch(block(x, drop_rate=next(drop_rates, None), train=train))
-            levels.append(x)
-        return (*levels[:-1], nn.LayerNorm(epsilon=EPSILON, name="norm")(x))
+            last = stage == len(self.depths) - 1
+            normed = last or self.norm_levels
+            name = "norm" if last else f"stage_{stage}_norm"
+            levels.append(nn.LayerNorm(epsilon=EPSILON, name=name)(x) if normed else x)
+        return tuple(levels)
 
 
 def _pad(x: Array, rows: int, columns: int) -> Array:

@@ -34,6 +34,7 @@ TRAINING_ONLY |= {"frozen_norm", "parent", "name"}
 TRAINING_ONLY |= {"scale", "limit"}  # of two towers: where it starts, and what is written as it is held
 """Fields that change nothing of what a trained model answers."""
 
+COLOURS = 3
 HEADED = ("LMHeadModel", "MTModel")
 """How architectures end that have a head and yet are called a model."""
 
@@ -103,6 +104,8 @@ def _as_transformers(experiment: Experiment, before: Mapping[str, Any]) -> tuple
             if {} in found:
                 config |= _labels(experiment, before)
                 config.get("vision_config", config).update(_images(experiment.task))
+                if (shape := getattr(experiment.task, "image_shape", None)) is not None:
+                    _say_channels(config, shape[2])
                 return family, _over(before, config, family)
             differing += found
     name = experiment.config.model.name
@@ -136,10 +139,16 @@ def _labels(experiment: Experiment, before: Mapping[str, Any]) -> dict[str, Any]
 
 def _images(task: Any) -> dict[str, Any]:
     photo, shape = (getattr(task, name, None) for name in ("photo", "image_shape"))
-    colours = {"num_channels": shape[2]} if shape is not None else {}
     if photo is not None:
-        return {"image_size": photo.size, **colours}
-    return {"image_size": _side(shape), **colours} if shape is not None and shape[0] else colours
+        return {"image_size": photo.size}
+    return {"image_size": _side(shape)} if shape is not None and shape[0] else {}
+
+
+def _say_channels(config: dict[str, Any], channels: int) -> None:
+    """Puts the number of the images' channels where a config has one, which is 3 of its own accord."""
+    for section in (config, config.get("backbone_config", {}), config.get("vision_config", {})):
+        if "num_channels" in section:
+            section["num_channels"] = channels
 
 
 def _side(shape: tuple[int, int, int]) -> int:
@@ -215,11 +224,14 @@ def _as_timm(experiment: Experiment, before: Mapping[str, Any]) -> tuple[Table, 
     if name is None:
         raise UserError("timm has no architecture of these sizes: use --library=transformers, or a published size")
     config: dict[str, Any] = {"architecture": name, "num_classes": model.num_classes}
-    mean, deviation = (np.broadcast_to(value, 3).tolist() for value in (task.mean, task.deviation))
+    channels = task.image_shape[2]
+    if channels != COLOURS:
+        config["model_args"] = {"in_chans": channels}
+    mean, deviation = (np.broadcast_to(value, channels).tolist() for value in (task.mean, task.deviation))
     pretrained = {"num_classes": model.num_classes, "mean": mean, "std": deviation}
     if task.photo is not None:
         size, middle = task.photo.size, task.photo.crop == "random_resized"
-        pretrained |= {"input_size": [3, size, size], "interpolation": task.photo.interpolation}
+        pretrained |= {"input_size": [channels, size, size], "interpolation": task.photo.interpolation}
         pretrained["crop_pct"] = task.photo.crop_fraction if middle else 1.0
     old = before.get("pretrained_cfg")
     (table,) = TIMM[type(model)](model)

@@ -36,6 +36,7 @@ from research.models.swin import Swin
 from research.models.transunet import TransUNet
 from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
+from research.models.upernet import UPerNet
 from research.models.vit import ViT
 from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
@@ -114,5 +115,6 @@ MODELS = {
     "transunet": TransUNet,
     "two_towers": TwoTowers,
     "unet": UNet,
+    "upernet": UPerNet,
     "vit": ViT,
 }

@@ -7,6 +7,7 @@ from typing import Any
 from research.errors import UserError
 from research.models import resnet
 from research.models.resnet import ResNet
+from research.models.swin import Swin
 from research.weights.fields import Field, Fields
 
 RESNET = Fields(
@@ -16,6 +17,24 @@ RESNET = Fields(
         Field("bottleneck", "layer_type", "bottleneck", {"bottleneck": True, "basic": False}),
     ),
     {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False, "num_channels": 3},
+)
+SWIN = Fields(
+    (
+        Field("width", "embed_dim", 96),
+        Field("depths", "depths", (2, 2, 6, 2)),
+        Field("num_heads", "num_heads", (3, 6, 12, 24)),
+        Field("window", "window_size", 7),
+        Field("patch_size", "patch_size", 4),
+        Field("mlp_ratio", "mlp_ratio", 4.0, {4.0: 4, 2.0: 2, 3.0: 3}),
+        Field("stochastic_depth", "drop_path_rate", 0.1),
+    ),
+    {
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "num_channels": 3,
+        "layer_norm_eps": 1e-5,
+        "use_absolute_embeddings": False,
+    },
 )
 
 
@@ -57,3 +76,19 @@ def resnet_written(model: ResNet) -> dict[str, Any]:
     sizes = [(4 if model.bottleneck else 1) * model.width * 2**stage for stage in range(stages)]
     levels = {"out_features": [f"stage{stages}"], "out_indices": [stages]}
     return {"model_type": "resnet", **RESNET.theirs(vars(model)), "hidden_sizes": sizes, **levels}
+
+
+def swin_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Our Swin with a norm on every level for transformers' `backbone_config`. Raises UserError for other levels."""
+    fields = SWIN.ours(config)
+    stages = len(fields["depths"]) if isinstance(fields["depths"], list | tuple) else 0
+    if (there := config.get("out_indices")) != [*range(1, stages + 1)]:
+        raise UserError(f"config.json takes the levels {str(there)[:40]} of its backbone: only all are known here")
+    return {"name": "swin", "num_classes": 0, **fields, "norm_levels": True}
+
+
+def swin_written(model: Swin) -> dict[str, Any]:
+    """transformers' `backbone_config` of our Swin, of which all levels are taken."""
+    numbers = [*range(1, len(model.depths) + 1)]
+    levels = {"out_features": [f"stage{number}" for number in numbers], "out_indices": numbers}
+    return {"model_type": "swin", **SWIN.theirs(vars(model)), **levels}

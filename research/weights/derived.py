@@ -9,7 +9,16 @@ from typing import Any
 
 from research.errors import UserError
 from research.models.resnet import ResNet
-from research.weights.backbones import resnet_of, resnet_written
+from research.models.swin import Swin
+from research.weights.backbones import resnet_of, resnet_written, swin_of, swin_written
+
+_NOWHERE_ELSE = {
+    "backbone": None,
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "backbone_kwargs": None,
+}
+"""Older keys, which must not say another backbone than `backbone_config`."""
 
 
 def _dino_ours(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,9 +124,26 @@ def _t5_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"tie_word_embeddings": values["scale_outputs"], "scale_decoder_outputs": values["scale_outputs"]}
 
 
+def _upernet_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone."""
+    stored = config.get("backbone_config")
+    if not isinstance(stored, dict) or stored.get("model_type") != "swin":
+        there = stored.get("model_type") if isinstance(stored, dict) else config.get("backbone")
+        raise UserError(f"config.json has the backbone {str(there)[:40]}: only Swin Transformers are known here")
+    return {"backbone": swin_of(stored)}
+
+
+def _upernet_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
+    backbone = values["backbone"]
+    if not isinstance(backbone, Swin):
+        raise UserError(f"model.backbone is a {type(backbone).__name__}: transformers' UPerNet is written with a swin")
+    return {"backbone_config": swin_written(backbone), "use_auxiliary_head": False, **_NOWHERE_ELSE}
+
+
 DETR = (_detr_ours, _detr_theirs)
 DINO = (_dino_ours, _dino_theirs)
 MARIAN = (_marian_ours, _marian_theirs)
 MAE = (_mae_ours, _mae_theirs)
 SEGFORMER = (_segformer_ours, _segformer_theirs)
 T5 = (_t5_ours, _t5_theirs)
+UPERNET = (_upernet_ours, _upernet_theirs)

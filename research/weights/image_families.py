@@ -1,11 +1,11 @@
 """The families of transformers' models of images, and of images with texts."""
 
 from research.models.mae import MAE
-from research.models.segformer import SegFormer
 from research.models.swin import Swin
 from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
-from research.weights import clip, derived, segformer, swin, vit
+from research.weights import clip, derived, swin, vit
+from research.weights.backbones import SWIN
 from research.weights.family import ENCODER, LABELS, Family, always
 from research.weights.fields import Field, Fields
 from research.weights.table import Table
@@ -46,56 +46,8 @@ IMAGES = (
         Swin,
         "classification",
         always(swin.HUGGING_FACE),
-        Fields(
-            (
-                Field("width", "embed_dim", 96),
-                Field("depths", "depths", (2, 2, 6, 2)),
-                Field("num_heads", "num_heads", (3, 6, 12, 24)),
-                Field("window", "window_size", 7),
-                Field("patch_size", "patch_size", 4),
-                Field("mlp_ratio", "mlp_ratio", 4.0, {4.0: 4, 2.0: 2, 3.0: 3}),
-                Field("stochastic_depth", "drop_path_rate", 0.1),
-            ),
-            {
-                "hidden_act": "gelu",
-                "qkv_bias": True,
-                "num_channels": 3,
-                "layer_norm_eps": 1e-5,
-                "use_absolute_embeddings": False,
-            },
-        ),
+        SWIN,
         {"SwinForImageClassification": ({"num_classes": LABELS},), "SwinModel": ({"num_classes": 0},)},
-    ),
-    Family(
-        "segformer",
-        "segformer",
-        SegFormer,
-        "segmentation",
-        always(segformer.SEGFORMER),
-        Fields(
-            (
-                Field("widths", "hidden_sizes", (32, 64, 160, 256)),
-                Field("depths", "depths", (2, 2, 2, 2)),
-                Field("num_heads", "num_attention_heads", (1, 2, 5, 8)),
-                Field("reductions", "sr_ratios", (8, 4, 2, 1)),
-                Field("decoder_width", "decoder_hidden_size", 256),
-                Field("dropout", "classifier_dropout_prob", 0.1),
-                Field("stochastic_depth", "drop_path_rate", 0.1),
-            ),
-            {
-                "num_encoder_blocks": 4,
-                "patch_sizes": [7, 3, 3, 3],
-                "strides": [4, 2, 2, 2],
-                "hidden_act": "gelu",
-                "hidden_dropout_prob": 0.0,
-                "attention_probs_dropout_prob": 0.0,
-                "num_channels": 3,
-                "reshape_last_stage": True,
-            },
-            derived.SEGFORMER,
-        ),
-        # It has 1e-5 in every norm, whatever its layer_norm_eps says.
-        {"SegformerForSemanticSegmentation": ({"num_classes": LABELS, "norm_epsilon": 1e-5},)},
     ),
     Family(
         "dinov2",

@@ -193,7 +193,8 @@ def boxed_written(task: Any) -> dict[str, Any]:
 
 def _pixels_written(task: Any) -> dict[str, Any]:
     mean, deviation = (
-        list(value) if isinstance(value, tuple) else [value] * 3 for value in (task.mean, task.deviation)
+        list(value) if isinstance(value, tuple) else [value] * task.image_shape[2]
+        for value in (task.mean, task.deviation)
     )
     return {
         "do_rescale": True,

@@ -39,24 +39,24 @@ TIMM = Table(
 )
 
 _BLOCK = "encoder.layers.{}.blocks.{}"
-HUGGING_FACE = Table(
-    (
-        *dense("patch_embedding/projection", "embeddings.patch_embeddings.projection", CONVOLUTION),
-        *norm("patch_embedding/norm", "embeddings.norm"),
-        *numbered(_before, norm("stage_{}_merge/norm", "encoder.layers.{}.downsample.norm")),
-        *numbered(_before, dense("stage_{}_merge/reduce", "encoder.layers.{}.downsample.reduction")),
-        line(f"{_OURS}/relative_bias", f"{_BLOCK}.attention.self.relative_position_bias_table", GRID),
-        *attention(
-            f"{_OURS}/attention",
-            f"{_BLOCK}.attention.self.query",
-            f"{_BLOCK}.attention.self.key",
-            f"{_BLOCK}.attention.self.value",
-            f"{_BLOCK}.attention.output.dense",
-        ),
-        *_blocks(_BLOCK, "intermediate.dense", "output.dense", ("layernorm_before", "layernorm_after")),
-        *norm("norm", "layernorm"),
-        *dense("head", "classifier"),
+BODY = (
+    *dense("patch_embedding/projection", "embeddings.patch_embeddings.projection", CONVOLUTION),
+    *norm("patch_embedding/norm", "embeddings.norm"),
+    *numbered(_before, norm("stage_{}_merge/norm", "encoder.layers.{}.downsample.norm")),
+    *numbered(_before, dense("stage_{}_merge/reduce", "encoder.layers.{}.downsample.reduction")),
+    line(f"{_OURS}/relative_bias", f"{_BLOCK}.attention.self.relative_position_bias_table", GRID),
+    *attention(
+        f"{_OURS}/attention",
+        f"{_BLOCK}.attention.self.query",
+        f"{_BLOCK}.attention.self.key",
+        f"{_BLOCK}.attention.self.value",
+        f"{_BLOCK}.attention.output.dense",
     ),
+    *_blocks(_BLOCK, "intermediate.dense", "output.dense", ("layernorm_before", "layernorm_after")),
+)
+"""Of transformers', all but the last norm and the head."""
+HUGGING_FACE = Table(
+    (*BODY, *norm("norm", "layernorm"), *dense("head", "classifier")),
     drops=(
         Drop(r"encoder\..*\.relative_position_index", "indices, which follow from the size of a window"),
         Drop(r"embeddings\.mask_token", "stands for hidden patches in pre-training alone"),

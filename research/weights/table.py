@@ -145,6 +145,16 @@ def batch_norm(ours: str, theirs: str) -> list[Line]:
     return [*norm(ours, theirs), Line((f"{ours}/mean", f"{ours}/mean_square"), statistics, MOVING_VARIANCE)]
 
 
+def within(ours: str, theirs: str, lines: Sequence[Line]) -> list[Line]:
+    """The lines of a model that is a part of another one; each side's names begin so."""
+    return [
+        one._replace(
+            ours=tuple(f"{ours}/{path}" for path in one.ours), theirs=tuple(f"{theirs}.{name}" for name in one.theirs)
+        )
+        for one in lines
+    ]
+
+
 def numbered(numbers: Callable[[Numbers], Numbers | None], lines: Sequence[Line]) -> list[Line]:
     """Lines whose numbers differ on the two sides."""
     return [one._replace(numbers=numbers) for one in lines]

@@ -33,6 +33,7 @@ OFFERS = {
     "transunet": {"Patches", "SpecialTokens"},
     "two_towers": set(),
     "unet": set(),
+    "upernet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
 }
 KINDS = {name: kind for name, kind in vars(contract).items() if getattr(kind, "_is_protocol", False)}

@@ -20,6 +20,7 @@ def test_models_work_as_nnx_modules(name):
         "segmenter",
         "transunet",
         "unet",
+        "upernet",
     ):  # the answers of a new head are zeros
         model = model.clone(num_classes=0)
     bridged = nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)), *inputs)

@@ -20,6 +20,7 @@ from research.models.swin import Swin
 from research.models.transunet import TransUNet
 from research.models.two_towers import TwoTowers
 from research.models.unet import UNet
+from research.models.upernet import UPerNet
 from research.models.vit import ViT
 
 _random = np.random.default_rng(0)
@@ -95,5 +96,9 @@ MODELS = {
         (_IMAGES, _TOKENS, _TOKENS > 0),
     ),
     "unet": (UNet(3, width=4, depth=2), (_IMAGES,)),
+    "upernet": (
+        UPerNet(3, Swin(0, width=8, depths=(1, 1), num_heads=(2, 4), window=4, norm_levels=True), width=8),
+        (_IMAGES,),
+    ),
     "vit": (ViT(3, patch_size=8, width=16, num_layers=2, num_heads=2, mlp_width=32), (_IMAGES,)),
 }

@@ -95,6 +95,11 @@ CASES = {
     ),
     "two_towers": ("configs/multimodal/clip_scenes.py:tiny", {}),
     "unet": (MEMBRANE, {"width": 16, "depth": 2}),
+    "upernet": (
+        MEMBRANE,
+        {"backbone": {"name": "resnet", "num_classes": 0, "depths": (1, 1), "bottleneck": False, "width": 16}}
+        | {"width": 16},
+    ),
     "vit": (
         "configs/vision/digits.py:tiny",
         {**TRANSFORMER, "num_layers": 2, "pool": "attention", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
@@ -111,7 +116,7 @@ def build(model: str, mesh: dict[str, int], folder: Path) -> Run:
     paths = {"shakespeare": str(text), "membrane": write_masks(folder / "masks")}
     path = next((paths[name] for name in paths if name in spec), None)
     config = load(spec, {"data.path": path} if path else {})
-    if model in ("efficientformer", "mobilenet", "resnet", "segformer", "transunet", "unet"):
+    if model in ("efficientformer", "mobilenet", "resnet", "segformer", "transunet", "unet", "upernet"):
         config.training.batch_size = 64  # statistics of few examples magnify rounding
     if model == "two_towers":
         config.training.batch_size, config.task.chunk = 32, 16

@@ -187,7 +187,7 @@ WRONG = {
     "no preprocessing": (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json, which"),
     "squares": (lambda f: preprocessing(f, size={"height": 8, "width": 8}), "only a shortest_edge with a longest_edge"),
     "no size": (lambda f: preprocessing(f, size={"shortest_edge": 0, "longest_edge": 8}), "has no size in pixels"),
-    "no resizing": (lambda f: preprocessing(f, do_resize=False), "only a shortest_edge with a longest_edge"),
+    "no resizing": (lambda f: preprocessing(f, do_resize=False), "do_resize or do_rescale off"),
 }
 
 

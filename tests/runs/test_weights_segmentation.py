@@ -1,4 +1,4 @@
-"""A published SegFormer as a run of segmentation, by the commands that a person types."""
+"""A published SegFormer and a UPerNet as runs of segmentation, by the commands that a person types."""
 
 import json
 import shutil
@@ -13,18 +13,29 @@ import research.runs
 from experiments import evaluate, predict
 from research.errors import UserError
 from research.runs.experiment import open_run
+from research.weights.match import read
+from research.weights.published import read_published
 from tests.runs.test_weights import GOLDEN, arguments_of, arrays_of, changed, command
 
 PIXELS = {"size": {"height": 64, "width": 64}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.2]}
 PIXELS |= {"image_processor_type": "SegformerImageProcessor", "do_reduce_labels": True}
 
 
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "segformer"
-    shutil.copytree(GOLDEN / "segformer", folder)
+def copied(name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(GOLDEN / name, folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
     return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    return copied("segformer", tmp_path)
+
+
+@pytest.fixture
+def upernet(tmp_path):
+    return copied("upernet", tmp_path)
 
 
 def test_a_segformer_becomes_a_run_and_the_same_again(source, tmp_path, capsys):
@@ -112,3 +123,79 @@ def test_what_is_wrong_with_a_segformer_is_one_sentence(name, source, tmp_path):
         command("import", source, tmp_path / "run")
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
     assert {path.name for path in tmp_path.iterdir()} == {"segformer"}
+
+
+def test_a_upernet_becomes_a_run_and_the_same_again(upernet, tmp_path, capsys):
+    """Without the head that answers nothing, and a norm that no level passes."""
+    run, out, again = tmp_path / "run", tmp_path / "out", tmp_path / "again"
+    command("import", upernet, run, "--reference", upernet / "answers.safetensors")
+    said = capsys.readouterr().out
+    assert "largest difference from the reference" in said
+    assert "left out: auxiliary_head.classifier.bias (a second head, which helps" in said
+    command("export", run, out)
+    command("import", out, again)
+    before, after = arrays_of(run), arrays_of(again)
+    assert before.keys() == after.keys() and all(np.array_equal(before[path], after[path]) for path in before)
+    exported, original = (load_file(folder / "model.safetensors") for folder in (out, upernet))
+    left = ("num_batches_tracked", "swin.layernorm.weight", "swin.layernorm.bias")
+    kept = {name for name in original if not name.startswith("auxiliary_head.") and not name.endswith(left)}
+    assert exported.keys() == kept
+    assert all(np.array_equal(exported[name], original[name]) for name in kept if not name.endswith("running_var"))
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (upernet, out)]
+    backbones = [config.pop("backbone_config") for config in configs]
+    assert {key: configs[1].get(key) for key in configs[0]} == configs[0] | {"use_auxiliary_head": False}
+    assert backbones[1].items() <= backbones[0].items()
+    model = open_run(run).model
+    assert model.backbone.norm_levels and model.backbone.stochastic_depth == 0.1
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    (answer,) = research.runs.open(run).answer([image])
+    assert answer["mask"]["size"] == [70, 90]
+
+
+def test_other_spellings_of_a_upernet_are_the_same_arrays(upernet):
+    """Those that transformers 5 has before it saves them."""
+    expected = read_published(upernet)
+    arrays = load_file(upernet / "model.safetensors")
+    changes = {"backbone.e": "backbone.swin.e", "attention.output.dense": "attention.o_proj", "output.dense": "mlp.fc2"}
+    changes |= {"intermediate.dense": "mlp.fc1", "attention.self.rel": "attention.relative_position_bias.rel"}
+    changes |= {f"attention.self.{name}": f"attention.{name[0]}_proj" for name in ("query", "key", "value")}
+    spelt = {}
+    for name, array in arrays.items():
+        for old, new in changes.items():
+            name = name.replace(old, new)
+        spelt[name] = array
+    save_file(spelt, upernet / "model.safetensors")
+    found = read_published(upernet)
+    assert found.match.fits and len(arrays.keys() - found.arrays.keys()) > 80
+    ours = dict(read(expected.match, arrays))
+    assert all(np.array_equal(array, ours[path]) for path, array in read(found.match, found.arrays))
+
+
+def backbone(folder, **values):
+    stored = json.loads((folder / "config.json").read_text())["backbone_config"]
+    changed(folder, backbone_config=stored | values)
+
+
+WRONG_UPERNET = {
+    "another backbone": (lambda f: backbone(f, model_type="convnext"), "the backbone convnext: only Swin Transformers"),
+    "no backbone": (lambda f: changed(f, backbone_config=None), "the backbone None: only Swin Transformers are known"),
+    "levels": (lambda f: backbone(f, out_indices=[1, 3]), r"takes the levels \[1, 3\] of its backbone: only all are"),
+    "absolute positions": (lambda f: backbone(f, use_absolute_embeddings=True), "use_absolute_embeddings true: only"),
+    "width": (lambda f: changed(f, hidden_size=16), r"\d+ shapes differ \(decode_head\."),
+    "pools": (
+        lambda f: changed(f, pool_scales=[1, 2, 3]),
+        r"has decode_head\.psp_modules\.3\..*, which the model lacks",
+    ),
+    "pools of no size": (lambda f: changed(f, pool_scales=[0]), r"config\.json\.pool_scales"),
+    "depths": (lambda f: backbone(f, depths=7), r"takes the levels \[1, 2, 3\] of its backbone"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_UPERNET)
+def test_what_is_wrong_with_a_upernet_is_one_sentence(name, upernet, tmp_path):
+    spoil, sentence = WRONG_UPERNET[name]
+    spoil(upernet)
+    with pytest.raises(UserError, match=sentence) as error:
+        command("import", upernet, tmp_path / "run")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    assert {path.name for path in tmp_path.iterdir()} == {"upernet"}

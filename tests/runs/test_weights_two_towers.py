@@ -193,7 +193,7 @@ WRONG = {
             "texts of projection_size 20 and images of hidden_size 16: give a model whose two vectors have one width",
         ),
         "width of no kind": (lambda f: part(f, "text", projection_size="16"), "of projection_size 16 and images"),
-        "no part": (lambda f: changed(f, vision_config="x"), "has no parts text_config and vision_config"),
+        "no part": (lambda f: changed(f, vision_config="x"), "has vision_config"),
         "more tokens": (lambda f: array(f, "logit_bias", (2,)), r"logit_bias is \(2,\) and not \(1,\)"),
         "another rule": (lambda f: rules(f, normalizer={"type": "Lowercase"}), "is a tokenizer of another make"),
         "another mark": (

@@ -22,7 +22,7 @@ from research.weights.vit import ORIGINAL
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "transformers"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
 TOWERS = ("clip", "siglip")
-SCANNABLE = [name for name in NAMES if name not in ("swin", "segformer", "detr")]
+SCANNABLE = [name for name in NAMES if name not in ("swin", "segformer", "detr", "upernet")]
 
 
 def golden(name, scan=False):
@@ -97,7 +97,7 @@ def test_answers_are_the_references(name, scan):
         expected = [answers["last_hidden_state"]]
     if name.startswith(("dinov2", "vit_features")):
         expected = [answers["last_hidden_state"][:, 0]]
-    if name == "segformer":  # which leaves it to its users to enlarge them
+    if name in ("segformer", "upernet"):  # the first leaves it to its users to enlarge them
         expected = [jax.image.resize(expected[0].transpose(0, 2, 3, 1), answer.shape, "bilinear")]
     close(answer, expected[0], valid)
     if name == "bert_pretraining":
@@ -125,6 +125,10 @@ def test_every_block_is_the_references(name):
     if name == "swin":  # each state but the last one is what the next stage is given
         close(inner["stage_1_merge"]["__call__"][0].reshape(2, 16, -1), answers["hidden.1"])
         close(inner["stage_1_block_1"]["__call__"][0].reshape(2, 16, -1), answers["hidden.2"])
+        return
+    if name == "upernet":  # what the stages give, before the norms of the levels
+        for state, module in enumerate(("patch_embedding", "stage_0_block_1", "stage_1_block_1", "stage_2_block_1")):
+            close(inner["backbone"][module]["__call__"][-1], answers[f"hidden.{state}"].transpose(0, 2, 3, 1))
         return
     if name == "segformer":
         for stage in range(4):

@@ -10,7 +10,7 @@ from research.weights.timm import examples
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "weights.md"
 GOLDEN = ROOT / "tests" / "fixtures"
-NOT_SCANNED = {"detr", "swin", "segformer", "resnet", "mobilenet", "efficientformer"}
+NOT_SCANNED = {"detr", "upernet", "swin", "segformer", "resnet", "mobilenet", "efficientformer"}
 TIMM = {
     "vit": ("vit", "ViT"),
     "deit": ("vit", "DeiT, distilled"),

@@ -49,5 +49,7 @@ def test_what_is_missing_is_named():
 
 
 def test_an_array_for_images_of_another_size_is_refused():
-    with pytest.raises(UserError, match=r"y is \(5, 2\) in the weights and \(17, 2\) in this run's model, whose images"):
+    with pytest.raises(
+        UserError, match=r"y is \(5, 2\) in the weights and \(17, 2\) in this run's model, whose images"
+    ):
         placed([("y", np.ones((5, 2), np.float32))], {"params": {"y": abstract((17, 2))}})
