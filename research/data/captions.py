@@ -1,4 +1,7 @@
-"""Images with captions: a table of file names and texts, or COCO's JSON, beside a folder or an archive of images."""
+"""Images with captions: a table of file names and texts, or COCO's JSON, beside a folder or an archive of images.
+
+Or tar files of both.
+"""
 
 import dataclasses
 import functools
@@ -11,6 +14,7 @@ from typing import Annotated, Any, Literal
 from research.data import archives
 from research.data.image_files import decode_image, shown
 from research.data.plain_text import check_text
+from research.data.shards import CaptionedShards, are_shards, read_shards
 from research.data.source import Example
 from research.data.split_files import SplitFiles
 from research.data.table import check_column, rows_of
@@ -25,7 +29,8 @@ KEYS = {"image": "image", "caption": "caption"}
 class Captions(SplitFiles):
     """{"image": uint8 [height, width, channels], "caption": str, "name": str} of a table's rows, as `Table` reads it.
 
-    Or of a `.json` file of captions in COCO's form (Chen et al. 2015).
+    Or of a `.json` file of captions in COCO's form (Chen et al. 2015), or of tar files as `research.data.shards` reads
+    them: a folder of them, one, or a pattern such as `train-*.tar`, where keys.caption is that of `.json` files.
 
     An image with several captions has a row for each of them: they share its path, `name`, and `folds` deals them out
     together. keys: the columns of the image's file and of the caption. columns: names of all columns, where the first
@@ -83,11 +88,25 @@ class Captions(SplitFiles):
             raise UserError(f"the caption in {place} is empty: write one, or remove the line")
         return archives.name_within(row[self.keys["image"]], place), caption
 
-    def examples(self, split: str) -> "CaptionedFiles":
+    def examples(self, split: str) -> "CaptionedFiles | CaptionedShards":
+        path = self.path_of(split)
+        if are_shards(path):
+            if self.columns is not None or self.images is not None:
+                raise UserError(
+                    f"{shown(path)} are tar files of images and captions: leave data.images and columns out"
+                )
+            shards = read_shards(path, self.keys["caption"])
+            if not len(shards):
+                raise UserError(f"{shown(path)} has no images with captions: put N.txt or N.json beside N.jpg")
+            return CaptionedShards(shards, self.numbers(split, len(shards)), self.size, self.channels)
         entries = tuple(
             (each["folder"], each["name"], caption) for each in super().examples(split) for caption in each["captions"]
         )
         return CaptionedFiles(entries, self.size, self.channels)
+
+    def left_out(self, split: str) -> Sequence[str]:
+        path = self.path_of(split)
+        return read_shards(path, self.keys["caption"]).left_out() if are_shards(path) else ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
+
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 from research.ranges import AFTERWARDS, MOVED, Range
@@ -48,15 +50,22 @@ class SplitFiles(Source):
         return {split: place for place, split in enumerate(held_out)} if self.folds else {}
 
     def examples(self, split: str) -> Sequence[Example]:
+        examples = self._read(self.path_of(split))
+        return [examples[number] for number in self.numbers(split, len(examples))]
+
+    def path_of(self, split: str) -> str:
+        """The file that a split is read of. Raises UserError for an unknown split."""
         check_split(split, self.splits)
-        if split in self._own:
-            return self._read(self._own[split])
-        examples, places = self._read(self.path), self._dealt
-        if self.folds is None:
-            return examples
+        return self._own.get(split, self.path)
+
+    def numbers(self, split: str, count: int) -> Sequence[int] | np.ndarray:
+        """Which of the examples of its file are a split's own, of `count`."""
+        if split in self._own or self.folds is None:
+            return range(count)
+        places = self._dealt
         if split in places:
-            return examples[places[split] :: self.folds]
-        return [example for number, example in enumerate(examples) if number % self.folds not in places.values()]
+            return range(places[split], count, self.folds)
+        return np.flatnonzero(~np.isin(np.arange(count) % self.folds, [*places.values()]))
 
     def _read(self, path: str) -> list[Example]:
         if path not in self._files:

@@ -1,4 +1,5 @@
-"""Tokens of large texts, made once and kept in files that are mapped into memory: shared by processes and later runs.
+"""What is made once of large data, such as the tokens of a text, and kept in files that are mapped into memory: shared
+by processes and later runs.
 
 A store is a folder with one flat file per array and `store.json`, which says what it was made of. It is written in
 `NAME.partial`, which holds at any time a whole number of chunks: whoever is killed leaves it, and the next to come
@@ -39,6 +40,7 @@ FORMAT = 1
 
 CACHE_VARIABLE = "HEED_CACHE"
 """Environment variable with the folder of all stores, which lie beside their data otherwise."""
+TOKENS = "tokens"
 
 type Arrays = Mapping[str, np.ndarray]
 type Encode = Callable[[Any], tuple[Arrays, int]]
@@ -65,13 +67,14 @@ class Mapped(np.memmap):
 class Origin:
     """What a store is made of: these files, a part of their texts, and a digest of it that costs time to compute.
 
-    place: the folder for what is kept.
+    place: the folder for what is kept. kind: what that is, in one word.
     """
 
     place: Path
     files: Sequence[str]
     part: Mapping[str, Any]
     fingerprint: Callable[[], str]
+    kind: str = TOKENS
 
     def stamps(self) -> dict[str, list[int]]:
         """Size and time of change of each file: while these are the same, so is the text."""
@@ -96,10 +99,12 @@ class Origin:
         return value
 
 
-def origin_of(files: Sequence[str], part: Mapping[str, Any], fingerprint: Callable[[], str]) -> Origin | None:
-    """The origin of a large text; None for little text, and for files that cannot be read, as reading them says."""
+def origin_of(
+    files: Sequence[str], part: Mapping[str, Any], fingerprint: Callable[[], str], kind: str = TOKENS
+) -> Origin | None:
+    """The origin of large files; None for little ones, and for those that cannot be read, as reading them says."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):
-        origin = Origin(place_beside(files), files, part, fingerprint)
+        origin = Origin(place_beside(files, kind), files, part, fingerprint, kind)
         if origin.bytes >= SMALL:
             return origin
     return None
@@ -110,13 +115,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def place_beside(files: Sequence[str]) -> Path:
+def place_beside(files: Sequence[str], kind: str = TOKENS) -> Path:
     """The folder for what is made of some files: beside the first, or in the folder that `--cache` has named."""
     first = Path(files[0]).expanduser().absolute()
     name = first.name if len(files) == 1 else f"{first.name}-{digest([os.path.abspath(file) for file in files])}"
     if cache := os.environ.get(CACHE_VARIABLE):
-        return Path(cache).expanduser().absolute() / f"{name}-{digest(str(first))}.tokens"
-    return first.with_name(f"{name}.tokens")
+        return Path(cache).expanduser().absolute() / f"{name}-{digest(str(first))}.{kind}"
+    return first.with_name(f"{name}.{kind}")
 
 
 @contextlib.contextmanager
@@ -126,8 +131,7 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{place} cannot be written ({error.strerror or error}): make room or give --cache=FOLDER another place "
-            "for tokens"
+            f"{place} cannot be written ({error.strerror or error}): make room or give --cache=FOLDER another place"
         ) from error
 
 
@@ -156,19 +160,19 @@ def arrays_of(
     if (arrays := _opened(store, dtypes, origin)) is not None:
         if sound(arrays):
             return arrays
-        set_aside(store / "store.json", f"{store} holds what are no tokens of this text")
+        set_aside(store / "store.json", f"{store} holds no {origin.kind} of these data")
     with writing(origin.place):
         origin.place.mkdir(parents=True, exist_ok=True)
     lock = origin.place / f".{name}.lock"
     if who := holder(lock):
-        print(f"{store}: waiting for {who}, which makes these tokens", flush=True)
+        print(f"{store}: waiting for {who}, which makes this", flush=True)
     with locked(lock):
         if (arrays := _opened(store, dtypes, origin)) is None:
             with writing(store):
                 _make(store, chunks, encode, dtypes, origin)
             arrays = _opened(store, dtypes, origin)
     if arrays is None:
-        raise UserError(f"{store} changed while it was made, or its text did: leave both alone and start again")
+        raise UserError(f"{store} changed while it was made, or its data did: leave both alone and start again")
     return arrays
 
 
@@ -216,7 +220,7 @@ def _make(
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((partial / name).open("ab")) for name in dtypes}
         bar = stack.enter_context(_progress())
-        task = bar.add_task(f"tokens of {origin.place.stem}", total=origin.bytes, completed=done["bytes"])
+        task = bar.add_task(f"{origin.kind} of {origin.place.stem}", total=origin.bytes, completed=done["bytes"])
 
         def save() -> None:
             for file in files.values():
@@ -236,7 +240,7 @@ def _make(
         save()
     seconds = time.monotonic() - started
     print(
-        f"{num_bytes / 1e6:,.1f} MB of text became tokens in {seconds:.1f} s ({num_bytes / 1e6 / seconds:.1f} MB/s), "
+        f"{origin.kind} of {num_bytes / 1e6:,.1f} MB made in {seconds:.1f} s ({num_bytes / 1e6 / seconds:.1f} MB/s), "
         f"kept in {store}",
         flush=True,
     )

@@ -32,21 +32,20 @@ from research.data.tokenizer_rules import (
     UNK,
     bare,
     library,
-    of_two_files,
     ours,
     published,
     roles_of,
     special_ids,
+    with_merges,
 )
 from research.data.wordpiece import pieces_of_lines, train_pieces
 from research.errors import UserError
-from research.files import Unreadable, fits, read_json, read_text, write_json, write_text
+from research.files import Unreadable, read_text, write_json, write_text
 from research.ranges import Size
 
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
 
 
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
 """Files of GPT-2 and RoBERTa, which together say what a tokenizer.json does."""
 BLOCK = 4096
 """Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
@@ -273,7 +272,7 @@ class TrainedTokenizer:
         Raises a UserError that names a file that is missing, damaged or has other rules or special tokens.
         """
         try:
-            stored = bare(_with_merges(Path(path)))
+            stored = bare(with_merges(Path(path)))
         except (Unreadable, ValueError) as error:
             raise _unreadable(path, error) from error
         if not ours(stored):
@@ -290,16 +289,6 @@ class TrainedTokenizer:
             raise UserError(
                 f"{path} is a tokenizer with other special tokens, as {error} is missing: use one that has them all"
             ) from error
-
-
-def _with_merges(path: Path) -> dict[str, Any]:
-    """The JSON of a tokenizer; of a vocab.json of GPT-2, RoBERTa or CLIP with the merges.txt that stands beside it."""
-    stored = read_json(path)
-    if path.name != VOCABULARY or not fits(stored, dict[str, int]):
-        return stored
-    lines = read_text(path.with_name(MERGES)).splitlines()
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    return of_two_files(stored, merges)
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:

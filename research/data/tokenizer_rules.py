@@ -8,6 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -15,7 +16,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from research.data import sentencepiece
 from research.errors import UserError
-from research.files import fits
+from research.files import fits, read_json, read_text
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
@@ -38,6 +39,8 @@ CLIP_ROLES = {"bos": "<|startoftext|>", "eos": END_OF_TEXT, "pad": END_OF_TEXT}
 WORD_END = "</w>"
 """What a token that ends a word ends with, in CLIP's vocabulary."""
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
 CHARACTERS = Regex(r"[\s\S]")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to
@@ -210,6 +213,16 @@ def of_two_files(vocabulary: dict[str, int], merges: list[list[str]]) -> dict[st
         return frame | {"model": frame["model"] | {"vocab": vocabulary, "merges": merges}}
     pre = {"type": "ByteLevel", "add_prefix_space": False}
     return {"model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, "pre_tokenizer": pre}
+
+
+def with_merges(path: Path) -> dict[str, Any]:
+    """The JSON of a tokenizer; of a vocab.json of GPT-2, RoBERTa or CLIP with the merges.txt that stands beside it."""
+    stored = read_json(path)
+    if path.name != VOCABULARY or not fits(stored, dict[str, int]):
+        return stored
+    lines = read_text(path.with_name(MERGES)).splitlines()
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    return of_two_files(stored, merges)
 
 
 def ours(stored: dict[str, Any]) -> bool:

@@ -171,7 +171,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "--cache",
         metavar="FOLDER",
         type=_cached,
-        help="where the tokens of large texts are kept for later runs (beside the texts unless given)",
+        help="where tokens of large texts and indices of tar files are kept for later runs (beside them unless given)",
     )
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from experiments.train import train
@@ -18,7 +19,13 @@ from tests.runs.test_weights import arrays_of, command
 def test_a_masked_autoencoder_is_published_and_read_again(longest, tmp_path):
     """Bit for bit, with the positions, which are parameters there; the file says which wavelengths they have."""
     run, out = tmp_path / "run", tmp_path / "out"
-    train("configs/vision/mae.py:tiny", run, {"training.duration": {"steps": 1}, "model.longest_wave": longest})
+    random = np.random.default_rng(0)
+    for name in (f"{split}/{label}/{number}.png" for split in ("train", "val") for label in "ab" for number in range(8)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / name)
+    sizes = {"data.size": 8, "task.patch_size": 2, "training.precision": "params=float32,compute=float32"}
+    changes = {"training.duration": {"steps": 1}, "model.longest_wave": longest, **sizes}
+    train(f"configs/vision/mae.py:data=imagenet,folder={tmp_path},tiny", run, changes)
     command("export", run, out)
     again = read_published(out)
     check(again.match, "what was exported")
