@@ -1,5 +1,6 @@
 """Masked autoencoders that were trained here, as transformers reads them."""
 
+import itertools
 import json
 
 import numpy as np
@@ -20,7 +21,8 @@ def test_a_masked_autoencoder_is_published_and_read_again(longest, tmp_path):
     """Bit for bit, with the positions, which are parameters there; the file says which wavelengths they have."""
     run, out = tmp_path / "run", tmp_path / "out"
     random = np.random.default_rng(0)
-    for name in (f"{split}/{label}/{number}.png" for split in ("train", "val") for label in "ab" for number in range(8)):
+    places = itertools.product(("train", "val"), "ab", range(8))
+    for name in (f"{split}/{label}/{number}.png" for split, label, number in places):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / name)
     sizes = {"data.size": 8, "task.patch_size": 2, "training.precision": "params=float32,compute=float32"}
