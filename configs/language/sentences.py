@@ -8,7 +8,8 @@ test/accuracy 1.00 (of the 64 of a batch, the right translation is the nearest).
 
 data=stories brings the questions of simulated stories and the sentences that answer them together instead. A question
 such as "Where is Mary?" has several right sentences, most of them of other stories than its own, so that the accuracy
-within a batch stays low; the recall among all sentences counts each of them (docs/labelled_text.md).
+within a batch stays low; the recall among all sentences counts each of them (docs/labelled_text.md). Expected:
+test/recall_1 1.00, of 1,000 questions.
 
 With --from=FOLDER of an imported encoder it is a fine-tune: take its `model` section, and its vocabulary by
 `task.tokenizer={"path": "FOLDER/tokenizer.json"}`.
