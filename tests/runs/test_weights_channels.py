@@ -55,8 +55,10 @@ def test_timm_says_it_in_arguments_of_the_model(tmp_path):
 
 
 def test_a_backbone_and_the_preprocessing_say_it_too(tmp_path):
-    masks = {"name": "image_masks", "path": write_masks(tmp_path / "masks"), "classes": ["a", "b"], "values": [0, 255]}
+    masks = {"name": "image_masks", "path": write_masks(tmp_path / "masks"), "classes": ["a", "b"]}
     task = {"name": "segmentation", "size": 16}
-    folder, config = exported(tmp_path, masks | {"channels": 1}, task, UPERNET, "transformers")
+    folder, config = exported(
+        tmp_path, masks | {"masks": "labels", "values": [0, 255], "channels": 1}, task, UPERNET, "transformers"
+    )
     assert config["backbone_config"]["num_channels"] == 1 and "num_channels" not in config
     assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == [0.25]
