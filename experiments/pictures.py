@@ -5,6 +5,7 @@ while the model answers the text, `attention/<layer>.png` for every attention la
 `attention.json`. For answers about places in an image `answer.png`, drawn over it. For image classifiers
 with a feature map (ResNet, MobileNet, EfficientFormer, Swin) `relevance.png`, the places that speak for the predicted
 class; for a ViT `attention/<layer>.png` over the image for each head, and `attention/rollout.png` through all layers.
+Captioners and two towers have both, and a captioner's cross-attention over the image for each word of its answer.
 
 With --rows=NUMBERS, of a text of any length only what these tokens attend to: the keys with the most weight are
 printed, and `attention/<layer>_rows.png` shows all; --layer and --head name one of each.

@@ -80,15 +80,16 @@ def attention_rows(weights: np.ndarray, queries: Sequence[str], title: str, path
     save_figure(figure, path)
 
 
-def image_heat_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, path: Path) -> None:
-    """The image uint8 [height, width, channels], and again under each map [rows, columns], bright where it is high."""
+def image_heat_maps(image: np.ndarray, maps: Sequence[tuple[str, np.ndarray]], title: str, path: Path) -> None:
+    """The image uint8 [height, width, channels], and again under each named map [rows, columns], bright where it is
+    high."""
     columns = min(5, len(maps) + 1)
     lines = -(-(len(maps) + 1) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.4 * lines + 0.4), layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     height, width = image.shape[:2]
     shown = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.shape[-1] == 1 else {}
-    for axes, (name, heat) in zip(panels, [("image", None), *maps.items()], strict=False):
+    for axes, (name, heat) in zip(panels, [("image", None), *maps], strict=False):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, extent=(0, width, height, 0), **shown)
         if heat is not None:
             axes.imshow(heat, cmap="inferno", alpha=0.65, extent=(0, width, height, 0), interpolation="bilinear")

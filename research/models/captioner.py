@@ -26,6 +26,16 @@ class Captioner(Seq2Seq, kw_only=True):
 
     image: Annotated[Any, NESTED]
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels on a side of what the decoder attends to."""
+        return self.image.strides[-1]
+
+    @property
+    def special_tokens(self) -> int:
+        """Those of the backbone, before its patches; the decoder attends to patches alone."""
+        return getattr(self.image, "special_tokens", 0)
+
     def setup(self):
         super().setup()
         if not isinstance(self.image, Levels):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from research.errors import UserError
-from research.models.contract import TextEncoder
+from research.models.contract import Levels, TextEncoder
 from research.models.text_head import pooled
 from research.ranges import NESTED, Number, Positive, Size
 
@@ -45,6 +45,16 @@ class TwoTowers(nn.Module):
     limit: Positive | None = 100.0
     projected: Literal["both", "text"] = "both"
     read_padding: bool = False
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels on a side of what the image tower's tokens stand for; 1 where it does not say."""
+        return self.image.strides[-1] if isinstance(self.image, Levels) else 1
+
+    @property
+    def special_tokens(self) -> int:
+        """The image tower's, before its patches."""
+        return getattr(self.image, "special_tokens", 0)
 
     def setup(self):
         if getattr(self.image, "num_classes", 0):

@@ -87,6 +87,9 @@
     output.textContent = `${query} → ${parts.join(" · ")}`;
   }
 
+  const fromTokens = (layer) =>
+    /output|written/.test(layer.rows) ? "From (each named by the token it writes)" : "From";
+
   function textView(look, layer) {
     const [queries, keys] = [layer.rows, layer.columns].map((name) => look.tokens[name].map(visible));
     const buttons = queries.map((token) => make("button", { type: "button", className: "token", textContent: token }));
@@ -102,9 +105,8 @@
       });
       say(said, queries[chosen.query], keys, weights);
     };
-    const written = /output|written/.test(layer.rows) ? " (each named by the token it writes)" : "";
     return [
-      make("div", {}, make("h3", { textContent: `From${written}` }),
+      make("div", {}, make("h3", { textContent: fromTokens(layer) }),
         make("div", { className: "tokens", dir: "auto", role: "group", ariaLabel: "tokens that look" }, ...buttons)),
       make("div", {}, make("h3", { textContent: "To" }),
         make("div", { className: "tokens", dir: "auto", ariaLabel: "tokens looked at" }, ...spans)),
@@ -112,19 +114,25 @@
     ];
   }
 
-  /** Where an image's patches begin and end among its tokens. */
-  const patchesOf = (look) => [look.special, look.special + look.grid[0] * look.grid[1]];
+  /** Whether a layer looks at an image, from its patches or from tokens; the others of its model look at tokens. */
+  const seesImage = (look, layer) => look.kind === "image" && layer.columns === "patches";
+  /** Where an image's patches begin and end among the keys of a layer. */
+  const patchesOf = (look, layer) => {
+    const first = layer.rows === "patches" ? look.special : 0;
+    return [first, first + look.grid[0] * look.grid[1]];
+  };
 
   function imageView(look, layer) {
     const [rows, columns] = look.grid;
-    const [first, end] = patchesOf(look); // class token and the like stand before the patches, registers behind
+    const [first, end] = patchesOf(look, layer); // class token and the like stand before the patches, registers behind
     const patch = (index) => `row ${Math.floor(index / columns) + 1}, column ${(index % columns) + 1}`;
     const names = [...Array(layer.shape[2]).keys()].map((i) => {
       if (i < first) return ["class token", "distillation token"][i] ?? `special token ${i + 1}`;
       return i < end ? patch(i - first) : `register ${i - end + 1}`;
     });
-    const isPatch = (_, index) => first <= index && index < end;
-    const buttons = names.map((name, index) => {
+    const asked = look.tokens?.[layer.rows]?.map(visible); // tokens that look at the image, if there are any
+    const isPatch = (_, index) => !asked && first <= index && index < end;
+    const buttons = (asked ?? names).map((name, index) => {
       const look = isPatch(name, index) ? {} : { className: "token", textContent: name };
       return make("button", { type: "button", ...look, aria: { label: name, pressed: false } });
     });
@@ -133,12 +141,12 @@
     const image = make("img", { src: look.image, alt: look.title });
     const canvas = make("canvas", { role: "img", ariaLabel: "where the head looks" });
     const said = make("p", { className: "said", aria: { live: "polite" } });
-    roving(buttons, columns, (index) => setQuery(index), true);
+    roving(buttons, asked ? 1 : columns, (index) => setQuery(index), true);
     paintQuery = () => {
       const weights = row(layer, chosen.head, chosen.query);
       press(buttons, chosen.query);
       spotlight(canvas, image, relative(weights.slice(first, end)), columns);
-      say(said, names[chosen.query], names, weights);
+      say(said, (asked ?? names)[chosen.query], names, weights);
     };
     image.addEventListener("load", () => paintQuery());
     const tracks = { "grid-template-columns": `repeat(${columns}, 1fr)`, "grid-template-rows": `repeat(${rows}, 1fr)` };
@@ -146,9 +154,10 @@
     const patches = make("div", group, ...buttons.filter(isPatch));
     const photo = (...parts) => make("div", { className: "photo", style: { "--aspect": aspect } }, ...parts);
     return [
+      ...(asked ? [make("h3", { textContent: fromTokens(layer) })] : []),
       ...(others.length ? [make("div", { className: "tokens" }, ...others)] : []),
       make("div", { className: "pair" },
-        make("div", {}, make("h3", { textContent: "From this patch" }), photo(image, patches)),
+        make("div", {}, make("h3", { textContent: asked ? "The image" : "From this patch" }), photo(image, patches)),
         make("div", {}, make("h3", { textContent: "To these" }), photo(canvas))),
       said,
     ];
@@ -193,7 +202,6 @@
   function setLook(index) {
     const look = looks[index];
     Object.assign(chosen, { look: index, query: Math.floor((look.layers[0].shape[1] + (look.grid?.[1] ?? 0)) / 2) });
-    stage.className = `stage ${look.kind}`;
     pickers.replaceChildren();
     picker("Example", looks.map((one) => one.title.slice(0, 60)), setLook).value = index;
     layers = picker("Layer", look.layers.map((layer) => layer.name), (value) => setLayer(value, chosen.head));
@@ -211,7 +219,8 @@
     chosen.head = Math.min(head, layer.shape[0] - 1);
     chosen.query = Math.min(chosen.query, layer.shape[1] - 1); // cross-attention may ask from another sequence
     [layers.value, heads.value] = [index, chosen.head + 1];
-    view.replaceChildren(...(look.kind === "text" ? textView : imageView)(look, layer));
+    stage.className = `stage ${seesImage(look, layer) ? "image" : "text"}`;
+    view.replaceChildren(...(seesImage(look, layer) ? imageView : textView)(look, layer));
     paintQuery();
     maps.forEach((map) => map.button.setAttribute("aria-pressed", map.index === index && map.head === chosen.head));
     if (look.kind === "image") paintMaps();
@@ -245,12 +254,12 @@
     const look = looks[chosen.look];
     for (const { canvas, layer, head } of maps) {
       const [, queries, keys] = layer.shape;
-      if (look.kind === "text") {
+      if (!seesImage(look, layer)) {
         const rows = Array.from({ length: queries }, (_, query) => [...row(layer, head, query)]).flat();
         paintMap(canvas, rows.map(Math.sqrt), keys);
       } else {
         const weights = row(layer, head, Math.min(chosen.query, queries - 1));
-        paintMap(canvas, relative(weights.slice(...patchesOf(look))), look.grid[1]);
+        paintMap(canvas, relative(weights.slice(...patchesOf(look, layer))), look.grid[1]);
       }
     }
   }

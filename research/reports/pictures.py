@@ -26,7 +26,7 @@ from research.layers.positions import sinusoidal_positions
 from research.models.contract import FeatureMap, Patches
 from research.runs.experiment import Experiment
 from research.runs.predictor import Predictor
-from research.tasks.task import Example, Task, View
+from research.tasks.task import PATCHES, Example, Task, View
 from research.training.loggers import read_metrics
 
 MAX_DRAWN = 128
@@ -137,7 +137,7 @@ def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View
     model, folder = experiment.model, experiment.folder
     if view.target is not None and isinstance(model, FeatureMap):
         relevance = np.asarray(grad_cam(experiment.model, variables, view.inputs[0], jnp.array([view.target])))[0]
-        image_heat_maps(image, {"relevance": relevance}, view.title, folder / "relevance.png")
+        image_heat_maps(image, [("relevance", relevance)], view.title, folder / "relevance.png")
         return True
     if not isinstance(model, Patches):
         return False
@@ -148,19 +148,26 @@ def _draw_image(experiment: Experiment, variables: Mapping[str, Any], view: View
 
 def _draw_patches(model: Patches, weights: dict[str, np.ndarray], image: np.ndarray, view: View, folder: Path) -> None:
     grid = -(-image.shape[0] // model.patch_size), -(-image.shape[1] // model.patch_size)
-    special, queries = special_tokens(model), view.tokens.get("queries", ())
+    special = special_tokens(model)
     own_folder(folder)
-    if queries:  # what these attend to among themselves is no place in the image
-        weights = {path: layer for path, layer in weights.items() if layer.shape[-1] == grid[0] * grid[1]}
-    square = {path: layer for path, layer in weights.items() if layer.shape[-2] == layer.shape[-1]}
+    within: dict[str, np.ndarray] = {}  # from patches to patches
     for path, layer in weights.items():
-        maps = {f"head {head + 1}": over_image(heat, grid, special) for head, heat in enumerate(layer[0])}
-        if queries and path not in square:
+        rows, columns = view.sides(path)
+        title, file = f"{path}: {shortened(view.title)}", folder / f"{path.replace('/', '_')}.png"
+        queries, keys = view.tokens.get(rows, ()), view.tokens.get(columns, ())
+        if rows == columns == PATCHES and layer.shape[-1] >= grid[0] * grid[1]:
+            heads = [(f"head {head + 1}", over_image(heat, grid, special)) for head, heat in enumerate(layer[0])]
+            image_heat_maps(image, heads, title, file)
+            within |= {path: layer} if layer.shape[-2] == layer.shape[-1] else {}
+        elif queries and columns == PATCHES:
             means = layer[0].mean(axis=0)
-            maps = {name: means[place].reshape(grid) for place, name in enumerate(queries) if name}
-        image_heat_maps(image, maps, f"{path}: {view.title}", folder / f"{path.replace('/', '_')}.png")
-    maps = {"all layers": over_image(rollout(square)[0], grid, special)}
-    image_heat_maps(image, maps, f"attention rollout: {view.title}", folder / "rollout.png")
+            maps = [(name, means[place].reshape(grid)) for place, name in enumerate(queries) if name]
+            image_heat_maps(image, maps, title, file)
+        elif queries and keys:
+            attention_heat_maps(layer[0, :, : len(queries), : len(keys)], keys, queries, title, file)
+    if within:
+        maps = [("all layers", over_image(rollout(within)[0], grid, special))]
+        image_heat_maps(image, maps, f"attention rollout: {shortened(view.title)}", folder / "rollout.png")
 
 
 def over_image(weights: np.ndarray, grid: tuple[int, int], special: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from research.files import write_json
 from research.models.contract import Patches
 from research.runs.experiment import Experiment
 from research.runs.predictor import Predictor
-from research.tasks.task import Example, Task, View
+from research.tasks.task import PATCHES, Example, Task, View
 
 SAMPLES, LOOKS = 18, 3
 """Examples shown, and how many of them are shown with the model's attention."""
@@ -70,27 +70,46 @@ def _stored(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def look(model: Any, variables: Mapping[str, Any], view: View) -> dict[str, Any]:
     """The attention of a model that answers one example, as the explorer reads it."""
-    layered = attention_weights(model, variables, *view.inputs, rows=slice(MAX_TOKENS) if view.image is None else None)
+    is_text = view.image is None
+    layered = attention_weights(model, variables, *view.inputs, rows=slice(MAX_TOKENS) if is_text else None)
+    content, count = {"kind": "text", "title": view.title}, 0
     if view.image is not None:
-        return _look_at_image(model, layered, view.title, view.image)
-    tokens = {name: list(ids)[:MAX_TOKENS] for name, ids in view.tokens.items()}
+        size = model.patch_size if isinstance(model, Patches) else None
+        grid = [-(-side // size) for side in view.image.shape[:2]] if size else [0, 0]
+        count = grid[0] * grid[1]
+        content |= {"kind": "image", "image": png(view.image), "grid": grid, "special": special_tokens(model)}
+    places = {
+        name: [place for place, token in enumerate(tokens) if token or is_text][:MAX_TOKENS]
+        for name, tokens in view.tokens.items()
+    }
     layers = []
     for path in sorted(layered, key=lambda path: path.startswith("decoder")):
-        rows, columns = view.sides(path)
-        layers.append(layer(path, layered[path][0, :, : len(tokens[rows]), : len(tokens[columns])], rows, columns))
-    return {"kind": "text", "title": view.title, "tokens": tokens, "layers": layers}
+        sides = view.sides(path)
+        if (weights := _between(sides, layered[path], places, count)) is not None:
+            layers.append(layer(path, weights, *sides))
+    tokens = {name: [view.tokens[name][place] for place in kept] for name, kept in places.items()}
+    return content | {"tokens": tokens, "layers": layers}
 
 
-def _look_at_image(model: Any, layered: Mapping[str, np.ndarray], title: str, image: np.ndarray) -> dict[str, Any]:
-    size = model.patch_size if isinstance(model, Patches) else None
-    grid = [-(-side // size) for side in image.shape[:2]] if size else [0, 0]
-    layers = [
-        layer(path, weights[0], "patches", "patches")
-        for path, weights in layered.items()
-        if size and len(weights) == 1 and min(weights.shape[2:]) >= grid[0] * grid[1]  # no windows
-    ]
-    look = {"kind": "image", "title": title, "image": png(image), "grid": grid, "layers": layers}
-    return look | {"special": special_tokens(model)}
+def _between(
+    sides: tuple[str, str], weights: np.ndarray, places: Mapping[str, Sequence[int]], patches: int
+) -> np.ndarray | None:
+    """A layer's weights [heads, queries, keys] between its two sides, without the tokens that are left out.
+
+    places: the tokens that are shown, by name. None of a layer that is not: between other things, or within windows.
+    """
+    if len(weights) > 1:
+        return None
+    found = weights[0]
+    for axis, side in enumerate(sides, 1):
+        if side == PATCHES:
+            if not patches or found.shape[axis] < patches:
+                return None
+        elif not places.get(side):
+            return None
+        else:
+            found = found.take(places[side], axis)
+    return found
 
 
 def layer(path: str, weights: np.ndarray, rows: str, columns: str) -> dict[str, Any]:

@@ -171,20 +171,28 @@ def _is_sample(sample: Any) -> bool:
 
 
 def _is_look(look: Any) -> bool:
-    layers = look["layers"]
+    layers, tokens = look["layers"], look.get("tokens", {})
+    special = patches = 0
     if look["kind"] == "image":
         rows, columns = grid = look["grid"]
-        special = look["special"]
-        least = special + rows * columns
+        special, patches = look["special"], rows * columns
         if not fits([*grid, special], list[int]) or min(rows, columns, special + 1) < 1 or not _is_png(look["image"]):
             return False
-        fit = [min(layer["shape"][1:]) >= least for layer in layers]
-    else:
-        tokens = look["tokens"]
-        if look["kind"] != "text" or not fits(tokens, dict[str, list[str]]):
-            return False
-        fit = [[len(tokens[layer[side]]) for side in ("rows", "columns")] == layer["shape"][1:] for layer in layers]
+    elif look["kind"] != "text" or "tokens" not in look:
+        return False
+    if not fits(tokens, dict[str, list[str]]):
+        return False
+    fit = [_joins(layer, tokens, special, patches) for layer in layers]
     return isinstance(look["title"], str) and bool(fit) and all(fit) and all(map(_is_layer, layers))
+
+
+def _joins(layer: Any, tokens: dict[str, list[str]], special: int, patches: int) -> bool:
+    """Whether a layer has as many queries and keys as there are tokens or, with those beside them, patches."""
+    sides = layer["rows"], layer["columns"]
+    if patches and sides == ("patches", "patches"):
+        return min(layer["shape"][1:]) >= special + patches
+    counts = [patches if patches and side == "patches" else len(tokens[side]) for side in sides]
+    return counts == layer["shape"][1:] and sides[0] != "patches"
 
 
 def _is_layer(layer: Any) -> bool:

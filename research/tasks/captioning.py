@@ -16,7 +16,7 @@ from research.metrics.captions import CaptionScorer
 from research.models.captioner import Captioner
 from research.ranges import ANSWERING, Range, Rate, Seed, Temperature
 from research.tasks.captions import CaptionTask
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
 from research.tasks.text_generation import write, written_loss
 
 
@@ -94,5 +94,23 @@ class Captioning(CaptionTask):
         sample = {"image": self.questions([example]).first()["image"][0], "answer": answer["text"]}
         return sample | ({"reference": example["caption"]} if "caption" in example else {})
 
-    def view(self, example: Example, answer: Mapping[str, Any]) -> None:
-        return None
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View | None:
+        """Where each token of the answer looked as it was written; None of an empty answer."""
+        if not answer["text"].strip():
+            return None
+        batch = {"image": self.questions([example]).first()["image"], "caption": self.tokens([answer["text"]])}
+        tokens = self.named(batch["caption"][0])
+        return View(
+            answer["text"],
+            self.model_inputs(batch),
+            {"read": tokens[:-1], "written": tokens[1:]},
+            sides,
+            batch["image"][0],
+        )
+
+
+def sides(path: str) -> tuple[str, str]:
+    """What the queries and the keys of a captioner's layer are; a decoder's query is named by the token it writes."""
+    if path.startswith("image/"):
+        return PATCHES, PATCHES
+    return "written", PATCHES if "cross" in path else "read"

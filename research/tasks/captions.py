@@ -78,6 +78,11 @@ class CaptionTask(ImageTask):
         rows = Ragged.from_lists([[*start, *each[: self.length - self.marks], end] for each in ids])
         return rows.padded(np.arange(len(texts)), self.length, self.pad)
 
+    def named(self, row: np.ndarray) -> list[str]:
+        """The tokens of a row of `tokens`, without its padding."""
+        count = row.tolist().index(self.vocabulary.end_token) + 1
+        return [self.vocabulary.id_to_token(int(token)) for token in row[:count]]
+
     def captioned(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         """Rows with `image` and `caption`, int32 [batch, length]."""
         return CaptionedImages(self.images(examples, train=train, seed=seed), self._captions)

@@ -20,7 +20,7 @@ from research.ranges import ANSWERING, Fraction, NotNegative, Pixels, Range, Sha
 from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.set_prediction import GIOU, L1, assign, centres, corners, generalized_iou, matching_cost
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
+from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import boxed_of, boxed_written
 
@@ -218,13 +218,20 @@ class Detection(LabelledTask):
         batch, names = self.questions([example]).first(), [""] * len(answer["queries"])
         for query, (_, caption, _) in zip(answer["queries"], self._shown(answer), strict=False):
             names[query] = caption
-        return View(answer["text"], self.model_inputs(batch), {"queries": names}, image=batch["image"][0])
+        return View(answer["text"], self.model_inputs(batch), {"queries": names}, sides, batch["image"][0])
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         pairs = zip(batch["objects"][row].tolist(), batch["boxes"][row].round().astype(int).tolist(), strict=True)
         named = [f"{self.class_names[number]} at {','.join(map(str, box))}" for number, box in pairs if number >= 0]
         height, width = batch["sizes"][row]
         return f"{height} x {width} pixels: {'; '.join(named) or 'nothing'}"
+
+
+def sides(path: str) -> tuple[str, str]:
+    """What the queries and the keys of a detector's layer are; what queries tell each other is not shown."""
+    if not path.startswith("decoder"):
+        return PATCHES, PATCHES
+    return "queries", PATCHES if "cross" in path else "themselves"
 
 
 def _classes(chosen: jax.Array, labels: jax.Array, queries: int, none: int) -> jax.Array:

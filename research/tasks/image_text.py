@@ -21,7 +21,7 @@ from research.ranges import ANSWERING, Size
 from research.tasks.captions import CaptionTask
 from research.tasks.losses import weighted
 from research.tasks.pair_losses import Kind, encoded, number_of_chunks, pair_losses
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
 from research.weights.preprocessing import CONFIG, TOKENIZER, described_photo, photo_written, texts_of, texts_written
 from research.weights.preprocessing import FILE as PREPROCESSOR
 
@@ -214,5 +214,17 @@ class ImageText(CaptionTask):
         }
         return sample | ({"reference": example["caption"]} if "caption" in example else {})
 
-    def view(self, example: Example, answer: Mapping[str, Any]) -> None:
-        return None
+    def view(self, example: Example, answer: Mapping[str, Any]) -> View:
+        """The image, and the text that it belongs to or was answered with, if there is one."""
+        text = example.get("caption")
+        if text is None and "label" in answer:
+            text = self.templates[0].replace("{}", answer["label"])
+        tokens = self.tokens(["-" if text is None else text])  # the text tower reads something in any case
+        batch = {"image": self.questions([example]).first()["image"], "caption": tokens}
+        named = {} if text is None else {"tokens": self.named(tokens[0])}
+        return View(text or "an image", self.model_inputs(batch), named, sides, batch["image"][0])
+
+
+def sides(path: str) -> tuple[str, str]:
+    """What the queries and the keys of a tower's layer are."""
+    return (PATCHES, PATCHES) if path.startswith("image/") else ("tokens", "tokens")

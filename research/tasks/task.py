@@ -32,6 +32,9 @@ Teacher = Callable[[Mapping[str, jax.Array]], Any]
 """What another trained model predicts for a batch, as its own task does."""
 
 
+PATCHES = "patches"
+"""Stands among the names of tokens for the squares of an image."""
+
 PREPARED: Any = None
 """The default of a field that `prepare` fills in."""
 
@@ -57,14 +60,15 @@ class View:
     """What there is to see of a model that answers one example.
 
     inputs: the model's arguments. tokens: lists of tokens by name; `sides` gives the names of those that an attention
-    layer's queries and keys are, by its path. image: uint8 [height, width, channels], for models of images; `target` is
-    the class that was answered, and `tokens["queries"]` names what a decoder's queries answered, "" for nothing.
+    layer's queries and keys are, by its path: PATCHES are the patches of `image`, and other names that are not among
+    `tokens` are of what is not shown. Of those that look at patches the ones named "" are left out. image: uint8
+    [height, width, channels], for models of images. target: the class that was answered.
     """
 
     title: str
     inputs: tuple
     tokens: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    sides: Callable[[str], tuple[str, str]] = lambda path: ("patches", "patches")
+    sides: Callable[[str], tuple[str, str]] = lambda path: (PATCHES, PATCHES)
     image: np.ndarray | None = None
     target: int | None = None
 

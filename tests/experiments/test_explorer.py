@@ -49,6 +49,12 @@ def pages(tmp_path_factory):
     image["layers"] = [
         layer(f"layer_{n}/self_attention", weights(n, 3, 18, 18), "patches", "patches") for n in range(2)
     ]
+    words = image | {"tokens": {"written": TARGET, "read": ["<s>", *TARGET[:-1]]}}
+    words["layers"] = [
+        layer("image/layer_0/self_attention", weights(0, 2, 17, 17), "patches", "patches"),
+        layer("decoder/layer_0/cross_attention", weights(1, 2, 3, 16), "written", "patches"),
+        layer("decoder/layer_0/self_attention", weights(2, 2, 3, 3), "written", "read"),
+    ]
     blank = {"kind": "text", "title": "blank", "tokens": {"source": BLANKS}}
     blank["layers"] = [layer("layer_0/self_attention", weights(0, 1, 6, 6), "source", "source")]
     special = image | {"special": 3}
@@ -58,6 +64,7 @@ def pages(tmp_path_factory):
         "blank": write_page(folder / "blank", [blank]),
         "special": write_page(folder / "special", [special]),
         "image": write_page(folder / "image", [image]),
+        "words": write_page(folder / "words", [words]),
         "long": write_page(folder / "long", [], rows=100_000),
     }
 
@@ -165,6 +172,26 @@ def test_pointing_at_a_patch_lights_what_it_looks_at(visit, size):
         seen = weights(1, 3, 18, 18)[1, number]
         said = f"{names[number]} → {names[seen.argmax()]} ({100 * seen.max():.0f} %)"
         assert said in tab.locator(".said").text_content()
+
+
+def test_words_look_at_the_image_and_at_words(visit):
+    """A captioner's layers: among patches, where there is a class token, from words to patches, among words."""
+    tab = visit("words", "wide")
+    assert tab.locator(".patches button").count() == 16
+    assert tab.locator("button.token").all_text_contents() == ["class token"]
+    picker(tab, "Layer").select_option(label="decoder layer 1 cross attention")
+    words = tab.locator("button.token")
+    assert words.all_text_contents() == TARGET and tab.locator(".patches button").count() == 0
+    words.nth(0).click()
+    first = picture(tab)
+    words.nth(2).click()
+    assert picture(tab) != first
+    seen = weights(1, 2, 3, 16)[:, 2].mean(axis=0)
+    place = f"row {seen.argmax() // 4 + 1}, column {seen.argmax() % 4 + 1}"
+    assert tab.locator(".said").text_content().startswith(f"</s> → {place} ({100 * seen.max():.0f} %)")
+    picker(tab, "Layer").select_option(label="decoder layer 1 self attention")
+    words.nth(1).click()
+    np.testing.assert_allclose(shades(tab), weights(2, 2, 3, 3)[:, 1].mean(axis=0), atol=0.006)
 
 
 def test_every_token_has_a_name(visit):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments import report
 from research.errors import UserError
-from research.reports import live
+from research.reports import live, stored
 from research.reports.charts import groups, learning_curves, sweep_charts
 from research.reports.page import run_page, sweep_page
 from research.reports.records import read_run
@@ -195,6 +195,28 @@ def test_attention_is_kept_to_a_byte_a_weight_within_a_limit():
     (thinned,) = within(looks, 40_000)
     assert [one["path"] for one in thinned["layers"]] == ["0", "4", "7", "11"]
     assert within([{"title": "no attention", "layers": []}], 10) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, True),
+        ({"tokens": {"written": ["a"]}}, False),
+        ({"tokens": {"written": "ab"}}, False),
+        ({"special": 2}, False),
+        ({"grid": [2, 3]}, False),
+    ],
+)
+def test_words_that_look_at_an_image_are_shown_where_they_fit(changes, shown, tmp_path):
+    """Two words, 2 x 2 patches behind a class token, of which words do not know."""
+    layers = [
+        layer("image/layer_0/self_attention", np.full((1, 5, 5), 0.2), "patches", "patches"),
+        layer("decoder/layer_0/cross_attention", np.full((1, 2, 4), 0.25), "written", "patches"),
+    ]
+    look = {"kind": "image", "title": "a b", "image": png(np.zeros((4, 4, 3), np.uint8)), "grid": [2, 2], "special": 1}
+    look |= {"tokens": {"written": ["a", "b"]}, "layers": layers} | changes
+    (tmp_path / "report.json").write_text(json.dumps({"attention": [look]}))
+    assert len(stored.shown(tmp_path / "report.json", tmp_path, [])["attention"]) == shown
 
 
 def test_images_are_embedded_losslessly(tmp_path):

@@ -17,7 +17,7 @@ from tests.models.tiny import MODELS
 STAGED = {"Levels", "FeatureMap"}
 OFFERS = {
     "bert": {"HiddenStates", "TextEncoder"},
-    "captioner": {"States"},
+    "captioner": {"States", "Patches", "SpecialTokens"},
     "decoder": {"States"},
     "detr": {"Patches"},
     "efficientformer": {*STAGED, "Heads"},
@@ -31,7 +31,7 @@ OFFERS = {
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
     "transunet": {"Patches", "SpecialTokens"},
-    "two_towers": set(),
+    "two_towers": {"Patches", "SpecialTokens"},
     "unet": set(),
     "upernet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},

@@ -99,6 +99,19 @@ def test_a_caption_depends_on_its_image_and_on_no_later_token(model, batch, task
     assert np.abs(logits - model.apply(variables, images[::-1], tokens))[0, 0].max() > 1e-3
 
 
+def test_what_is_seen_of_a_caption_is_named_by_the_token_that_it_writes(task):
+    question = {"image": EXAMPLES[0]["image"]}
+    view = task.view(question, {"text": "a red star"})
+    assert view.tokens == {"read": ["<s>", "a", " red", " star"], "written": ["a", " red", " star", "</s>"]}
+    images, target = view.inputs
+    assert [task.vocabulary.id_to_token(int(token)) for token in target[0, :4]] == view.tokens["read"]
+    labels = task.rows([question | {"caption": "a red star"}], train=False, seed=0).first()["caption"][0, 1:]
+    assert [task.vocabulary.id_to_token(int(token)) for token in labels[:4]] == view.tokens["written"]
+    assert target.shape == (1, task.length - 1) and images.shape == (1, 16, 16, 3)
+    np.testing.assert_array_equal(view.image, question["image"])
+    assert task.view(question, {"text": " "}) is None
+
+
 def test_what_does_not_fit(task, model, batch):
     with pytest.raises(UserError, match="model ViT does not write captions: use captioner"):
         task.with_head(model.image)

@@ -22,6 +22,7 @@ from research.models.gpt import GPT
 from research.models.resnet import ResNet
 from research.models.two_towers import TwoTowers
 from research.models.vit import ViT
+from research.reports import samples
 from research.runs.experiment import build_experiment
 from research.tasks.image_text import ImageText
 from tests.captions import write_captions
@@ -159,6 +160,23 @@ def test_questions_have_captions_and_twins(task, model, params):
     answers = task.predict(model, {"params": params}, jax.tree.map(jnp.asarray, rows))
     answer = task.answer(EXAMPLES[0], [jax.tree.map(lambda leaf: np.asarray(leaf[0]), answers)])
     assert {"text", "vector", "caption_vector", "twin_vector"} == set(answer)
+
+
+def test_what_is_seen_of_an_image_with_a_text_and_without(task, model, params):
+    caption = {"image": EXAMPLES[0]["image"], "caption": "a red star"}
+    view = task.view(caption, {"text": "0.1"})
+    assert view.tokens == {"tokens": ["<s>", "a", " red", " star", "</s>"]} and view.title == "a red star"
+    _, tokens, valid = view.inputs
+    assert tokens.tolist() == task.tokens(["a red star"]).tolist() and valid.sum() == 5
+    assert view.sides("image/encoder/layer_0/self_attention") == ("patches", "patches")
+    assert view.sides("text/decoder/layer_0/self_attention") == ("tokens", "tokens")
+    asked = task.answering(classes=("red star", "bar"), templates=("a {}",))
+    answered = asked.view({"image": caption["image"]}, {"label": "red star"})
+    assert answered.tokens["tokens"] == view.tokens["tokens"]
+    alone = task.view({"image": caption["image"]}, {"text": "0.1"})
+    assert alone.tokens == {} and alone.inputs[1].shape == (1, task.length)
+    found = samples.look(model, {"params": params}, alone)
+    assert [each["path"] for each in found["layers"]] == ["image/encoder/layer_0/self_attention"]
 
 
 def test_a_caption_stands_between_its_marks_and_is_cut(task):
