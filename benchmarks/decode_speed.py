@@ -10,14 +10,12 @@ runs it, compiled; theirs is `generate`. PyTorch lives in an environment of its 
 """
 
 import argparse
-import functools
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.turns import measure, run, serve
+from benchmarks.turns import contest, run
 
 LAYERS, WIDTH, MLP_WIDTH, HEADS, VOCAB = 4, 128, 256, 4, 9_700
 BATCH, BEAMS, NEW_TOKENS, LENGTH_PENALTY = 64, 5, 30, 0.6
@@ -112,25 +110,10 @@ def check(output: np.ndarray, name: str) -> None:
         sys.exit(f"error: {name} gave {output.shape} instead of {NEW_TOKENS} tokens for each of {BATCH} sentences")
 
 
-def seconds_of(translate: Callable[[], np.ndarray]) -> float:
-    """The time of a turn."""
-    start = time.perf_counter()
-    for _ in range(BATCHES):
-        translate()
-    return time.perf_counter() - start
-
-
 def main(arguments: argparse.Namespace) -> None:
     """The command, or its other side."""
-    name, translator = ("MarianMTModel", marian) if arguments.serve else ("beam_search", heed)
-    translate = translator()
-    check(translate(), name)
-    turn = functools.partial(seconds_of, translate)
-    if arguments.serve:
-        serve(lambda work: turn())
-    else:
-        work = {"other": "MarianMTModel", "work": BATCHES * BATCH, "unit": "sentences"}
-        measure(turn, "decode_speed", arguments.torch_python, arguments.rounds, **work)
+    work = {"other": "MarianMTModel", "work": BATCHES * BATCH, "unit": "sentences"}
+    contest(arguments, "decode_speed", heed, marian, check, times=BATCHES, **work)
 
 
 if __name__ == "__main__":

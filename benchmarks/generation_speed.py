@@ -10,16 +10,14 @@ Each is warmed up, then they take turns. Ours is `LanguageModeling.predict` as t
 """
 
 import argparse
-import functools
 import sys
-import time
 import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.turns import measure, run, serve
+from benchmarks.turns import contest, run
 
 LAYERS, WIDTH, HEADS, VOCAB, TOP_K = 6, 384, 6, 512, 50
 BATCH, PROMPT, NEW_TOKENS = 8, 32, 128
@@ -85,24 +83,10 @@ def check(output: np.ndarray, name: str) -> None:
         sys.exit(f"error: {name} gave {output.shape} instead of {NEW_TOKENS} tokens behind each of {BATCH} prompts")
 
 
-def seconds_of(write: Callable[[], np.ndarray]) -> float:
-    """The time of a turn."""
-    start = time.perf_counter()
-    write()
-    return time.perf_counter() - start
-
-
 def main(arguments: argparse.Namespace) -> None:
     """The command, or its other side."""
-    name, writer = ("generate", generate) if arguments.serve else ("LanguageModeling.predict", heed)
-    write = writer()
-    check(write(), name)
-    turn = functools.partial(seconds_of, write)
-    if arguments.serve:
-        serve(lambda work: turn())
-    else:
-        work = {"other": "generate", "work": BATCH * NEW_TOKENS, "unit": "tokens"}
-        measure(turn, "generation_speed", arguments.torch_python, arguments.rounds, **work)
+    work = {"other": "generate", "work": BATCH * NEW_TOKENS, "unit": "tokens"}
+    contest(arguments, "generation_speed", heed, generate, check, **work)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import contextlib
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def serve(turn: Callable[[str], float]) -> None:
@@ -67,6 +69,37 @@ def measure(
         print(f"{title:>13}: {middle:6.1f} {unit}/s (median of {rounds}; {low:.1f} to {high:.1f})")
     ratios = [theirs / ours for ours, theirs in taken]
     print(f"{'ratio':>13}: {statistics.median(ratios):6.2f} (median of turns; {min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def contest(
+    arguments: argparse.Namespace,
+    name: str,
+    ours: Callable[[], Callable[[], Any]],
+    theirs: Callable[[], Callable[[], Any]],
+    check: Callable[[Any, str], None],
+    *,
+    times: int = 1,
+    **work: Any,
+) -> None:
+    """The command of a benchmark whose sides each make a call that does the work, or its other side.
+
+    check: ends the program where what a call gives, of a side of this name, is not the whole work. times: calls of a
+    turn. work: as `measure` takes it.
+    """
+    side = theirs if arguments.serve else ours
+    call = side()
+    check(call(), side.__name__)
+
+    def turn() -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            call()
+        return time.perf_counter() - start
+
+    if arguments.serve:
+        serve(lambda _: turn())
+    else:
+        measure(turn, name, arguments.torch_python, arguments.rounds, **work)
 
 
 def run(main: Callable[[argparse.Namespace], None], name: str, description: str) -> None:

@@ -8,8 +8,8 @@ tokenizer: a `tokenizer.json` with an end marker; without, BPE of GPT-2's size i
 that of llm.c: half a million tokens a batch, 18,865 steps for 10 billion tokens. Texts that share a window see each
 other as there; `--config.task.separate=true` keeps them apart.
 
-style=llama has RMSNorm, gated feed-forward networks, rotary positions and no biases (Touvron et al. 2023), with a third
-of the heads for keys and values.
+style=llama has RMSNorm, gated feed-forward networks, rotary positions and no biases (Touvron et al. 2023), with at most
+a third of the heads for keys and values.
 
 Hardware: 8 GPUs, an hour and a half (124 million parameters); batches are cut by training.accumulate. Expected by
 published runs, not run here: 3.28 nats a token of GPT-2's own vocabulary on FineWeb's first validation shard.
@@ -35,7 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = {"name": "gpt", **sizes, "max_length": 1024}
     if options.style == "llama":
         config.model.update(norm_kind="rms", activation="swiglu", positions="rotary", use_bias=False)
-        config.model.num_kv_heads = -(-sizes["num_heads"] // 3)
+        heads = sizes["num_heads"]
+        config.model.num_kv_heads = max(count for count in range(1, heads // 3 + 1) if heads % count == 0)
         config.model.mlp_width = 8 * sizes["width"] // 3
     config.optimizer = {"name": "adamw", "learning_rate": 6e-4, "b2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"steps": 700}}

@@ -30,9 +30,8 @@ def attention_weights(
     as "decoder/layer_0/cross_attention", in the order of the layers.
 
     layers: their paths; heads and rows (numbers of queries, or a slice of them): of each of them; all unless given. The
-    model computes as
-    it does when nobody asks, and what is asked for is computed again: a few rows of a text of any length need no memory
-    for the others. Raises UserError for a layer, a head or a row that there is not.
+    model computes as it does when nobody asks, and what is asked for is computed again: a few rows of a text of any
+    length need no memory for the others. Raises UserError for a layer, a head or a row that does not exist.
     """
     asked = (one if one is None or isinstance(one, slice) else tuple(one) for one in (layers, heads, rows))
     found = _weights(model, variables, inputs, *asked)
@@ -44,7 +43,7 @@ def _weights(model, variables, inputs, layers, heads, rows):
     collected = model.apply(variables, *inputs, train=False, mutable=["attention"])[1]
     given = dict(_by_layer(collected.get("attention", {})))
     for path in (path for path in layers or () if path not in given):
-        raise UserError(f"{path!r} is no attention layer of this model: use one of {', '.join(given)}")
+        raise UserError(f"{path!r} is not an attention layer of this model: use one of {', '.join(given)}")
     return {path: weights_of(given[path], heads, rows) for path in layers or given}
 
 

@@ -32,7 +32,7 @@ DTYPES = {
     "text": np.dtype(np.uint8),  # these names and captions, one behind the other
     "left": np.dtype(np.int64),  # of each shard: how many of LEFT
 }
-LEFT = ("images without a caption", "captions without an image", "links and other things that are no files")
+LEFT = ("images without a caption", "captions without an image", "links and other things that are not files")
 TEXTS = (".txt", ".json")
 LARGEST_TEXT = 2**20
 """Bytes of a caption's file, and of what a header may say, at most."""
@@ -247,7 +247,7 @@ class _Limited(io.FileIO):
 def _members(file: str) -> Iterator[tuple[str | None, int, int, bytes | None]]:
     """The files of a shard that are not hidden: name, start, size, and the content of a text.
 
-    The name is None for what is no file, such as a link.
+    The name is None for what is not a file, such as a link.
     """
     try:
         with _Limited(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:

@@ -160,7 +160,7 @@ def arrays_of(
     if (arrays := _opened(store, dtypes, origin)) is not None:
         if sound(arrays):
             return arrays
-        set_aside(store / "store.json", f"{store} holds no {origin.kind} of these data")
+        set_aside(store / "store.json", f"{store} does not hold {origin.kind} of these data")
     with writing(origin.place):
         origin.place.mkdir(parents=True, exist_ok=True)
     lock = origin.place / f".{name}.lock"

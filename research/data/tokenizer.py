@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tokenizers
@@ -38,7 +38,7 @@ from research.data.tokenizer_rules import (
     special_ids,
     with_merges,
 )
-from research.data.wordpiece import pieces_of_lines, train_pieces
+from research.data.wordpiece import described_beside, pieces_of_lines, train_pieces
 from research.errors import UserError
 from research.files import Unreadable, read_text, write_json, write_text
 from research.ranges import Size
@@ -46,7 +46,6 @@ from research.ranges import Size
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
 
 
-"""Files of GPT-2 and RoBERTa, which together say what a tokenizer.json does."""
 BLOCK = 4096
 """Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
 
@@ -249,20 +248,16 @@ class TrainedTokenizer:
         """
         write_text(folder / "tokenizer.json", published(self._tokenizer, marks).to_str(pretty=True))
         names = {f"{role}_token": self.id_to_token(token) for role, token in special_ids(self._tokenizer).items()}
-        inputs = ["input_ids", *["token_type_ids"] * segments, "attention_mask"]
-        own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        # A SigLIP, whose texts have no mark of their start, reads their padding.
+        unmasked = self.pads_with_end and self.bos is None
+        inputs = ["input_ids", *["token_type_ids"] * segments, *["attention_mask"] * (not unmasked)]
+        kind = "CLIPTokenizer" if roles_of(self._tokenizer) is CLIP_ROLES else "PreTrainedTokenizerFast"
+        own = {"tokenizer_class": kind, "model_input_names": inputs, "clean_up_tokenization_spaces": False}
         own |= {"model_max_length": longest} if longest else {}
-        write_json(folder / "tokenizer_config.json", {**own, **names, "clean_up_tokenization_spaces": False})
+        write_json(folder / "tokenizer_config.json", own | names)
         if self.parts_words:
             tokens = "".join(f"{self.id_to_token(token)}\n" for token in range(self.vocab_size))
             write_text(folder / "vocab.txt", tokens)
-
-    def described(self, length: int) -> dict[str, Any]:
-        """What transformers' `tokenizer_config.json` says of a vocabulary and of the longest text."""
-        roles = roles_of(self._tokenizer)
-        kind = "CLIPTokenizer" if roles is CLIP_ROLES else "PreTrainedTokenizerFast"
-        tokens = {f"{role}_token": token for role, token in roles.items()}
-        return {"tokenizer_class": kind, "model_max_length": length, **tokens}
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainedTokenizer":
@@ -315,7 +310,8 @@ class Tokenizer:
     sample_megabytes: of text that the vocabulary is made of; of more text, evenly spaced parts.
     path: in place of a kind, a `tokenizer.json` of a run, of a BERT, GPT-2, RoBERTa, T5, CLIP or SigLIP, a `vocab.txt`
     of a BERT (one token a line), or a `vocab.json` of a GPT-2, a RoBERTa or a CLIP with its `merges.txt` beside it.
-    lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given.
+    lowercase, strip_accents: of "wordpiece" and of a vocab.txt; True and as `lowercase` unless given, or unless a
+    `tokenizer_config.json` beside the vocab.txt says otherwise.
     """
 
     kind: Kind | None = None
@@ -384,7 +380,8 @@ class Tokenizer:
             raise _unreadable(path, error) from error
         if not text.lstrip().startswith("{"):
             with library(f"{path} cannot be read as a tokenizer", "give a vocab.txt or a tokenizer.json"):
-                tokenizer = pieces_of_lines(text, str(path), *self._normaliser)
+                own = self.lowercase is not None or self.strip_accents is not None
+                tokenizer = pieces_of_lines(text, str(path), *(self._normaliser if own else described_beside(path)))
             return TrainedTokenizer._checked(tokenizer, path)
         if self.lowercase is not None or self.strip_accents is not None:
             raise UserError(f"{path} says itself how it normalises text: leave lowercase and strip_accents out")

@@ -41,6 +41,7 @@ WORD_END = "</w>"
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
+"""Files of GPT-2, RoBERTa and CLIP, which together say what a tokenizer.json does."""
 
 CHARACTERS = Regex(r"[\s\S]")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library calls those that a unigram model falls back to

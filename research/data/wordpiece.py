@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import tokenizers
 from tokenizers import models, trainers
@@ -9,9 +10,11 @@ from tokenizers import models, trainers
 from research.data.plain_text import lines_of
 from research.data.tokenizer_rules import BERT_ROLES, BERT_TOKENS, pipeline, without_added_tokens
 from research.errors import UserError
+from research.files import read_json
 
 LARGEST = 2**20
 """Tokens of a vocabulary that a file lists."""
+DESCRIBED = "tokenizer_config.json"
 
 
 def train_pieces(
@@ -53,6 +56,24 @@ def pieces_of_lines(text: str, name: str, lowercase: bool, strip_accents: bool |
             raise UserError(f"{name} is not a vocabulary, as its line {number + 1} {what}: give one token a line")
         ids[token] = number
     return pipeline("wordpiece", models.WordPiece(ids, unk_token=BERT_ROLES["unk"]), lowercase, strip_accents)
+
+
+def described_beside(path: Path) -> tuple[bool, bool | None]:
+    """Whether a published BERT's texts become lower case, and whether they lose their accents (None: as the former), by
+    the `tokenizer_config.json` beside its `vocab.txt`; True and None where there is none.
+
+    Raises UserError for a file that says neither, and for one that leaves Chinese characters together.
+    """
+    described = path.with_name(DESCRIBED)
+    if path.name != "vocab.txt" or not described.exists():
+        return True, None
+    stored = read_json(described)
+    if stored.get("tokenize_chinese_chars", True) is not True:
+        raise UserError(f"{described} does not part Chinese characters, which is not done here: give a tokenizer.json")
+    lowercase, strip_accents = stored.get("do_lower_case", True), stored.get("strip_accents")
+    if not isinstance(lowercase, bool) or not isinstance(strip_accents, bool | None):
+        raise UserError(f"{described} has a do_lower_case or strip_accents that is neither true nor false: restore it")
+    return lowercase, strip_accents
 
 
 def _words(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[str]:

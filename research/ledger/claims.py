@@ -30,7 +30,7 @@ class Claim:
 
     title: str
     paper: str
-    source: Literal["paper", "repository", "measured", "recalled"]
+    source: Literal["paper", "repository", "measured", "recalled", "goal"]
     metric: str
     definition: str
     published: float

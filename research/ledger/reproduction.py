@@ -33,7 +33,13 @@ from research.training.loggers import read_metrics
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": ("results",), "docs/results.md": ("details", "latency", "architectures")}
 SIGNS = {"higher": "", "lower": "at most ", "neither": "near "}
-FROM = {"paper": "", "repository": ", its repository", "measured": ", this project", "recalled": ", recalled"}
+FROM = {
+    "paper": "",
+    "repository": ", its repository",
+    "measured": ", this project",
+    "recalled": ", recalled",
+    "goal": ", a goal",
+}
 
 
 def reproduce(name: str, workdir: Path, data: str, train: Callable[[str, Path, dict[str, str]], Any]) -> Result:

@@ -8,8 +8,8 @@ from typing import Any
 
 from research.config import diff
 from research.errors import UserError
-from research.reports.dashboard import runs_of
 from research.reports.records import Record, read_run
+from research.reports.run_folders import runs_of
 from research.training.loggers import number
 
 SCHEMA = """
@@ -44,7 +44,9 @@ def query(root: Path, sql: str) -> tuple[list[str], list[Sequence[Any]]]:
             rows = cursor.fetchmany(ROWS + 1)
             names = [name for name, *_ in cursor.description]
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise UserError(f"this is no SELECT over the tables runs, results, metrics and config: {error}") from error
+            raise UserError(
+                f"this is not a SELECT over the tables runs, results, metrics and config: {error}"
+            ) from error
     if len(rows) > ROWS:
         raise UserError(f"more than {ROWS:,} rows answer this: add a condition, or a limit")
     return names, rows

@@ -35,6 +35,7 @@ TRAINING_ONLY |= {"scale", "limit"}  # of two towers: where it starts, and what 
 """Fields that change nothing of what a trained model answers."""
 
 COLOURS = 3
+"""Channels of an image where nothing else is said."""
 HEADED = ("LMHeadModel", "MTModel")
 """How architectures end that have a head and yet are called a model."""
 
@@ -242,8 +243,8 @@ def _bring(experiment: Experiment, folder: Path, files: dict[str, Any]) -> None:
     """Writes the tokenizer, and the files that the task has for transformers, such as the preprocessing of images."""
     if (vocabulary := getattr(experiment.task, "vocabulary", None)) is not None:
         segments = getattr(_body(experiment.model), "segments", 1) > 1
-        longest = getattr(experiment.task, "length", None) or getattr(experiment.task, "max_length", None)
-        vocabulary.publish(folder, experiment.task.text_marks, segments=segments, longest=longest)
+        task = experiment.task
+        vocabulary.publish(folder, task.text_marks, segments=segments, longest=task.text_length)
     if FILE in files:
         files[FILE] |= masks_written(experiment.config.data)
     for name, content in files.items():

@@ -22,8 +22,9 @@ from research.tasks.captions import CaptionTask
 from research.tasks.losses import weighted
 from research.tasks.pair_losses import Kind, encoded, number_of_chunks, pair_losses
 from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
-from research.weights.preprocessing import CONFIG, TOKENIZER, described_photo, photo_written, texts_of, texts_written
 from research.weights.preprocessing import FILE as PREPROCESSOR
+from research.weights.preprocessing import described_photo, photo_written
+from research.weights.vocabularies import CONFIG, texts_of, texts_written
 
 CLASSES_AT_ONCE = 64
 LOOKED_AT = 100
@@ -93,7 +94,7 @@ class ImageText(CaptionTask):
         return {"task": fields, "data": {"name": "captions", "path": "my_captions.tsv"}}
 
     def published(self, model: Any) -> dict[str, Any]:
-        files = {TOKENIZER: self.vocabulary.described(self.length), CONFIG: texts_written(self.vocabulary, model)}
+        files = {CONFIG: texts_written(self.vocabulary, model)}
         kind = "CLIPImageProcessor" if model.projected == "both" else "SiglipImageProcessor"
         return files if self.photo is None else files | {PREPROCESSOR: photo_written(self, kind)}
 

@@ -35,7 +35,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabulary_of_run,
 )
-from research.weights.preprocessing import generation_written, vocabulary_of
+from research.weights.vocabularies import generation_written, vocabulary_of
 
 PREFILL = 64
 """Tokens of the prompts that go through the model at once."""

@@ -31,7 +31,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabulary_of_run,
 )
-from research.weights.preprocessing import encoder_of
+from research.weights.vocabularies import encoder_of
 
 MASK = "[MASK]"
 """What a person writes where a word is missing."""

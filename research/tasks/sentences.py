@@ -21,7 +21,7 @@ from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, Teacher, View
 from research.tasks.vocabulary import given_text, padding_of, remarks_on, show_tokens, token_ids, vocabulary_of_run
-from research.weights.preprocessing import encoder_of, sentences_of, sentences_written
+from research.weights.vocabularies import encoder_of, sentences_of, sentences_written
 
 SIDES = ("source", "target")
 

@@ -103,6 +103,11 @@ class Task:
         """The token that fills up a batch's sequences; None where there are none."""
         return None
 
+    @property
+    def text_length(self) -> int | None:
+        """Tokens that a text of the model's input has at most, with its marks; None where there are no texts."""
+        return getattr(self, "length", None)
+
     def prepare(self, source: Any, folder: Path) -> Self:
         """The task with what it learns from the data, such as its vocabulary or class names: read from the run's folder
         or made from the source and saved.

@@ -17,7 +17,7 @@ from research.models.text_head import Pooling, TextHead
 from research.ranges import Rate, Size
 from research.tasks.task import PREPARED, Example, Task, View
 from research.tasks.vocabulary import padding_of, show_tokens, token_ids, vocabulary_of_run
-from research.weights.preprocessing import encoder_of
+from research.weights.vocabularies import encoder_of
 
 SHORTEST = 5
 """Tokens of a row: three marks, and one of either text."""

@@ -32,7 +32,7 @@ from research.tasks.vocabulary import (
     token_ids,
     vocabularies_of_pairs,
 )
-from research.weights.preprocessing import generation_written, pairs_of
+from research.weights.vocabularies import generation_written, pairs_of
 
 LONGEST = 512
 """Tokens of a published model's texts, as T5 and Marian were trained with."""
@@ -87,6 +87,10 @@ class Translation(Task):
         fields = {"tokenizer": tokenizer, "max_length": min(published.model.max_length, LONGEST)}
         data = {"name": "parallel_text", "train_source": "my_train.en", "train_target": "my_train.de"}
         return {"task": fields, "data": data}
+
+    @property
+    def text_length(self) -> int:
+        return self.max_length
 
     def published(self, model: Any) -> dict[str, Any]:
         longest = min(self.max_length + self.extra_length + 1, model.max_length)

@@ -48,7 +48,7 @@ _POSITIONS = (Drop(r"(text|vision)_model\.embeddings\.position_ids", "counts fro
 
 
 def clip(model: TwoTowers) -> Table:
-    """CLIP's table. What holds our scale is no part of theirs: what is written is held already."""
+    """CLIP's table. Our limit of the scale has no place in theirs: what is written is held already."""
     layout = SAME if model.limit is None else at_most(math.log(model.limit))
     projections = [*dense("image_projection", "visual_projection"), *dense("text_projection", "text_projection")]
     return Table((*_TOWERS, *projections, line("log_scale", "logit_scale", layout)), _POSITIONS)

@@ -79,14 +79,8 @@ def _detr_theirs(values: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"model.backbone is a {type(backbone).__name__}: transformers' DETR is written with a resnet")
     names = ("attention_dropout", "activation_dropout")
     dropouts = {name: values["dropout"] if values[name] is None else values[name] for name in names}
-    none = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone_kwargs": None}
-    return {
-        **_decoder_theirs(values),
-        **dropouts,
-        **none,
-        "dilation": False,
-        "backbone_config": resnet_written(backbone),
-    }
+    written = {"dilation": False, "backbone_config": resnet_written(backbone)}
+    return {**_decoder_theirs(values), **dropouts, **_NOWHERE_ELSE, **written}
 
 
 def _mae_ours(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Family:
     stands under the new layer of the task. task: what it does, by its name in configs, None where no task here answers
     with it. architectures: the library's classes, and for each the fields of ours that it stands for: several where a
     file says which, the first that fits. made: arrays of theirs by their names, of our model and the pixels on a side
-    of its images, that follow from these and are no parameters of ours. pool: of a `TextHead`.
+    of its images, that follow from these and are not parameters of ours. pool: of a `TextHead`.
     """
 
     name: str

@@ -84,7 +84,7 @@ def part_of(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The part of a config that a key names; {} where there is none.
 
     With "_dict" behind the key it is what the first versions wrote, which counts in place of the other where both are
-    there. Raises UserError for one that is no object.
+    there. Raises UserError for one that is not an object.
     """
     part = config.get(f"{key}_dict") or config.get(key) or {}
     if not isinstance(part, dict):
@@ -105,7 +105,7 @@ class Section(NamedTuple):
     fields: Fields
 
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Our section of a config. Raises UserError as `Fields.ours`, and where the part is no object."""
+        """Our section of a config. Raises UserError as `Fields.ours`, and where the part is not an object."""
         return {"name": self.model, **self.always, **self.fields.ours(part_of(config, self.theirs))}
 
     def keys(self, model: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from research.models.mae import MAE
 from research.models.seq2seq import Seq2Seq
 from research.models.text_head import TextHead
 from research.models.two_towers import TwoTowers
+from research.models.vit import ViT
 from research.weights import timm, vit
 from research.weights.families import FAMILIES, TIMM
 from research.weights.family import LABELS, Family
@@ -184,12 +185,23 @@ def _published(
     table: Table,
     arrays: Arrays,
 ) -> Published:
-    found = match(table, shapes_of(model, model_inputs(model, image_size(config))), arrays)
-    made = family.made(model, image_size(config)) if family else {}
+    size = image_size(config)
+    _check_patches(model.image if isinstance(model, TwoTowers) else model, size)
+    found = match(table, shapes_of(model, model_inputs(model, size)), arrays)
+    made = family.made(model, size) if family else {}
     there = {found.names[name]: array for name, array in made.items() if name in found.names}
     unlike = [name for name, array in there.items() if not _close(np.asarray(arrays[name]), array)]
     found = dataclasses.replace(found, unlike=unlike)
     return Published(path, config, family, {"name": name, **fields}, model, arrays, table, found)
+
+
+def _check_patches(model: nn.Module, size: int) -> None:
+    """Raises UserError for images with pixels beside the last whole patch, which other libraries leave out."""
+    if isinstance(model, ViT | MAE) and size % model.patch_size:
+        raise UserError(
+            f"config.json has images of {size} pixels in patches of {model.patch_size}: only whole patches are known "
+            "here"
+        )
 
 
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:

@@ -83,7 +83,10 @@ def test_a_row_of_a_long_text_needs_no_memory_for_the_others():
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"layers": ["decoder/layer_7"]}, "'decoder/layer_7' is no attention layer of this model: use one of decoder/"),
+        (
+            {"layers": ["decoder/layer_7"]},
+            "'decoder/layer_7' is not an attention layer of this model: use one of decoder/",
+        ),
         ({"heads": [4]}, "head 4 is not there: this attention layer has 0 to 3"),
         ({"rows": [-1]}, "row -1 is not there: this attention layer has 0 to 8"),
     ],

@@ -11,13 +11,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from research.config import choose, load
+from research.models.gpt import SIZES
 from research.runs.experiment import build_experiment
-from research.runs.tables import SOURCES
+from research.runs.tables import MODELS, SOURCES
 from tests.boxes import write_boxes
 from tests.captions import write_captions
 from tests.image_masks import write_masks
@@ -192,6 +195,19 @@ def test_full_size_builds_every_section(config, data, tmp_path):
 def test_docstring_states_command_hardware_and_expectation(config):
     text = (ROOT / config).read_text()
     assert f"--config={config}" in text and ("ardware" in text or "CPU" in text)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("style", ["gpt2", "llama"])
+def test_every_size_of_gpt2_is_a_model(size, style):
+    """Width and layers of table 2 of Radford et al. 2019; heads of keys and values divide those of queries."""
+    config = load(f"configs/language/gpt2.py:size={size},style={style}")
+    model = choose(MODELS, config.model, "model", vocab_size=50_257)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
+    millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6
+    if style == "gpt2":
+        published = {"gpt2": 124.44, "gpt2_medium": 354.82, "gpt2_large": 774.03, "gpt2_xl": 1557.61}
+        assert millions == pytest.approx(published[size], abs=0.01)
 
 
 def test_wmt14_translates_in_the_direction_of_its_name(data):

@@ -163,7 +163,7 @@ def test_rows_of_a_text(run, tmp_path):
     assert weights == sorted(weights, reverse=True) and 0 < sum(weights) <= 1.003
     assert Image.open(tmp_path / "run/attention/encoder_layer_0_self_attention_rows.png").size[0] > 300
     bad = {
-        "is no attention layer of this model: use one of encoder": ("2 hours", "--rows=0", "--layer=nobody"),
+        "is not an attention layer of this model: use one of encoder": ("2 hours", "--rows=0", "--layer=nobody"),
         "row 900 is not there: ": ("2 hours", "--rows=900"),
         "--rows are tokens of a text: give the text as well": ("--rows=0",),
         "for the attention of single tokens: give their numbers as --rows": ("2 hours", "--head=0"),

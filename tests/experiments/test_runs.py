@@ -66,7 +66,10 @@ def test_sql_over_all_runs(folder, run):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("query", "drop table runs"), "no SELECT over the tables runs, results, metrics and config: not authorized"),
+        (
+            ("query", "drop table runs"),
+            "not a SELECT over the tables runs, results, metrics and config: not authorized",
+        ),
         (("query", "attach '{folder}/new.db' as other"), "not authorized"),
         (("query", "select nobody from runs"), "no such column: nobody"),
         (("query", "select 1; select 2"), "one statement at a time"),

@@ -129,6 +129,11 @@ def test_commands_of_an_imported_model_and_two_steps_of_training(name, published
     assert sorted(path.name for path in out.iterdir()) == names
     written, stored = (load_file(folder / "model.safetensors") for folder in (out, source))
     assert written.keys() == stored.keys() and all(written[key].shape == stored[key].shape for key in stored)
+    described = json.loads((out / "tokenizer_config.json").read_text())
+    kind = {"clip": "CLIPTokenizer", "siglip": "PreTrainedTokenizerFast"}[name]
+    assert described["tokenizer_class"] == kind and described["model_max_length"] == 48
+    # A SigLIP reads padding: with a mask transformers would answer something else.
+    assert described["model_input_names"] == ["input_ids", *["attention_mask"] * (name == "clip")]
     if name == "clip":  # the first published models say another end
         assert json.loads((out / "config.json").read_text())["text_config"]["eos_token_id"] == 543
 

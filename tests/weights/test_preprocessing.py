@@ -1,13 +1,16 @@
 """What is said beside published weights of images and texts: done as transformers does it, or refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from research.data.boxed_images import fitting
 from research.errors import UserError
-from research.weights.preprocessing import photo_of, vocabulary_of, windows_of
-from research.weights.published import family_of, image_size, labels_of
+from research.weights.preprocessing import photo_of, windows_of
+from research.weights.published import family_of, image_size, labels_of, read_published
+from research.weights.vocabularies import vocabulary_of
 
 CLIP = {"image_processor_type": "CLIPImageProcessor", "resample": 3, "do_center_crop": True}
 CLIP |= {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": 32}, "crop_size": 24}
@@ -92,3 +95,13 @@ def test_values_of_another_kind_in_config_json_are_one_sentence():
     assert labels_of({"num_labels": 3}) == ["LABEL_0", "LABEL_1", "LABEL_2"]
     first = {"vision_config": {"image_size": 224}, "vision_config_dict": {"image_size": 336}}
     assert image_size(first) == 336
+
+
+def test_images_that_are_not_whole_patches_are_refused(tmp_path):
+    folder = tmp_path / "siglip"
+    shutil.copytree(Path(__file__).resolve().parents[1] / "fixtures" / "transformers" / "siglip", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["image_size"] = 20
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"images of 20 pixels in patches of 8: only whole patches are known here"):
+        read_published(folder)
