@@ -134,7 +134,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path):
     assert Captions(str(tmp_path)).left_out("train") == [
         f"3 images without a caption are left out, such as in {path}",
         f"1 captions without an image are left out, such as in {path}",
-        f"3 links and other things that are no files are left out, such as in {path}",
+        f"3 links and other things that are not files are left out, such as in {path}",
     ]
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "b.tar"]  # nothing is unpacked, and so little is not kept
 
