@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from research.files import write_json
 from tests.boxes import write_boxes
-from tests.captions import write_captions
+from tests.captions import write_captions, write_shards
 from tests.image_masks import write_masks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ MAKERS = {
 def tiny(command: str, folder: Path) -> str:
     """The same command at the smallest size."""
     command = re.sub(r"((?:configs/\w+|docs/examples)/\w+\.py)(:[\w=,./]+)?", _with_tiny, command)
-    command = re.sub(r"(?<![\w/])(runs\b|my_\w+|vit\.safetensors)", rf"{folder}/\1", command)
+    command = re.sub(r"(?<![\w/.])(runs\b|my_\w+|vit\.safetensors)", rf"{folder}/\1", command)
     return command.replace(".venv/bin/python", sys.executable)
 
 
@@ -103,8 +103,11 @@ def folder(tmp_path_factory) -> Path:
             (folder / "my_photos" / name).mkdir(parents=True, exist_ok=True)
             pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
+    shutil.copy(folder / "my_photos" / "cat" / "0.jpg", folder / "my_photo.jpg")
     write_masks(folder / "my_cells")
     write_captions(folder / "my_captions")
+    write_shards(folder / "my_captions", folder / "my_shards")
+    shutil.copytree(ROOT / "tests" / "fixtures" / "texts" / "clip", folder / "my_clip")
     write_boxes(folder / "my_boxes")
     golden = load_file(ROOT / "tests" / "fixtures" / "golden" / "vit.safetensors")
     weights = {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}

@@ -70,7 +70,7 @@ def test_images_and_texts_against_sorted_lists():
             places.append(1 + min(map(order.index, right)))
         for k in (1, 5, 10):
             assert scores[f"{way}_recall_{k}"] == pytest.approx(np.mean([place <= k for place in places]))
-    assert set(scores) == set(ImageTextScorer.names) == set(ImageTextScorer().signatures())
+    assert set(scores) == set(ImageTextScorer.of_captions) == set(ImageTextScorer().signatures())
 
 
 def test_nouns_and_relations():

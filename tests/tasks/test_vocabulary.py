@@ -69,7 +69,7 @@ def test_a_vocabulary_without_padding_suits_running_text_alone(tmp_path: Path):
     tokenizer = Tokenizer(path=str(tmp_path / "plain.json"))
     for name, task in (("pairs", Translation(tokenizer)), ("rows", NextToken(tokenizer))):
         (tmp_path / name).mkdir()
-        with pytest.raises(UserError, match=r"task\.tokenizer has no special tokens"):
+        with pytest.raises(UserError, match=r"task\.tokenizer has no token for padding"):
             task.prepare(Source(), tmp_path / name)
         assert not list((tmp_path / name).iterdir())
     assert LanguageModeling(tokenizer, 4).prepare(Texts(), tmp_path).vocabulary.pad is None
