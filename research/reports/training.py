@@ -1,5 +1,6 @@
 """A run from its config to its results and its report."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from research.runs.experiment import Experiment, build_experiment
 from research.runs.folder import Data, check_data, claim, data_of, keep_results, leg_of, write_manifest
 from research.runs.sections import later, moved
 from research.training.checkpoints import Checkpoints
+from research.training.fitting import choose_micro_batches
 from research.training.interruptions import Interruptions
 from research.training.loop import fit
 
@@ -40,6 +42,9 @@ def train(
             return _complete(folder)
         experiment = build_experiment(config, folder)
         data = _compared(experiment, claimed.moved) if jax.process_index() == 0 else {}
+        if experiment.options.accumulate == "auto":
+            options = dataclasses.replace(experiment.options, accumulate=choose_micro_batches(experiment.run))
+            experiment = dataclasses.replace(experiment, options=options)
         if not claimed.complete:
             check_before_training(experiment)
         claimed.keep()
@@ -79,6 +84,8 @@ def _train(experiment: Experiment) -> dict[str, float]:
     print(f"{experiment.config.model.name}, {parameters:,} parameters, on {len(devices)} x {devices[0].device_kind}")
     options = experiment.options
     batch = f"{options.batch_size} examples" if options.batch_size else f"{options.batch_tokens} tokens"
+    if options.micro_batches > 1:
+        batch += f" in {options.micro_batches} micro-batches"
     total, rate = len(run.batches), run.learning_rate
     print(f"{total} steps of {batch}{_padding(experiment)}, into {folder}", flush=True)
     if float(rate(total - 1)) > float(rate(total // 2)):

@@ -16,10 +16,9 @@ from research.analysis import cost
 from research.errors import UserError
 from research.parallel.mesh import AXES, batch_sharding, batch_ways
 from research.runs.experiment import build_experiment
+from research.training.fitting import USABLE, dearest_batch
 from research.training.run import Run
 
-USABLE = 0.9
-"""Of a device's memory; the rest is left to the allocator and the libraries."""
 MOST = 64
 """How many times today's batch the largest batch is looked for."""
 
@@ -50,12 +49,12 @@ def diagnose(config: ConfigDict, folder: Path, *, memory: float | None, imagined
     print(f"{experiment.config.model.name}: {parameters:,} parameters, {_bytes(cost.total_bytes(state.params))}")
     held, whole = cost.bytes_per_device(state), cost.total_bytes(state)
     print(f"with the optimizer's state {_bytes(whole)}, of which each device holds {_bytes(held)} ({held / whole:.1%})")
-    batch = _dearest_batch(run)
+    batch = dearest_batch(run)
     rows = len(batch["weight"]) * jax.process_count()
     abstract = cost.abstract_batch(batch, batch_sharding(run.mesh), rows)
     compiled = run.compile_step(abstract)
     _step(run, compiled, abstract)
-    _memory(run, compiled, batch, rows, available, experiment.options.accumulate)
+    _memory(run, compiled, batch, rows, available, experiment.options.micro_batches)
     _sharding(run, abstract)
     if run.mesh.size > 1:
         _title("Communication of a step, bytes of one device")
@@ -80,13 +79,6 @@ def _devices(memory: float | None, imagined: bool) -> float:
     }
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     return available
-
-
-def _dearest_batch(run: Run) -> Mapping[str, np.ndarray]:
-    """Of the first batches, the one of the longest examples."""
-    plan = run.batches.plan
-    lengths = {step: (plan(step).length or 0) for step in range(min(len(run.batches), 300))}
-    return run.batches[max(lengths, key=lambda step: lengths[step])]
 
 
 def _step(run: Run, compiled: jax.stages.Compiled, batch: Mapping[str, jax.ShapeDtypeStruct]) -> None:

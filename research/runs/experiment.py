@@ -32,6 +32,7 @@ from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
 from research.training.fingerprint import checksum, contents, sealed
+from research.training.fitting import kept_micro_batches
 from research.training.inference import Inference, Precision
 from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patterns
 from research.training.run import Run, TrainingOptions
@@ -81,7 +82,7 @@ class Experiment:
         rows = self.task.rows_of(self.examples("train"), train=True, seed=self.seed)
         plan = self._plan(rows)
         total = self._clock(plan).steps(self.options.duration)
-        return Batches.on_mesh(rows, plan, total, self.mesh, self.options.accumulate)
+        return Batches.on_mesh(rows, plan, total, self.mesh, self.options.micro_batches)
 
     def _clock(self, plan: Plan) -> Clock:
         examples_per_step = plan.num_examples / plan.steps_per_epoch
@@ -146,6 +147,7 @@ class Experiment:
         """Measures splits and answers questions; needs no optimizer."""
         ways = batch_ways(self.mesh)
         batch_size = self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways
+        batch_size = -(-batch_size // (ways * self.options.micro_batches)) * ways  # no more than training has room for
         inference = Inference(self.model, self.task, Precision.parse(self.options.precision))
         return Evaluator(inference, self.mesh, batch_size)
 
@@ -182,7 +184,7 @@ class Experiment:
     def step(self, optimizer: Any, teacher: Inference | None) -> Step:
         options = self.options
         precision = Precision.parse(options.precision)
-        fields = {"accumulate": options.accumulate, "ema": options.ema, "spike": options.spike, "teacher": teacher}
+        fields = {"accumulate": options.micro_batches, "ema": options.ema, "spike": options.spike, "teacher": teacher}
         return Step(self.model, self.task, optimizer, precision, self.seed, **fields)
 
     def create_state(self, optimizer: Any, seed: int | jax.Array | None = None) -> Callable[..., TrainState]:
@@ -308,8 +310,10 @@ def build_experiment(
     Precision.parse(options.precision)
     mesh_shape = build(MeshShape, config.get("mesh", {}), "mesh")
     mesh = make_mesh(mesh_shape, devices)
+    if options.accumulate == "auto" and (kept := kept_micro_batches(folder, batch_ways(mesh))):
+        options = dataclasses.replace(options, accumulate=kept)
     if options.batch_size is not None:
-        check_batch_size(options.batch_size, mesh, options.accumulate, "training.batch_size")
+        check_batch_size(options.batch_size, mesh, options.micro_batches, "training.batch_size")
     checkpoint = build(CheckpointPolicy, config.get("checkpoint", {}), "checkpoint")
     if options.patience is not None and checkpoint.best is None:
         raise UserError("training.patience waits for a new best: set checkpoint.best, such as 'validation/loss'")
@@ -318,7 +322,7 @@ def build_experiment(
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, at_home(config.data), "data")
     task = choose(TASKS, config.task, "task").prepare(Withheld(folder) if stored else source, folder)
-    if task.whole_batch and options.accumulate > 1:
+    if task.whole_batch and options.accumulate != 1:
         raise UserError(
             f"training.accumulate {options.accumulate} would compare the examples of each micro-batch alone: set it to "
             "1, and task.chunk to what the memory holds"

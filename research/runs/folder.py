@@ -38,7 +38,7 @@ LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
 LENGTH = "training.duration"
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
-MADE_ANEW = (*MADE_OF_DATA, "batch.json", "teacher.json", "manifest.json")
+MADE_ANEW = (*MADE_OF_DATA, "batch.json", "micro_batches.json", "teacher.json", "manifest.json")
 LEFT_BY_A_START = (*MADE_ANEW, "config.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints")
 """What a start makes before its first step, and of it what depends on the config."""
 

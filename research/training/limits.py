@@ -42,7 +42,7 @@ def check_memory(run: Run, sample_batch: Mapping[str, np.ndarray]) -> None:
     rows, scale = _largest_batch(run, sample_batch)
     row = scale * sum(array.nbytes for array in sample_batch.values()) + ROW
     kept = scale * kept_products(run.evaluator.inference.evaluate, *_one_row(run, sample_batch))
-    on_device = (row + kept / run.options.accumulate) / batch_ways(run.mesh)
+    on_device = (row + kept / run.options.micro_batches) / batch_ways(run.mesh)
     on_host = HOST_BATCHES * row / run.batches.share[1] + (on_device * len(devices) if shared else 0)
     room = host - state * len(devices) if shared else host
     fitting = int(min(room / on_host, (device - state) / on_device))
@@ -59,6 +59,25 @@ def machine_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # another system, or the word "max"
             found.append(int(Path(path).read_text()))
     return min(found)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take of what `machine_memory` counts, with other processes as they are now."""
+    taken = _kibibytes(Path("/proc/self/status"))
+    found = [machine_memory() - 1024 * taken.get("VmRSS", 0)]
+    for kind, counted in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+            found.append(limit - 1024 * taken.get(counted, 0))
+    found += [1024 * size for name, size in _kibibytes(Path("/proc/meminfo")).items() if name == "MemAvailable"]
+    return max(min(found), 0)
+
+
+def _kibibytes(path: Path) -> dict[str, int]:
+    """The sizes in a file of the Linux kernel; none on another system."""
+    with contextlib.suppress(OSError):
+        rows = [line.partition(":")[::2] for line in path.read_text().splitlines() if line.endswith(" kB")]
+        return {name: int(value.removesuffix("kB")) for name, value in rows}
+    return {}
 
 
 def _largest_batch(run: Run, sample_batch: Mapping[str, np.ndarray]) -> tuple[int, float]:
@@ -91,16 +110,16 @@ def _too_large(run: Run, state: int, device: int) -> str:
     names = ", ".join(f"model.{name}" for name in causes or largest) or "model"
     names = names.replace("model.vocab_size", "task.tokenizer.vocab_size")
     return (
-        f"the parameters, their gradients and the optimizer's state need {_text(state)} of a device's {_text(device)} "
-        f"(the largest array is {path} {list(array.shape)}): use a smaller {names}"
+        f"the parameters, their gradients and the optimizer's state need {as_text(state)} of a device's "
+        f"{as_text(device)} (the largest array is {path} {list(array.shape)}): use a smaller {names}"
     )
 
 
 def _too_many(run: Run, rows: int, fitting: int, needed: float) -> str:
-    options, parts = run.options, batch_ways(run.mesh) * run.options.accumulate
-    memory = f"{_text(needed)} of memory and more"
+    options, parts = run.options, batch_ways(run.mesh) * run.options.micro_batches
+    memory = f"{as_text(needed)} of memory and more"
     if fitting < parts:
-        smaller = "training.accumulate or " if options.accumulate > 1 else ""
+        smaller = "training.accumulate or " if options.micro_batches > 1 else ""
         return f"a batch of {rows:,} rows needs {memory}: use a smaller {smaller}model, image size or length"
     if options.batch_size is not None:
         most = fitting // parts * parts
@@ -109,7 +128,8 @@ def _too_many(run: Run, rows: int, fitting: int, needed: float) -> str:
     return f"training.batch_tokens {options.batch_tokens} needs {memory}: use at most {most:,}"
 
 
-def _text(number: float) -> str:
+def as_text(number: float) -> str:
+    """Bytes in the largest unit of which there is one."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if number < 1024 or unit == "TiB":
             break

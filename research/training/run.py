@@ -31,7 +31,8 @@ class TrainingOptions:
     score, which is then measured at each evaluation.
     log_every: steps whose metrics are averaged into one line of `metrics.jsonl`.
     patience: stop after this number of evaluations in a row without a new best of `checkpoint.best`.
-    accumulate: micro-batches of one update. ema: decay of an average of the parameters that evaluation then uses.
+    accumulate: micro-batches of one update, or "auto": as many as memory asks for, chosen before the first step.
+    ema: decay of an average of the parameters that evaluation then uses.
     precision: dtypes of parameters and computation. workers: processes that read data (0: a thread).
     on_divergence: what follows an update whose loss or gradient is not finite: the run stops, or the update is skipped.
     spike: gradients whose norm exceeds this many times its moving average count as such too.
@@ -46,7 +47,7 @@ class TrainingOptions:
     score_every: Interval | None = None
     patience: Count | None = None
     log_every: Count = 50
-    accumulate: Count = 1
+    accumulate: Count | Literal["auto"] = 1
     ema: Rate | None = None
     precision: str = "params=float32,compute=float32"
     workers: Annotated[int, Range(0, 1000), AFTERWARDS] = 0
@@ -60,6 +61,11 @@ class TrainingOptions:
             raise UserError(
                 f"training.repeats {self.repeats} is more than training.batch_size {self.batch_size}: use less"
             )
+
+    @property
+    def micro_batches(self) -> int:
+        """Those of one update, one where none are chosen yet."""
+        return 1 if self.accumulate == "auto" else self.accumulate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,10 @@ class Run:
     def place(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows as global arrays on the mesh."""
         return place_batch(batch, self.mesh)
+
+    def in_micro_batches(self, count: int) -> "Run":
+        """The same run with another number of them; its batches stay what they are."""
+        return dataclasses.replace(self, step=dataclasses.replace(self.step, accumulate=count))
 
     def compile_step(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> jax.stages.Compiled:
         """The train step for batches of this shape; it takes (state, batch, taught), whose state it overwrites."""

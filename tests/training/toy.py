@@ -81,7 +81,7 @@ def make_run(folder, *, steps=20, dropout=0.0, task=None, validation=8, learning
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), jax.eval_shape(create)
     )
-    step = Step(model, task, optimizer, FLOAT32, 0, options.accumulate, options.ema, options.spike)
+    step = Step(model, task, optimizer, FLOAT32, 0, options.micro_batches, options.ema, options.spike)
     return Run(
         folder=folder,
         options=options,
