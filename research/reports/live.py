@@ -13,8 +13,9 @@ from research.errors import UserError
 from research.files import write_text
 from research.reports.page import run_page
 from research.reports.records import State, read_run, section
-from research.reports.samples import peak_memory, record
+from research.reports.samples import record
 from research.runs.experiment import Experiment, open_run
+from research.training.limits import peak_memory
 
 REFRESH_SECONDS = 30
 

@@ -2,12 +2,9 @@
 
 import base64
 import io
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -42,14 +39,6 @@ def record(experiment: Experiment, memory: Mapping[str, int]) -> None:
     looks = [look(experiment.model, predictor.variables, view) for view in views if view is not None]
     content = {"samples": samples, "attention": within(looks, ATTENTION_BYTES), "memory": memory}
     write_json(experiment.folder / "report.json", {"split": split, "step": predictor.step, **content})
-
-
-def peak_memory() -> dict[str, int]:
-    """The most bytes that this process, and its first device where that keeps count, have held so far."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    return peaks | ({"device": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {})
 
 
 def _fitting(task: Task, examples: Sequence[Example]) -> list[Example]:

@@ -184,10 +184,18 @@ def time_spent(record: Record) -> str:
     rows = [
         *([name, f"{_duration(value)} · {value / timing['seconds']:.1%}"] for name, value in shares.items()),
         ["steps per second", f"{timing.get('steps_per_second', 0):.3g}"],
+        ["model FLOPs utilisation", _utilization(timing)],
         *rows,
     ]
     strip = f"<div class=shares aria-hidden=true>{''.join(bars)}</div>"
     return strip + table([["", ""], *rows], keyed=len(shares))
+
+
+def _utilization(timing: Mapping[str, float]) -> str:
+    if "mfu_percent" not in timing:
+        return "not known: the device has no listed peak in this precision"
+    peak = f"{timing.get('peak_teraflops', 0):,.0f}"
+    return f"{timing['mfu_percent']:.1f} % (FLOPs of the model's products and convolutions / time / {peak} TFLOP/s)"
 
 
 def configuration(record: Record) -> str:

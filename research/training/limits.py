@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def free_memory() -> int:
             found.append(limit - 1024 * taken.get(counted, 0))
     found += [1024 * size for name, size in _kibibytes(Path("/proc/meminfo")).items() if name == "MemAvailable"]
     return max(min(found), 0)
+
+
+def peak_memory() -> dict[str, int]:
+    """The most bytes that this process, and its first device where that keeps count, have held so far."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return peaks | ({"device": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {})
 
 
 def _kibibytes(path: Path) -> dict[str, int]:

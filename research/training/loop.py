@@ -47,7 +47,7 @@ def _train(
     """Dispatches a step, then reads the metrics of the one before: the device never waits for the host."""
     timing, total = progress.timing, len(run.batches)
     loader = load(run.batches, start, run.place, workers=run.options.workers)
-    train_steps: dict[tuple, jax.stages.Compiled] = {}
+    train_steps: dict[tuple, tuple[jax.stages.Compiled, int]] = {}
     pending: tuple[int, Metrics] | None = None
     started = time.perf_counter()
     for step in range(start, total):
@@ -56,7 +56,7 @@ def _train(
         idle, began = _is_done(pending), time.perf_counter()
         batch = next(loader)
         timing.data += (time.perf_counter() - began) * idle
-        train_step = _compiled(run, progress, train_steps, batch)
+        train_step, operations = _compiled(run, progress, train_steps, batch)
         began = time.perf_counter()
         state, metrics = train_step(state, batch, run.taught)
         timing.host += (time.perf_counter() - began) * _is_done(pending)
@@ -71,7 +71,7 @@ def _train(
             measured = progress.measured(state, step + 1)
             progress.pause("evaluation", began)
             progress.finish(lambda state=state: state, step + 1, measured)
-        progress.advance(step + 1, time.perf_counter() - started)
+        progress.advance(step + 1, time.perf_counter() - started, operations)
         if interruptions.reached(step + 1):
             if pending:
                 progress.read(*pending)
@@ -83,13 +83,19 @@ def _train(
 
 
 def _compiled(
-    run: Run, progress: Progress, train_steps: dict[tuple, jax.stages.Compiled], batch: Mapping[str, jax.Array]
-) -> jax.stages.Compiled:
-    """The train step for a batch of this shape, compiled when its first batch comes."""
+    run: Run,
+    progress: Progress,
+    train_steps: dict[tuple, tuple[jax.stages.Compiled, int]],
+    batch: Mapping[str, jax.Array],
+) -> tuple[jax.stages.Compiled, int]:
+    """The train step for a batch of this shape, compiled when its first batch comes, and its operations.
+
+    These are counted where there is a peak to compare them with, since that traces the step once more.
+    """
     shape = tuple((name, array.shape) for name, array in batch.items())
     if shape not in train_steps:
         began = time.perf_counter()
-        train_steps[shape] = run.compile_step(batch)
+        train_steps[shape] = run.compile_step(batch), run.operations(batch) if progress.timing.peak else 0
         progress.pause("compilation", began)
     return train_steps[shape]
 

@@ -11,11 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from research.analysis.utilization import peak
 from research.errors import UserError
 from research.tasks.task import Metrics
 from research.training.checkpoints import Checkpoints
 from research.training.evaluation import Split, means
 from research.training.fingerprint import not_finite
+from research.training.limits import peak_memory
 from research.training.loggers import Loggers
 from research.training.run import Run
 from research.training.state import TrainState
@@ -33,12 +35,14 @@ class Progress:
     """What a run knows of itself between its steps; `notes` are those of the checkpoint it resumes from."""
 
     def __init__(self, run: Run, checkpoints: Checkpoints, loggers: Loggers, notes: Mapping[str, Any]):
-        self.timing = Timing()
+        devices = run.mesh.devices.flat
+        of_one = peak(devices[0], run.step.precision.compute)
+        self.timing = Timing(peak=of_one and of_one * len(devices))
         self._run, self._checkpoints, self._loggers = run, checkpoints, loggers
         self._sums = {name: np.array(pair) for name, pair in notes.get("sums", {}).items()}
         self._best, self._stale, self._skipped = notes.get("best"), notes.get("stale", 0), notes.get("skipped", 0)
         self._saved: int | None = None
-        self._logged = (time.perf_counter(), 0)
+        self._logged = (time.perf_counter(), 0, 0.0)
         options, clock, total = run.options, run.clock, len(run.batches)
         self._evaluate_every = clock.steps(options.evaluate_every) if options.evaluate_every else total
         self._save_every = clock.steps(checkpoints.policy.every) if checkpoints.policy.every else total
@@ -117,13 +121,16 @@ class Progress:
         line = {f"train/{name}": value for name, value in means(self._sums).items()}
         self._sums = {}
         line["train/learning_rate"] = float(self._run.learning_rate(step - 1))
-        now, (then, steps) = time.perf_counter(), self._logged
+        now, (then, steps, operations) = time.perf_counter(), self._logged
         rate = (self.timing.steps - steps) / max(now - then, 1e-9)
         line["time/steps_per_second"] = rate
         line["time/examples_per_second"] = rate * self._run.clock.examples_per_step
         if self._run.clock.tokens_per_step:
             line["time/tokens_per_second"] = rate * self._run.clock.tokens_per_step
-        self._logged = (now, self.timing.steps)
+        if self.timing.peak is not None:
+            line["time/mfu_percent"] = self.timing.utilization(self.timing.operations - operations, now - then)
+        line |= {f"time/{name}_peak_gibibytes": size / 2**30 for name, size in peak_memory().items()}
+        self._logged = (now, self.timing.steps, self.timing.operations)
         self._loggers.write(step, line)
 
     def finish(self, state: Callable[[], TrainState], step: int, validation: Mapping[str, float]) -> None:
@@ -176,9 +183,10 @@ class Progress:
         patience = self._run.options.patience
         return patience is not None and self._stale >= patience
 
-    def advance(self, step: int, seconds: float) -> None:
-        """Counts a step that was dispatched; `seconds` since the start."""
+    def advance(self, step: int, seconds: float, operations: int = 0) -> None:
+        """Counts a step that was dispatched, and its operations; `seconds` since the start."""
         self.timing.steps += 1
+        self.timing.operations += operations
         self.timing.seconds = seconds
         self._loggers.advance(step)
 
@@ -186,4 +194,5 @@ class Progress:
         """Books time that is not training's, so that it does not count in its speed."""
         elapsed = time.perf_counter() - began
         setattr(self.timing, name, getattr(self.timing, name) + elapsed)
-        self._logged = (self._logged[0] + elapsed, self._logged[1])
+        began, *counts = self._logged
+        self._logged = (began + elapsed, *counts)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import jax
 from jax.sharding import Mesh
 
+from research.analysis import cost
 from research.data.loader import Batch, Batches
 from research.errors import UserError
 from research.parallel.mesh import place_batch
@@ -98,6 +99,13 @@ class Run:
     def in_micro_batches(self, count: int) -> "Run":
         """The same run with another number of them; its batches stay what they are."""
         return dataclasses.replace(self, step=dataclasses.replace(self.step, accumulate=count))
+
+    def operations(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> int:
+        """FLOPs of a step on batches of this shape, over all devices, without what `model.remat` computes again."""
+        model: Any = self.step.model
+        step = dataclasses.replace(self.step, model=model.clone(remat="none")) if hasattr(model, "remat") else self.step
+        with jax.set_mesh(self.mesh):
+            return cost.flops(step.train, self.abstract_state, batch, self.taught)
 
     def compile_step(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> jax.stages.Compiled:
         """The train step for batches of this shape; it takes (state, batch, taught), whose state it overwrites."""

@@ -15,6 +15,10 @@ class Timing:
     evaluation: float = 0.0
     checkpoint: float = 0.0
     compilation: float = 0.0
+    operations: float = 0.0
+    """FLOPs of the steps' models; 0 where they are not counted."""
+    peak: float | None = None
+    """FLOP/s of all devices together, where it is known."""
 
     @property
     def stepping(self) -> float:
@@ -23,6 +27,9 @@ class Timing:
 
     def report(self) -> dict[str, float]:
         """Figures for the end of a run."""
+        used = {}
+        if self.peak is not None:
+            used = {"mfu_percent": self.utilization(self.operations, self.stepping), "peak_teraflops": self.peak / 1e12}
         return {
             "seconds": self.seconds,
             "steps_per_second": self.steps / self.stepping,
@@ -31,4 +38,9 @@ class Timing:
             "evaluation_seconds": self.evaluation,
             "checkpoint_seconds": self.checkpoint,
             "compilation_seconds": self.compilation,
+            **used,
         }
+
+    def utilization(self, operations: float, seconds: float) -> float:
+        """Percent of the devices' peak that so many operations in this time are."""
+        return 100 * operations / max(seconds, 1e-9) / (self.peak or float("inf"))

@@ -9,8 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from research.config import build
+from research.analysis import cost
+from research.config import build, load
 from research.errors import UserError
+from research.runs.experiment import build_experiment
+from research.training import progress
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
 from research.training.durations import Duration
 from research.training.loggers import MetricsFile, read_metrics
@@ -18,6 +21,7 @@ from research.training.loop import fit
 from research.training.run import TrainingOptions
 from tests.training.toy import Regression, make_run
 
+NUM_DEVICES = len(jax.devices())
 EVERY_FOUR = CheckpointPolicy(every=Duration(steps=4), keep=2)
 
 
@@ -54,6 +58,34 @@ def test_logged_losses_are_means_over_the_steps_between(tmp_path):
     fine = [row["train/loss"] for row in logged(tmp_path / "fine") if "train/loss" in row]
     coarse = [row["train/loss"] for row in logged(tmp_path / "coarse") if "train/loss" in row]
     np.testing.assert_allclose(coarse, [np.mean(fine[:3]), np.mean(fine[3:])], rtol=1e-12)
+
+
+def test_utilization_is_operations_over_the_devices_peak(tmp_path, monkeypatch):
+    """A dense layer of 3 numbers on 8 rows: 2 x 8 x 3 operations forward, as many for its gradient."""
+    monkeypatch.setattr(progress, "peak", lambda device, dtype: 1e6)
+    _, timing = train(tmp_path, steps=12)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "time/mfu_percent" in row]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12] and timing.operations == 12 * 96
+    for row in rows:
+        assert row["time/mfu_percent"] == pytest.approx(100 * 96 * row["time/steps_per_second"] / (1e6 * NUM_DEVICES))
+    report = timing.report()
+    assert report["mfu_percent"] == pytest.approx(100 * 96 * report["steps_per_second"] / (1e6 * NUM_DEVICES))
+
+
+def test_a_device_without_a_listed_peak_has_no_utilization(tmp_path):
+    _, timing = train(tmp_path, steps=3)
+    assert timing.operations == 0 and "mfu_percent" not in timing.report()
+    assert not any("time/mfu_percent" in row for row in read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_what_is_computed_again_is_no_use(tmp_path):
+    overrides = {"model.remat": "full", "training.precision": "params=float32,compute=bfloat16"}
+    run = build_experiment(load("configs/vision/digits.py:tiny", overrides), tmp_path).run
+    (tmp_path / "plain").mkdir()
+    plain = build_experiment(load("configs/vision/digits.py:tiny"), tmp_path / "plain").run
+    batch = run.place(run.batches[0])
+    expected = cost.flops(plain.step.train, plain.abstract_state, batch)
+    assert run.operations(batch) == expected < cost.flops(run.step.train, run.abstract_state, batch)
 
 
 @pytest.mark.parametrize("stop", [4, 6, 9])
