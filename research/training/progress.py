@@ -194,5 +194,5 @@ class Progress:
         """Books time that is not training's, so that it does not count in its speed."""
         elapsed = time.perf_counter() - began
         setattr(self.timing, name, getattr(self.timing, name) + elapsed)
-        began, *counts = self._logged
-        self._logged = (began + elapsed, *counts)
+        then, steps, operations = self._logged
+        self._logged = (then + elapsed, steps, operations)
