@@ -2,7 +2,7 @@
 
 FOLDER holds what transformers or timm publish (`config.json`, `model.safetensors` or its shards, and what belongs to
 them), or is an original Vision Transformer's .npz file. RUN becomes the folder of a run, which every command takes.
-docs/weights.md has the models that are known.
+"hf:OWNER/NAME" is one on the Hugging Face hub. docs/weights.md has the models that are known.
 """
 
 import argparse
@@ -13,11 +13,13 @@ from research.runs.command import add_plugin, run_command
 from research.runs.difference import difference
 from research.runs.exported import export_model
 from research.runs.imported import import_model
+from research.weights.hub import fetched
 
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    folder, run = (name and Path(name) for name in (arguments.folder, arguments.run))
+    run = arguments.run and Path(arguments.run)
+    folder = arguments.folder and (Path if arguments.action == "export" else fetched)(arguments.folder)
     if arguments.action == "import":
         certificate = import_model(folder, run, arguments.reference and Path(arguments.reference))
         print(f"{certificate['parameters']:,} parameters, {certificate['used']} arrays used")

@@ -41,7 +41,7 @@ def suggestion(word: str, options: Iterable[str], noun: str = "valid") -> str:
     return f"did you mean {near[0]}? {listed}" if near else f"use one of the valid names {listed}"
 
 
-OPTIONAL = ("mesh", "checkpoint")
+OPTIONAL = ("mesh", "checkpoint", "tracker")
 """Sections whose every value has a default."""
 
 

@@ -117,6 +117,10 @@ def folder(tmp_path_factory) -> Path:
         letters = [*"abcdefghijklmnopqrstuvwxyz", *"0123456789"][:35]
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
         (folder / "my_minilm" / "vocab.txt").write_text("\n".join(words))
+    hub = folder / "cache" / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    shutil.copytree(folder / "my_minilm", hub / "snapshots" / ("0" * 40))
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("0" * 40)
     for run in FOREIGN:
         for seed in range(2):
             (folder / run / str(seed)).mkdir(parents=True)
@@ -139,7 +143,8 @@ def execute(folder, forked) -> Callable[[str], None]:
                 make(MAKERS[run])
         words = shlex.split(tiny(line, folder))
         settings = [word for word in words if re.match(r"[A-Z_]+=", word)]
-        environment = os.environ | dict(setting.split("=", 1) for setting in settings)
+        environment = os.environ | {"HF_HOME": f"{folder}/cache", "HF_ENDPOINT": "http://127.0.0.1:9"}
+        environment |= dict(setting.split("=", 1) for setting in settings)
         python, option, module, *arguments = words[len(settings) :]
         assert (python, option) == (sys.executable, "-m"), line
         if module == "experiments.dashboard":

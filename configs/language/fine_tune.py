@@ -3,7 +3,8 @@
     python -m experiments.train --config=configs/language/fine_tune.py:file=my.csv,weights=FOLDER --workdir=runs/mine
 
 The base of the configs beside it, which name their data, columns and expected scores. weights: a published BERT's
-folder (model.safetensors with vocab.txt or tokenizer.json) of this size; without, a small encoder learns from scratch.
+folder (model.safetensors with vocab.txt or tokenizer.json) of this size, or its name on the Hugging Face hub, such as
+hf:google-bert/bert-base-uncased with size=base; without, a small encoder learns from scratch.
 Hardware and time: minutes on 2 CPU cores for a few thousand short texts and the size "minilm".
 """
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from research.config import argument
 from research.models.bert import SIZES
+from research.weights.hub import fetched
 
 SMALL = {"num_layers": 2, "width": 128, "num_heads": 2, "mlp_width": 512}
 
@@ -29,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def base(weights: str, size: str, tiny: bool, length: int = 128) -> ConfigDict:
     """All but the data and the name of the task: BERT's recipe (appendix A.3), for the weights or a small encoder."""
     config = ConfigDict({"seed": 0})
+    weights = str(fetched(weights)) if weights else ""
     small = tiny or not weights
     config.task = {"tokenizer": tokenizer(weights, 300 if tiny else 4000), "length": 64 if tiny else length}
     config.model = {"name": "bert", **(SMALL if small else SIZES[size]), "max_length": length if small else 512}

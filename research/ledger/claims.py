@@ -172,7 +172,7 @@ def summarise(name: str, claim: Claim, folders: Sequence[Path]) -> Result:
         config=json.loads(to_json(settings)),
         config_fingerprint=fingerprint(settings),
         commits=tuple(dict.fromkeys(start["commit"] for start in starts)),
-        uncommitted_changes=any(start["uncommitted_changes"] for start in starts),
+        uncommitted_changes=any(_changed(start["uncommitted_changes"]) for start in starts),
         seeds=claim.seeds,
         values=tuple(values),
         mean=statistics.fmean(values),
@@ -185,6 +185,12 @@ def summarise(name: str, claim: Claim, folders: Sequence[Path]) -> Result:
         metrics=tuple(metrics),
         log=tuple(tuple(read_metrics(folder / "metrics.jsonl")[-LOG_LINES:]) for folder in folders),
     )
+
+
+def _changed(diff: str | None) -> bool:
+    """Whether a diff touches anything but results of the ledger, which each claim that is reproduced writes."""
+    files = re.findall(r"^diff --git a/(.*?) b/", diff or "", re.MULTILINE)
+    return bool(diff) and not (files and all(file.startswith("research/ledger/results/") for file in files))
 
 
 def read_result(name: str) -> Result | None:

@@ -22,6 +22,8 @@ from research.training.checkpoints import Checkpoints
 from research.training.fitting import choose_micro_batches
 from research.training.interruptions import Interruptions
 from research.training.loop import fit
+from research.training.trackers import Tracked, check_installed
+from research.weights.hub import PREFIX
 
 
 def train(
@@ -33,7 +35,9 @@ def train(
     """
     config = load(config_spec, overrides)
     if source is not None:
-        given = {"source": os.path.abspath(os.path.expanduser(source)), "whole": whole}
+        if not source.startswith(PREFIX):
+            source = os.path.abspath(os.path.expanduser(source))
+        given = {"source": source, "whole": whole}
         config.transfer = (dict(config.transfer) if "transfer" in config else {"new": []}) | given
     elif whole:
         raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
@@ -41,6 +45,8 @@ def train(
         if claimed.complete and not claimed.moved:
             return _complete(folder)
         experiment = build_experiment(config, folder)
+        if experiment.tracker is not None:
+            check_installed(experiment.tracker)
         data = _compared(experiment, claimed.moved) if jax.process_index() == 0 else {}
         if experiment.options.accumulate == "auto":
             options = dataclasses.replace(experiment.options, accumulate=choose_micro_batches(experiment.run))
@@ -53,7 +59,10 @@ def train(
         if jax.process_index() == 0:
             changes = diff(load(config_spec), config)
             write_manifest(folder, experiment.seed, data, config_spec, changes, leg_of(folder, config))
-        return _train(experiment)
+        tracker = experiment.tracker if jax.process_index() == 0 else None
+        values = {path: value for path, _, value in diff({}, experiment.config)}
+        with Tracked(tracker, folder, values) as tracked:
+            return _train(experiment, tracked)
 
 
 def _complete(folder: Path) -> dict[str, float]:
@@ -77,7 +86,7 @@ def _compared(experiment: Experiment, elsewhere: bool) -> Data:
     return data
 
 
-def _train(experiment: Experiment) -> dict[str, float]:
+def _train(experiment: Experiment, tracked: Tracked) -> dict[str, float]:
     folder, run = experiment.folder, experiment.run
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state.params))
     devices = jax.devices()
@@ -91,7 +100,7 @@ def _train(experiment: Experiment) -> dict[str, float]:
     if float(rate(total - 1)) > float(rate(total // 2)):
         print("the learning rate still rises at the last step: schedule.warmup is as long as the run", flush=True)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
-        _, timing = fit(run, checkpoints)
+        _, timing = fit(run, checkpoints, tracked)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
         results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
     if jax.process_index() == 0:
@@ -102,6 +111,7 @@ def _train(experiment: Experiment) -> dict[str, float]:
         if scorer is not None and (signatures := scorer.signatures()):
             write_json(folder / "signatures.json", signatures)
         keep_results(folder, results)
+        tracked.write(total, results)
     print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))
     _report(results)
     return results

@@ -39,10 +39,12 @@ from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Step
+from research.training.trackers import TRACKERS
 from research.training.transfer import Transfer, parts_taken, transferred, with_given
 from research.values import convert
 from research.weights.families import taken
-from research.weights.files import read_arrays
+from research.weights.files import INDEX, ONE, read_arrays
+from research.weights.hub import fetched
 from research.weights.place import placed
 
 EVALUATION_BATCH = 64
@@ -63,6 +65,7 @@ class Experiment:
     options: TrainingOptions
     checkpoint: CheckpointPolicy
     transfer: Transfer | None
+    tracker: Any = None
     chosen: int | str | None = None
     """The checkpoint to evaluate, as `Checkpoints.evaluation_steps` takes it."""
 
@@ -249,7 +252,7 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights, vocabularies = self._weights(Path(self.transfer.source).expanduser())
+        weights, vocabularies = self._weights(fetched(self.transfer.source, self.folder))
         trees = [abstract.params, *abstract.model_state.values()]
         given = transferred(self.transfer, weights, trees, vocabularies, self.task.token_ids())
         for line in parts_taken(self.transfer.source, given) if jax.process_index() == 0 else ():
@@ -318,6 +321,7 @@ def build_experiment(
     if options.patience is not None and checkpoint.best is None:
         raise UserError("training.patience waits for a new best: set checkpoint.best, such as 'validation/loss'")
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
+    tracker = choose(TRACKERS, config.tracker, "tracker") if "tracker" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, at_home(config.data), "data")
@@ -328,13 +332,15 @@ def build_experiment(
             "1, and task.chunk to what the memory holds"
         )
     model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
-    return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer)
+    return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer, tracker)
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, whose `config.json` has sections: a published model has one of another kind."""
     stored = folder / "config.json"
-    return folder.is_dir() and not (stored.exists() and "model" not in read_json(stored))
+    if not stored.exists():
+        return folder.is_dir() and not any((folder / name).exists() for name in (ONE, INDEX))
+    return "model" in read_json(stored)
 
 
 def open_run(

@@ -33,13 +33,16 @@ type Data = Mapping[str, Mapping[str, Any]]
 
 MANIFEST = dict[str, dict[str, dict[str, Any]] | list[dict[str, Any]] | int | None]
 
-LAUNCH_ONLY = ("expect", "mesh", "training.workers", "checkpoint.every_minutes")
+LAUNCH_ONLY = ("expect", "mesh", "tracker", "training.workers", "checkpoint.every_minutes")
 """Parts of a config that do not change what is learnt: a run may resume with others."""
 LENGTH = "training.duration"
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
-MADE_ANEW = (*MADE_OF_DATA, "batch.json", "micro_batches.json", "teacher.json", "manifest.json")
-LEFT_BY_A_START = (*MADE_ANEW, "config.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints")
+MADE_ANEW = (*MADE_OF_DATA, "batch.json", "micro_batches.json", "hub.json", "teacher.json", "manifest.json")
+LEFT_BY_A_START = (
+    *(*MADE_ANEW, "config.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints"),
+    *("tracker.json", "wandb"),
+)
 """What a start makes before its first step, and of it what depends on the config."""
 
 

@@ -121,6 +121,8 @@ class _Group:
             raise Apart("trials with a teacher cannot be trained together: use --launcher=local")
         if self.first.options.accumulate == "auto":
             raise Apart("trials that choose training.accumulate cannot be trained together: use --launcher=local")
+        if self.first.tracker is not None:
+            raise Apart("trials with a tracker cannot be trained together: use --launcher=local")
         changes = [path for other in experiments for path, *_ in diff(self.first.config, other.config)]
         self.paths = _paths(change for change in changes if not change.startswith(LAUNCH_ONLY))
         for path in self.paths:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from research.files import own_folder, write_text
+from research.training.trackers import Tracked
 
 LONGEST_LINE = 2**20
 """Bytes of a line of `metrics.jsonl` that are read; real ones have a few hundred."""
@@ -123,15 +124,24 @@ class Loggers:
     """All places at once. With `folder` None (processes other than the first) nothing is written.
 
     first: the step at which the run began. every: steps from one line to the next. bar: whether the console is one of
-    the places.
+    the places. tracked: a record elsewhere, which outlives these.
     """
 
     def __init__(
-        self, folder: Path | None, step: int, total_steps: int, *, first: int = 0, every: int = 1, bar: bool = True
+        self,
+        folder: Path | None,
+        step: int,
+        total_steps: int,
+        *,
+        first: int = 0,
+        every: int = 1,
+        bar: bool = True,
+        tracked: Tracked | None = None,
     ):
         self._file = MetricsFile(folder / "metrics.jsonl", step, first=first, every=every) if folder else None
         self._board = SummaryWriter(str(own_folder(folder / "tensorboard")), purge_step=step + 1) if folder else None
         self._bar = _ProgressBar(step, total_steps) if folder and bar else None
+        self._tracked = tracked
 
     def __enter__(self) -> "Loggers":
         return self
@@ -154,6 +164,8 @@ class Loggers:
             self._file.write(step, metrics)
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+        if self._tracked:
+            self._tracked.write(step, metrics)
         if self._bar:
             self._bar.say(step, metrics)
 

@@ -14,10 +14,13 @@ from research.training.progress import Progress
 from research.training.run import Run
 from research.training.state import TrainState
 from research.training.timing import Timing
+from research.training.trackers import Tracked
 
 
-def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
+def fit(run: Run, checkpoints: Checkpoints, tracked: Tracked | None = None) -> tuple[TrainState, Timing]:
     """Trains to the end, from the newest checkpoint if there is one. Returns the last state and where time went.
+
+    tracked: a record elsewhere of what is logged.
 
     Raises Interrupted after a signal, once the state is saved.
     """
@@ -30,7 +33,7 @@ def fit(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Timing]:
         start = first = int(state.step)  # more than 0 where another run's whole state was taken over
     main_process = jax.process_index() == 0
     folder, every = run.folder if main_process else None, run.options.log_every
-    with Loggers(folder, start, len(run.batches), first=first, every=every) as loggers:
+    with Loggers(folder, start, len(run.batches), first=first, every=every, tracked=tracked) as loggers:
         progress = Progress(run, checkpoints, loggers, notes)
         with Interruptions() as interruptions, interruptions.deferred():
             return _train(run, checkpoints, progress, interruptions, state, start), progress.timing

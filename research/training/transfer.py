@@ -42,14 +42,15 @@ class Partly(NamedTuple):
 class Transfer:
     """The config section `transfer`.
 
-    source: the folder of a run or of a published model, or a .safetensors file, with our names
-    ("encoder/layer_0/feed_forward/up/kernel") or with those of timm or transformers. new: patterns of the parameters
-    that start afresh. drop: patterns of what the source has and the model does not need, such as a decoder. Learned
-    positions are resampled for other image sizes. Rows of tokens are found by their tokens where a run has another
-    vocabulary. Layers may be scanned in the source or in the model alone: `drop` then sees the single ones (`layer_0`,
-    ...). whole: of a run of the same model, vocabulary and optimizer, its newest state as it is, with the optimizer's
-    averages and the step, after which training continues. into: the part of the model that is started so, such as the
-    tower "image" of two; the others start afresh, and patterns see the paths within it.
+    source: the folder of a run or of a published model, its name on the hub ("hf:OWNER/NAME", `research.weights.hub`),
+    or a .safetensors file, with our names ("encoder/layer_0/feed_forward/up/kernel") or with those of timm or
+    transformers. new: patterns of the parameters that start afresh. drop: patterns of what the source has and the model
+    does not need, such as a decoder. Learned positions are resampled for other image sizes. Rows of tokens are found by
+    their tokens where a run has another vocabulary. Layers may be scanned in the source or in the model alone: `drop`
+    then sees the single ones (`layer_0`, ...). whole: of a run of the same model, vocabulary and optimizer, its newest
+    state as it is, with the optimizer's averages and the step, after which training continues. into: the part of the
+    model that is started so, such as the tower "image" of two; the others start afresh, and patterns see the paths
+    within it.
     """
 
     source: str

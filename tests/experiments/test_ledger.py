@@ -125,6 +125,27 @@ def test_other_values_make_other_states(tiny, measured, workdir):
         reproduce.reproduce("tiny", copied, "")
 
 
+@pytest.mark.parametrize(("files", "changed"), [
+    ((), False),
+    (("research/ledger/results/digits.json",), False),
+    (("research/ledger/results/digits.json", "research/models/vit.py"), True),
+    (("docs/results.md",), True),
+])  # fmt: skip
+def test_results_of_other_claims_are_no_change_of_the_code(files, changed, tiny, measured, workdir):
+    copied = tiny / "changed"
+    shutil.copytree(workdir, copied)
+    path = copied / "tiny/seed_1/manifest.json"
+    manifest = json.loads(path.read_text())
+    diffs = [f"diff --git a/{file} b/{file}\n--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n-1\n+2\n" for file in files]
+    for start in manifest["starts"]:
+        start["uncommitted_changes"] = "".join(diffs) or None
+    path.write_text(json.dumps(manifest))
+    first = json.loads((copied / "tiny/seed_0/manifest.json").read_text())
+    first["starts"][0]["uncommitted_changes"] = None
+    (copied / "tiny/seed_0/manifest.json").write_text(json.dumps(first))
+    assert reproduce.reproduce("tiny", copied, "").uncommitted_changes == changed
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("mean", 0.5), ("reproduced", False), ("config_fingerprint", "0"), ("values", [0.5, 0.0]), ("name", "other")],
