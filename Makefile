@@ -19,4 +19,5 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyrefly check
+	.venv/bin/hadolint Dockerfile
 	.venv/bin/python -m pytest tests/test_architecture.py
