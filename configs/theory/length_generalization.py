@@ -29,11 +29,11 @@ def get_config(arg: str = "") -> ConfigDict:
     # Two numbers of 40 digits, a sign and the end marker.
     config.task = {"name": "translation", "tokenizer": {"kind": "whitespace"}, "max_length": 84, "label_smoothing": 0.0}
     config.task.scores = ("exact_match",)
-    config.model = {"name": "seq2seq", "num_layers": 2, "width": 128, "num_heads": 4, "mlp_width": 512, "dropout": 0.0}
+    config.model = {"name": "seq2seq", "num_layers": 2, "width": 64, "num_heads": 4, "mlp_width": 256, "dropout": 0.0}
     config.model.update(positions=POSITIONS[options.positions], max_length=144)
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "b2": 0.98, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"steps": 200}}
-    config.training = {"batch_size": 128, "duration": {"steps": 4000}, "evaluate_every": {"steps": 1000}}
+    config.training = {"batch_size": 64, "duration": {"steps": 2000}, "evaluate_every": {"steps": 1000}}
     config.checkpoint = {"every": {"steps": 1000}}
     if options.tiny:
         config.data.update(longest=4, test_longest=6, size=200)

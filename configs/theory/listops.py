@@ -27,8 +27,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = {"name": "bert", "num_layers": 4, "width": 128, "num_heads": 4, "mlp_width": 512, "max_length": 102}
     config.model.update(dropout=0.0, attention_dropout=0.0)
     config.optimizer = {"name": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01, "clip_norm": 1.0}
-    config.schedule = {"name": "cosine", "warmup": {"steps": 500}}
-    config.training = {"batch_size": 128, "duration": {"epochs": 15}, "evaluate_every": {"epochs": 1}}
+    config.schedule = {"name": "cosine", "warmup": {"steps": 300}}
+    config.training = {"batch_size": 128, "duration": {"epochs": 4}, "evaluate_every": {"epochs": 1}}
     config.checkpoint = {"every": {"epochs": 1}, "best": "validation/accuracy", "mode": "max"}
     if options.tiny:
         config.data.update(size=200, longest=20)
