@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +49,8 @@ class LanguageModeling(Task):
     from 0; otherwise a text sees what stands before it, whatever that is.
     stride: tokens by which a window of evaluation lies behind the one before; of what both hold, only the first counts,
     so that most tokens are predicted from at least `length` - `stride` others. `length` unless given.
-    temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context.
+    temperature, top_k, top_p and sample_seed rule the continuations of `predict`, which fill the model's context unless
+    new_tokens says how many tokens they have at most.
     repetition_penalty: above 1 makes what was said less probable. stop: texts before which a continuation ends.
     """
 
@@ -62,6 +63,7 @@ class LanguageModeling(Task):
     sample_seed: Annotated[Seed, ANSWERING] = 0
     repetition_penalty: Annotated[float, ANSWERING, Range(1, 100)] = 1.0
     stop: Annotated[tuple[str, ...], ANSWERING] = ()
+    new_tokens: Annotated[Count | None, ANSWERING] = None
     stride: Annotated[Size | None, ANSWERING] = None
     vocabulary: TrainedTokenizer = PREPARED
 
@@ -209,13 +211,10 @@ class LanguageModeling(Task):
         self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], example: Example
     ) -> Iterator[np.ndarray]:
         """The rows of `predict` as they grow. Those are left out that end within a letter or may begin a stop text."""
-        begin = jax.jit(lambda variables: self._begin(self._generation(model, variables, batch), model))
-        advance = jax.jit(
-            lambda variables, state, until: self._generation(model, variables, batch).advance(state, until)
-        )
-        state, until = begin(variables), int(batch["prompt_length"][0])
+        begin, advance = _programs(self, model)
+        state, until = begin(variables, batch), int(batch["prompt_length"][0])
         while True:
-            state = advance(variables, state, until)
+            state = advance(variables, batch, state, until)
             tokens = np.asarray(state.tokens)[0]
             text = self.vocabulary.decode(tokens[tokens >= 0])
             whole = bool(state.finished[0]) or until >= self.length or len(self._stopped(example, text)) < len(text)
@@ -239,6 +238,7 @@ class LanguageModeling(Task):
             choose=sampler(self.temperature, self.top_k, self.top_p),
             rng=jax.random.key(self.sample_seed),
             penalty=self.repetition_penalty,
+            limit=None if self.new_tokens is None else batch["prompt_length"] + self.new_tokens,
         )
 
     def _begin(self, generation: Generation, model: nn.Module) -> State:
@@ -275,6 +275,19 @@ class LanguageModeling(Task):
 
     def show(self, batch: Mapping[str, np.ndarray], row: int) -> str:
         return f"tokens: {show_tokens(self.vocabulary, batch['tokens'][row], -1)}"
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(task: LanguageModeling, model: nn.Module) -> tuple[Callable[..., State], Callable[..., State]]:
+    """The programs of `LanguageModeling.stream`, which later streams of the same task and model use again."""
+
+    def begin(variables, batch):
+        return task._begin(task._generation(model, variables, batch), model)
+
+    def advance(variables, batch, state, until):
+        return task._generation(model, variables, batch).advance(state, until)
+
+    return jax.jit(begin), jax.jit(advance)
 
 
 def segments_of(tokens: jax.Array, end_token: int) -> jax.Array:

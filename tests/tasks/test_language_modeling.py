@@ -11,7 +11,7 @@ from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.models.bert import BERT
 from research.models.gpt import GPT
-from research.tasks.language_modeling import LanguageModeling
+from research.tasks.language_modeling import LanguageModeling, _programs
 from tests.layers.random_params import random_params
 
 TEXT = "Größe zählt, ünd öfter ßo.\nEine zweite Zeile.\n"
@@ -286,3 +286,30 @@ def test_what_grows_never_shows_the_start_of_a_stop_text_or_of_a_letter():
     task = trained("bpe", ["é" * 9 + "日本" * 9], length=24)
     whole, texts = streamed(task, "日é")
     assert len(texts) < 22 and all("\ufffd" not in text[-1] for text in texts[:-1])
+
+
+def test_a_continuation_has_at_most_so_many_tokens_of_its_own():
+    """Each row counts from the end of its own prompt."""
+    task = trained("character", ["abcdef"], length=16, specials=False)
+    model = GPT(task.vocabulary.vocab_size, num_layers=1, width=16, num_heads=2, max_length=16)
+    variables = random_params(model, jnp.zeros((1, 8), jnp.int32), deviation=0.5)
+    examples = [{"text": "fed"}, {"text": "abcdefab"}]
+    batch = jax.tree.map(jnp.asarray, task.questions(examples).first(2))
+    whole, short = (
+        [
+            task.answer(*pair)["text"]
+            for pair in zip(examples, np.asarray(one.predict(model, variables, batch))[:, None])
+        ]
+        for one in (task, task.answering(new_tokens=4))
+    )
+    assert short == [whole[0][:7], whole[1][:12]] and len(whole[0]) == 16
+    assert streamed(task.answering(new_tokens=4), "fed")[1][-1] == short[0]
+
+
+def test_a_second_stream_uses_the_programs_of_the_first():
+    task = trained("character", ["abcdef"], length=16, specials=False)
+    _programs.cache_clear()
+    first, second = streamed(task, "fed"), streamed(task, "fed")
+    assert first == second and (_programs.cache_info().misses, _programs.cache_info().hits) == (1, 1)
+    streamed(task.answering(temperature=0.5), "fed")
+    assert _programs.cache_info().misses == 2
