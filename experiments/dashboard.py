@@ -4,14 +4,13 @@ Read-only: it lists every run and sweep under the folder, and makes each one's p
 """
 
 import argparse
-import ipaddress
 from pathlib import Path
 
 import uvicorn
 
 from research.errors import UserError
 from research.reports.dashboard import application
-from research.runs.command import run_command
+from research.runs.command import is_local, run_command
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -19,18 +18,11 @@ def main(arguments: argparse.Namespace) -> None:
     root, host = Path(arguments.runs), arguments.host
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: give the folder that holds the runs")
-    if not arguments.public and not _is_local(host):
+    if not arguments.public and not is_local(host):
         raise UserError(f"--host {host} lets other machines read the runs: add --public, or use 127.0.0.1")
     hosts = ["*"] if arguments.public else ["127.0.0.1", "localhost", "::1", "[::1]"]
     print(f"the runs of {root} are at http://{host}:{arguments.port}", flush=True)
     uvicorn.run(application(root, hosts), host=host, port=arguments.port, log_level="error")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
-    "experiments": 7,
-    "configs": 7,
+    "experiments": 8,
+    "configs": 8,
     "research.reports": 6,
     "research.sweeps": 6,
     "research.ledger": 6,
+    "research.serving": 7,
     "research.runs": 5,
     "research.training": 4,
     "research.tasks": 3,

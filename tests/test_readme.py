@@ -147,16 +147,20 @@ def execute(folder, forked) -> Callable[[str], None]:
         environment |= dict(setting.split("=", 1) for setting in settings)
         python, option, module, *arguments = words[len(settings) :]
         assert (python, option) == (sys.executable, "-m"), line
-        if module == "experiments.dashboard":
-            return _visit([python, option, module, *arguments], environment)
+        if module in VISITED:
+            return _visit([python, option, module, *arguments], environment, VISITED[module])
         ended = forked(module, arguments, environment)
         assert ended.code == 0, f"{line}\n{ended.stdout[-2000:]}\n{ended.stderr}"
 
     return make
 
 
-def _visit(words: list[str], environment: dict[str, str]) -> None:
-    """Starts a server at a free port, asks it for its list, and ends it."""
+VISITED = {"experiments.dashboard": 'href="/runs/demo"', "experiments.api": ">demo</option>"}
+"""Servers, and what their first page has."""
+
+
+def _visit(words: list[str], environment: dict[str, str], content: str) -> None:
+    """Starts a server at a free port, asks it for its first page, and ends it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -165,7 +169,7 @@ def _visit(words: list[str], environment: dict[str, str]) -> None:
         while server.poll() is None:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
-                    assert answer.status == 200 and 'href="/runs/demo"' in answer.read().decode()
+                    assert answer.status == 200 and content in answer.read().decode()
                 return
             except urllib.error.URLError:  # it does not listen yet
                 time.sleep(0.2)

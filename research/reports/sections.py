@@ -157,8 +157,11 @@ def explorer(records: Sequence[Record]) -> str:
     ]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*named))
     looks = [look for look in turns if look][: max(3, len(named))]
-    if not looks:
-        return ""
+    return explored(looks) if looks else ""
+
+
+def explored(looks: Sequence[Mapping[str, Any]]) -> str:
+    """The explorer of these looks, as `research.reports.samples.look` makes them."""
     data = f'<script type=application/json id="attention-data">{embedded(looks)}</script>'
     return f'<div id="explorer"><noscript>The explorer needs JavaScript.</noscript></div>{data}'
 

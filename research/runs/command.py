@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import io
+import ipaddress
 import logging
 import os
 import platform
@@ -178,6 +179,14 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 def _cached(folder: str) -> str:
     os.environ[CACHE_VARIABLE] = os.path.abspath(os.path.expanduser(folder))
     return folder
+
+
+def is_local(host: str) -> bool:
+    """Whether an address to listen at is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:

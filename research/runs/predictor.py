@@ -10,6 +10,9 @@ from research.tasks.task import Example, Task
 from research.training.checkpoints import Checkpoints
 from research.training.evaluation import Evaluator, few_shapes
 
+REMEMBERED = 16
+"""Choices of options whose programs are kept."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
@@ -60,7 +63,11 @@ class Predictor:
 
     def stream(self, item: Any, **options: Any) -> Iterator[dict[str, Any]]:
         """The answer to one input as it grows; the last one is that of `answer`, for tasks whose `streams` is true."""
-        return self._with(options).stream(self.variables, self.task.example(item))
+        return self.grow(self.task.example(item), **options)
+
+    def grow(self, example: Example, **options: Any) -> Iterator[dict[str, Any]]:
+        """The same for an example as the run's data have it."""
+        return self._with(options).stream(self.variables, example)
 
     def answers(self, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """The same for examples as the run's data have them; their own answers are not looked at."""
@@ -77,6 +84,8 @@ class Predictor:
             return self.evaluator
         task, key = self.task.answering(**options), repr(sorted(options.items()))
         if key not in self._others:
+            while len(self._others) >= REMEMBERED:
+                del self._others[next(iter(self._others))]
             inference = dataclasses.replace(self.evaluator.inference, task=task)
             self._others[key] = dataclasses.replace(self.evaluator, inference=inference)
         return self._others[key]

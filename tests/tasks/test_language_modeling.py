@@ -295,13 +295,9 @@ def test_a_continuation_has_at_most_so_many_tokens_of_its_own():
     variables = random_params(model, jnp.zeros((1, 8), jnp.int32), deviation=0.5)
     examples = [{"text": "fed"}, {"text": "abcdefab"}]
     batch = jax.tree.map(jnp.asarray, task.questions(examples).first(2))
-    whole, short = (
-        [
-            task.answer(*pair)["text"]
-            for pair in zip(examples, np.asarray(one.predict(model, variables, batch))[:, None])
-        ]
-        for one in (task, task.answering(new_tokens=4))
-    )
+    tokens = [np.asarray(one.predict(model, variables, batch)) for one in (task, task.answering(new_tokens=4))]
+    pairs = [zip(examples, rows, strict=True) for rows in tokens]
+    whole, short = ([task.answer(example, [row])["text"] for example, row in each] for each in pairs)
     assert short == [whole[0][:7], whole[1][:12]] and len(whole[0]) == 16
     assert streamed(task.answering(new_tokens=4), "fed")[1][-1] == short[0]
 
