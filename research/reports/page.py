@@ -72,13 +72,13 @@ def page(title: str, head: str, content: Mapping[str, str], reload: int | None) 
     body = "".join(blocks)
     scripts = []
     if "data-chart" in body:
-        scripts += [get_plotlyjs(), _part("charts.js")]
+        scripts += [get_plotlyjs(), part("charts.js")]
     if 'id="explorer"' in body:
-        scripts.insert(0, _part("explorer.js"))
-    text = string.Template(_part("page.html")).substitute(
+        scripts.insert(0, part("explorer.js"))
+    text = string.Template(part("page.html")).substitute(
         title=escape(title),
         reload=f'<meta http-equiv="refresh" content="{reload}">' if reload else "",
-        style=_part("report.css"),
+        style=part("report.css"),
         head=head,
         links="".join(links),
         body=body,
@@ -134,7 +134,8 @@ def _damage(error: Exception) -> str:
     return f"what is stored is damaged ({type(error).__name__}: {str(error)[:200]})"
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A style sheet, script or template of the pages."""
     return (PARTS / name).read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
-from research.reports.page import page
+from research.reports.page import part
 from research.reports.samples import ATTENTION_BYTES, look, png, within
 from research.reports.sections import explored, table
 from research.runs.predictor import Predictor
@@ -25,7 +25,7 @@ def form(workers: Mapping[str, Worker], asks_token: bool) -> str:
     kinds = {name: "image" if isinstance(one.predictor.task, ImageTask) else "text" for name, one in workers.items()}
     runs = "".join(f'<option data-kind="{kind}">{escape(name)}</option>' for name, kind in kinds.items())
     text = string.Template((Path(__file__).parent / "trying.html").read_text(encoding="utf-8"))
-    return page("Try the runs", text.substitute(runs=runs, token="" if asks_token else "hidden"), {}, None)
+    return text.substitute(style=part("report.css"), runs=runs, token="" if asks_token else "hidden")
 
 
 def shown(predictor: Predictor, example: Example, answer: Mapping[str, Any]) -> dict[str, str]:
