@@ -2,7 +2,8 @@
 
 The model stays as it is, without its head; on its pooled features of the training images are fitted a linear classifier
 (logistic regression), nearest neighbours by cosine similarity, and a linear classifier by least squares on a few images
-of each class. `--random` measures the same model untrained, which says how much of it is the training's merit.
+of each class. `--random` measures the same model untrained, which says how much of it is the training's merit. A model
+of images and captions, or any other, is measured on other data with --config.data.name=image_folder and the like.
 """
 
 import argparse
@@ -19,14 +20,19 @@ def main(arguments: argparse.Namespace) -> None:
     """The command."""
     if not 0 < arguments.labels <= 1:
         raise UserError(f"--labels {arguments.labels} is not a fraction: use more than 0 and at most 1")
-    experiment = open_run(Path(arguments.workdir))
+    for path in arguments.overrides:
+        if not path.startswith("data."):
+            raise UserError(f"--config.{path} is a part of what was trained: only --config.data... can be others")
+    experiment = open_run(Path(arguments.workdir), data=arguments.overrides)
     if "image" not in experiment.sample_batch:
         raise UserError(f"{arguments.workdir} holds no model of images: give one that was trained on images")
     if "test" not in experiment.source.splits:
         raise UserError("the data have no test split to measure on: set data.test_path")
     results = probe(experiment, random=arguments.random, labels=arguments.labels, shots=arguments.shots)
     name = "probe_random" if arguments.random else "probe"
-    write_json(experiment.folder / f"{name}.json", {"labels": arguments.labels, **results})
+    data = {split: experiment.source.fingerprint(split) for split in ("train", "test")} if arguments.overrides else {}
+    changes = {"data": data} if data else {}
+    write_json(experiment.folder / f"{name}.json", {"labels": arguments.labels, **changes, **results})
     for name, accuracy in results.items():
         print(f"{name} {accuracy:.4f}")
 
@@ -34,6 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.probe", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("--config.data.PATH", metavar="VALUE", help="other data, such as --config.data.path=my_photos")
     parser.add_argument("--random", action="store_true", help="measure the untrained model")
     parser.add_argument("--labels", type=float, default=1.0, help="share of the training labels to use (default: all)")
     parser.add_argument("--shots", type=int, default=5, help="images of each class for the few-shot figure")

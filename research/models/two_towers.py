@@ -94,6 +94,10 @@ class TwoTowers(nn.Module):
             raise UserError(f"model.image gives {width} numbers and model.width is {self.width}: set it to {width}")
         return normalised(features)
 
+    def pooled_features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
+        """Those of the image tower before they are projected, on which Radford et al. 2021 fit their linear probes."""
+        return self.image(images)
+
     def text_vectors(
         self, tokens: Int[Array, "batch length"], valid: Bool[Array, "batch length"], *, train: bool = False
     ) -> Float32[Array, "batch features"]:

@@ -13,6 +13,7 @@ from research.errors import UserError
 from research.models.contract import PooledFeatures
 from research.parallel.mesh import place_batch
 from research.runs.experiment import Experiment
+from research.tasks.captions import CaptionTask
 from research.training.checkpoints import Checkpoints
 
 BATCH_SIZE = 256
@@ -21,22 +22,25 @@ NEIGHBOURS = 10
 
 def features(experiment: Experiment, variables: Mapping[str, Any], split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pooled features, float32 [images, width], and labels [images] of a split."""
-    examples = experiment.examples(split)
-    dataset = experiment.task.questions(examples)
-    model = experiment.model
+    examples, task, model = experiment.examples(split), experiment.task, experiment.model
+    dataset = task.questions(examples)
     pooled = "pooled_features" if isinstance(model, PooledFeatures) else None
     model = model if pooled else model.clone(num_classes=0)
 
     @jax.jit
     def apply(batch):
-        return model.apply(variables, experiment.task.model_inputs(batch)[0], method=pooled)
+        # Labelled images have no captions.
+        images = task.normalised(batch["image"]) if isinstance(task, CaptionTask) else task.model_inputs(batch)[0]
+        return model.apply(variables, images, method=pooled)
 
     batches = Batches.on_mesh(
         dataset, InOrder(len(dataset), BATCH_SIZE), -(-len(dataset) // BATCH_SIZE), experiment.mesh
     )
     place = functools.partial(place_batch, mesh=experiment.mesh)
     rows = np.concatenate([np.asarray(apply(batch), np.float32) for batch in load(batches, 0, place)])
-    labels = np.array([examples[index]["label"] for index in range(len(examples))])
+    labels = np.array([examples[index].get("label", -1) for index in range(len(examples))])
+    if (labels < 0).any():
+        raise UserError("the data have no labels to fit a classifier to: give others with --config.data...")
     return rows[: len(examples)], labels
 
 
@@ -52,8 +56,7 @@ def probe(experiment: Experiment, *, random: bool, labels: float, shots: int) ->
     from sklearn.preprocessing import StandardScaler
 
     if random:
-        state = experiment.run.create_state()
-        variables = state.variables()
+        variables = jax.jit(experiment.create_state(None))({}).variables()
     else:
         with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
             variables, _ = experiment.variables(checkpoints)

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from research.runs.experiment import open_run
 from research.runs.predictor import Predictor
@@ -167,6 +166,28 @@ def test_pretraining_without_labels_then_a_probe_and_fine_tuning(run, tmp_path):
     (_, before), (_, after) = final_state(tmp_path / "rotation"), final_state(tmp_path / "tuned")
     jax.tree.map(np.testing.assert_array_equal, before.ema["encoder"], after.params["encoder"])
     assert before.params["head"]["kernel"].shape == (16, 4) and after.params["head"]["kernel"].shape == (16, 10)
+
+
+def test_a_probe_of_an_image_tower_on_images_with_labels(run, tmp_path):
+    """Half of the colours are near white, half near black: whatever the features are, a line parts them."""
+    clip, photos = tmp_path / "clip", tmp_path / "photos"
+    assert run("train", "--config=configs/multimodal/clip_scenes.py:tiny", f"--workdir={clip}").code == 0
+    random = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 200)):
+        (photos / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(low, low + 50, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(photos / name / f"{number}.png")
+    data = [f"--config.data.path={photos}", f"--config.data.test_path={photos}", "--config.data.name=image_folder"]
+    for extra, name in ([], "probe"), (["--random"], "probe_random"):
+        done = run("probe", f"--workdir={clip}", *data, *extra)
+        assert done.code == 0, done.stderr
+        stored = json.loads((clip / f"{name}.json").read_text())
+        assert stored["linear"] == 1 and set(stored["data"]) == {"train", "test"}
+    without = run("probe", f"--workdir={clip}")
+    assert without.code == 2 and "the data have no labels to fit a classifier to: give others with" in without.stderr
+    other = run("probe", f"--workdir={clip}", "--config.model.width=3")
+    assert other.code == 2 and "--config.model.width is a part of what was trained" in other.stderr
 
 
 @pytest.mark.parametrize(
