@@ -13,7 +13,6 @@ from research.errors import UserError
 from research.models.contract import PooledFeatures
 from research.parallel.mesh import place_batch
 from research.runs.experiment import Experiment
-from research.tasks.captions import CaptionTask
 from research.training.checkpoints import Checkpoints
 
 BATCH_SIZE = 256
@@ -29,9 +28,7 @@ def features(experiment: Experiment, variables: Mapping[str, Any], split: str) -
 
     @jax.jit
     def apply(batch):
-        # Labelled images have no captions.
-        images = task.normalised(batch["image"]) if isinstance(task, CaptionTask) else task.model_inputs(batch)[0]
-        return model.apply(variables, images, method=pooled)
+        return model.apply(variables, task.image_inputs(batch), method=pooled)
 
     batches = Batches.on_mesh(
         dataset, InOrder(len(dataset), BATCH_SIZE), -(-len(dataset) // BATCH_SIZE), experiment.mesh

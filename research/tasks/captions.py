@@ -68,6 +68,9 @@ class CaptionTask(ImageTask):
         """The examples' images as training or evaluation sees them."""
         return LabelledImages(examples, self.augmentation if train else None, seed, photo=self.photo)
 
+    def image_inputs(self, batch: Mapping[str, Any]) -> Any:
+        return self.normalised(batch["image"])
+
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """int32 [texts, length]: start if there is one, tokens, end, PAD. Raises UserError for a text without words."""
         for text in texts:

@@ -198,6 +198,10 @@ class Task:
         """The positional arguments of the model, for initialisation and for counting its cost."""
         raise TypeError(f"{type(self).__name__} has no model inputs")
 
+    def image_inputs(self, batch: Mapping[str, Any]) -> Any:
+        """Of the model's arguments the images, which a batch may hold without the others."""
+        return self.model_inputs(batch)[0]
+
     def num_tokens(self, batch: Mapping[str, Any]) -> int | None:
         """Tokens of a batch, padding included, for durations and speed; None where there are none."""
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from research.runs.experiment import open_run
 from research.runs.predictor import Predictor
