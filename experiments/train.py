@@ -58,6 +58,10 @@ def _try_out(arguments: argparse.Namespace) -> None:
         if count is not None and count < 1:
             raise UserError(f"{option} is {count}: use 1 or more")
     config = load(arguments.config, arguments.overrides)
+    if arguments.prove_resume and config.training.get("accumulate") == "auto":
+        raise UserError("--prove-resume compares bits: set training.accumulate to a number")
+    if arguments.prove_resume and "tracker" in config:
+        raise UserError("--prove-resume would leave records of its own: leave the section tracker out")
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.overfit:
             experiment = build_experiment(config, Path(scratch))

@@ -8,12 +8,12 @@ them), or is an original Vision Transformer's .npz file. RUN becomes the folder 
 import argparse
 from pathlib import Path
 
+from research.hub import fetched
 from research.runs.certificate import verify
 from research.runs.command import add_plugin, run_command
 from research.runs.difference import difference
 from research.runs.exported import export_model
 from research.runs.imported import import_model
-from research.weights.hub import fetched
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ FLOORS = {
     "research.search_space": 1,
     "research.errors": 1,
     "research.files": 1,
+    "research.hub": 1,
     "research.locks": 1,
     "research.plugins": 1,
     "research.ranges": 1,

@@ -13,8 +13,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from research.config import argument
+from research.hub import PREFIX
 from research.models.bert import SIZES
-from research.weights.hub import fetched
 
 SMALL = {"num_layers": 2, "width": 128, "num_heads": 2, "mlp_width": 512}
 
@@ -31,7 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
 def base(weights: str, size: str, tiny: bool, length: int = 128) -> ConfigDict:
     """All but the data and the name of the task: BERT's recipe (appendix A.3), for the weights or a small encoder."""
     config = ConfigDict({"seed": 0})
-    weights = str(fetched(weights)) if weights else ""
     small = tiny or not weights
     config.task = {"tokenizer": tokenizer(weights, 300 if tiny else 4000), "length": 64 if tiny else length}
     config.model = {"name": "bert", **(SMALL if small else SIZES[size]), "max_length": length if small else 512}
@@ -54,5 +53,7 @@ def tokenizer(weights: str, vocab_size: int) -> dict:
     """The vocabulary of a published BERT, or the section that trains one."""
     if not weights:
         return {"kind": "wordpiece", "vocab_size": vocab_size}
+    if weights.startswith(PREFIX):
+        return {"path": weights}
     whole = Path(weights) / "tokenizer.json"
     return {"path": str(whole if whole.expanduser().exists() else Path(weights) / "vocab.txt")}

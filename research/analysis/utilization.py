@@ -2,9 +2,9 @@
 devices could have computed in its time.
 
 Counted are matrix products and convolutions, forward and backward (`cost.flops`), without what `model.remat` computes
-again. The peaks are those of dense bfloat16 products by the vendors' data sheets, by the names that JAX gives the
-devices. Other devices, CPUs among them, and float32, whose products take several roads, have none: no number is better
-than a wrong one.
+again, but with what a loss in chunks or attention in blocks does, and with a teacher's forward pass. The peaks are
+those of dense bfloat16 products by the vendors' data sheets, by the names that JAX gives the devices. Other devices,
+CPUs among them, and float32, whose products take several roads, have none: no number is better than a wrong one.
 """
 
 import jax

@@ -41,11 +41,14 @@ from research.data.tokenizer_rules import (
 from research.data.wordpiece import described_beside, pieces_of_lines, train_pieces
 from research.errors import UserError
 from research.files import Unreadable, read_text, write_json, write_text
+from research.hub import PREFIX, fetched
 from research.ranges import Size
 
 __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "TrainedTokenizer"]
 
 
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""Files of a published model, of which the first that is there is its vocabulary."""
 BLOCK = 4096
 """Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
 
@@ -367,13 +370,17 @@ class Tokenizer:
         with library("no vocabulary can be made of these texts", "check them, or use another task.tokenizer"):
             return TrainedTokenizer(makers[self.kind or "word"]())
 
-    def read(self) -> TrainedTokenizer:
+    def read(self, folder: Path | None = None) -> TrainedTokenizer:
         """The vocabulary of the file `path`; "~/" is the home folder, and its content says which format it has.
 
-        Raises a UserError as `TrainedTokenizer.load`.
+        "hf:OWNER/NAME" is that of a model on the hub (`research.hub`), as the run in `folder` notes it. Raises a
+        UserError as `TrainedTokenizer.load`.
         """
         given = self.path or ""
         path = Path(os.path.expanduser(given) if given.startswith("~/") else given)
+        if given.startswith(PREFIX):
+            model = fetched(given, folder)
+            path = next((model / name for name in VOCABULARIES if (model / name).exists()), model / VOCABULARIES[0])
         try:
             text = read_text(path)
         except (Unreadable, ValueError) as error:

@@ -187,10 +187,13 @@ def summarise(name: str, claim: Claim, folders: Sequence[Path]) -> Result:
     )
 
 
-def _changed(diff: str | None) -> bool:
+def _changed(diff: Any) -> bool:
     """Whether a diff touches anything but results of the ledger, which each claim that is reproduced writes."""
-    files = re.findall(r"^diff --git a/(.*?) b/", diff or "", re.MULTILINE)
-    return bool(diff) and not (files and all(file.startswith("research/ledger/results/") for file in files))
+    if not isinstance(diff, str):
+        return bool(diff)
+    own = r"a/research/ledger/results/[\w.-]+ b/research/ledger/results/[\w.-]+"
+    files = re.findall(r"^diff --git (.*)$", diff, re.MULTILINE)
+    return bool(diff) and not (files and all(re.fullmatch(own, file) for file in files))
 
 
 def read_result(name: str) -> Result | None:

@@ -11,6 +11,8 @@ from research.config import diff, load
 from research.data.plans import Bucketed
 from research.errors import UserError
 from research.files import read_json, write_json
+from research.hub import PREFIX
+from research.parallel.mesh import check_batch_size
 from research.reports.live import live_report, record_samples
 from research.reports.pictures import draw
 from research.runs.checks import check_before_training
@@ -23,7 +25,6 @@ from research.training.fitting import choose_micro_batches
 from research.training.interruptions import Interruptions
 from research.training.loop import fit
 from research.training.trackers import Tracked, check_installed
-from research.weights.hub import PREFIX
 
 
 def train(
@@ -45,12 +46,14 @@ def train(
         if claimed.complete and not claimed.moved:
             return _complete(folder)
         experiment = build_experiment(config, folder)
-        if experiment.tracker is not None:
+        if experiment.tracker is not None and jax.process_index() == 0:
             check_installed(experiment.tracker)
         data = _compared(experiment, claimed.moved) if jax.process_index() == 0 else {}
         if experiment.options.accumulate == "auto":
             options = dataclasses.replace(experiment.options, accumulate=choose_micro_batches(experiment.run))
             experiment = dataclasses.replace(experiment, options=options)
+            if options.batch_size is not None:
+                check_batch_size(options.batch_size, experiment.mesh, options.micro_batches, "training.batch_size")
         if not claimed.complete:
             check_before_training(experiment)
         claimed.keep()
@@ -100,7 +103,7 @@ def _train(experiment: Experiment, tracked: Tracked) -> dict[str, float]:
     if float(rate(total - 1)) > float(rate(total // 2)):
         print("the learning rate still rises at the last step: schedule.warmup is as long as the run", flush=True)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
-        _, timing = fit(run, checkpoints, tracked)
+        state, timing = fit(run, checkpoints, tracked)
     with Checkpoints(folder / "checkpoints", experiment.checkpoint) as checkpoints:
         results = evaluate(experiment, checkpoints, [s for s in experiment.source.splits if s != "train"], samples=5)
     if jax.process_index() == 0:
@@ -111,7 +114,7 @@ def _train(experiment: Experiment, tracked: Tracked) -> dict[str, float]:
         if scorer is not None and (signatures := scorer.signatures()):
             write_json(folder / "signatures.json", signatures)
         keep_results(folder, results)
-        tracked.write(total, results)
+        tracked.write(int(state.step), results)
     print("time: " + ", ".join(f"{name} {value:.3g}" for name, value in timing.report().items()))
     _report(results)
     return results

@@ -50,7 +50,7 @@ def diagnose(config: ConfigDict, folder: Path, *, memory: float | None, imagined
     held, whole = cost.bytes_per_device(state), cost.total_bytes(state)
     print(f"with the optimizer's state {_bytes(whole)}, of which each device holds {_bytes(held)} ({held / whole:.1%})")
     batch = dearest_batch(run)
-    rows = len(batch["weight"]) * jax.process_count()
+    rows = len(batch["weight"]) * run.batches.share[1]
     abstract = cost.abstract_batch(batch, batch_sharding(run.mesh), rows)
     compiled = run.compile_step(abstract)
     _step(run, compiled, abstract)

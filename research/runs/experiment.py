@@ -21,6 +21,7 @@ from research.data.rows import Rows
 from research.data.source import Withheld
 from research.errors import UserError
 from research.files import read_json, read_or_set_aside, write_json
+from research.hub import agreed, fetched
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.ranges import Seed
@@ -44,7 +45,6 @@ from research.training.transfer import Transfer, parts_taken, transferred, with_
 from research.values import convert
 from research.weights.families import taken
 from research.weights.files import INDEX, ONE, read_arrays
-from research.weights.hub import fetched
 from research.weights.place import placed
 
 EVALUATION_BATCH = 64
@@ -150,7 +150,8 @@ class Experiment:
         """Measures splits and answers questions; needs no optimizer."""
         ways = batch_ways(self.mesh)
         batch_size = self.options.batch_size or -(-EVALUATION_BATCH // ways) * ways
-        batch_size = -(-batch_size // (ways * self.options.micro_batches)) * ways  # no more than training has room for
+        if not self.task.compares:  # no more than training has room for
+            batch_size = -(-batch_size // (ways * self.options.micro_batches)) * ways
         inference = Inference(self.model, self.task, Precision.parse(self.options.precision))
         return Evaluator(inference, self.mesh, batch_size)
 
@@ -252,7 +253,7 @@ class Experiment:
         """What `transfer` takes over from another run or a weight file, by its path."""
         if not self.transfer:
             return {}
-        weights, vocabularies = self._weights(fetched(self.transfer.source, self.folder))
+        weights, vocabularies = self._weights(agreed(fetched(self.transfer.source, self.folder)))
         trees = [abstract.params, *abstract.model_state.values()]
         given = transferred(self.transfer, weights, trees, vocabularies, self.task.token_ids())
         for line in parts_taken(self.transfer.source, given) if jax.process_index() == 0 else ():
@@ -313,7 +314,7 @@ def build_experiment(
     Precision.parse(options.precision)
     mesh_shape = build(MeshShape, config.get("mesh", {}), "mesh")
     mesh = make_mesh(mesh_shape, devices)
-    if options.accumulate == "auto" and (kept := kept_micro_batches(folder, batch_ways(mesh))):
+    if options.accumulate == "auto" and (kept := kept_micro_batches(folder, options.batch_size, batch_ways(mesh))):
         options = dataclasses.replace(options, accumulate=kept)
     if options.batch_size is not None:
         check_batch_size(options.batch_size, mesh, options.micro_batches, "training.batch_size")
@@ -331,6 +332,8 @@ def build_experiment(
             f"training.accumulate {options.accumulate} would compare the examples of each micro-batch alone: set it to "
             "1, and task.chunk to what the memory holds"
         )
+    if task.compares and config.training.get("accumulate") == "auto":
+        raise UserError("training.accumulate auto would change what the loss compares: set it to a number")
     model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
     return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer, tracker)
 

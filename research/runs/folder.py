@@ -38,10 +38,18 @@ LAUNCH_ONLY = ("expect", "mesh", "tracker", "training.workers", "checkpoint.ever
 LENGTH = "training.duration"
 MADE_OF_DATA = ("tokenizer.json", "target_tokenizer.json", "classes.json", "image.json")
 """Files of a run's folder without which its parameters mean nothing."""
-MADE_ANEW = (*MADE_OF_DATA, "batch.json", "micro_batches.json", "hub.json", "teacher.json", "manifest.json")
+MADE_ANEW = (
+    *MADE_OF_DATA,
+    "batch.json",
+    "micro_batches.json",
+    "hub.json",
+    "teacher.json",
+    "tracker.json",
+    "manifest.json",
+)
 LEFT_BY_A_START = (
     *(*MADE_ANEW, "config.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints"),
-    *("tracker.json", "wandb"),
+    "wandb",
 )
 """What a start makes before its first step, and of it what depends on the config."""
 

@@ -119,7 +119,7 @@ class _Group:
         self.first = experiments[0]
         if self.first.task.teacher is not None:
             raise Apart("trials with a teacher cannot be trained together: use --launcher=local")
-        if self.first.options.accumulate == "auto":
+        if self.first.config.training.get("accumulate") == "auto":
             raise Apart("trials that choose training.accumulate cannot be trained together: use --launcher=local")
         if self.first.tracker is not None:
             raise Apart("trials with a tracker cannot be trained together: use --launcher=local")

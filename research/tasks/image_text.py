@@ -54,6 +54,7 @@ class ImageText(CaptionTask):
     templates: Annotated[tuple[str, ...], ANSWERING] = ("{}",)
 
     whole_batch: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
     pads_with_end: ClassVar[bool] = True
 
     def __post_init__(self):

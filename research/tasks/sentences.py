@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -38,6 +38,8 @@ class Sentences(Task):
     length: tokens of a text, with the marks of its start and end; longer texts are cut. pool, normalise: see
     `sentence_vectors`.
     """
+
+    compares: ClassVar[bool] = True
 
     tokenizer: Tokenizer
     length: Size = 128

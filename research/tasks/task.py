@@ -92,6 +92,9 @@ class Task:
     whole_batch: ClassVar[bool] = False
     """Whether the loss compares each example with all others of its batch, which micro-batches would part."""
 
+    compares: ClassVar[bool] = False
+    """Whether the loss compares each example with others of its batch or micro-batch, whose size then changes it."""
+
     text_marks: ClassVar[Literal["both", "end", "none"]] = "both"
     """Which marks of its start and its end the model finds around a text."""
 

@@ -41,7 +41,7 @@ def vocabulary_of_run(
         return _fitting(TrainedTokenizer.load(path), fields, name, pads_with_end)
     examples = source.examples  # nobody has them for a stored run: its config may name any file, this one included
     if tokenizer.path is not None:
-        vocabulary = tokenizer.read()
+        vocabulary = tokenizer.read(folder)
     else:
         vocabulary = tokenizer.train(_sample(examples("train"), fields, tokenizer.sample_megabytes * 10**6))
     vocabulary = _fitting(vocabulary, fields, name, pads_with_end)

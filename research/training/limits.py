@@ -20,7 +20,15 @@ from research.parallel.mesh import batch_ways
 from research.parallel.sharding import by_path
 from research.training.run import Run
 
-CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+"""Of either version of control groups, the files of its limit, of what it has taken, and of what that is."""
 HOST_BATCHES = 4
 """Batches that the host holds at once: one being read, two read ahead, one on its way to the devices."""
 ROW = 24
@@ -56,7 +64,7 @@ def machine_memory() -> int:
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limited = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     found += [limit for limit in limited if limit != resource.RLIM_INFINITY]
-    for path in CGROUPS:
+    for path, *_ in CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # another system, or the word "max"
             found.append(int(Path(path).read_text()))
     return min(found)
@@ -66,6 +74,11 @@ def free_memory() -> int:
     """Bytes that this process may still take of what `machine_memory` counts, with other processes as they are now."""
     taken = _kibibytes(Path("/proc/self/status"))
     found = [machine_memory() - 1024 * taken.get("VmRSS", 0)]
+    for limit, used, stats in CGROUPS:  # which may hold other processes; what they read from files makes room
+        with contextlib.suppress(OSError, ValueError):
+            rows = dict(line.split() for line in Path(stats).read_text().splitlines())
+            files = int(rows.get("inactive_file", rows.get("total_inactive_file", 0)))
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()) + files)
     for kind, counted in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
             found.append(limit - 1024 * taken.get(counted, 0))

@@ -127,7 +127,7 @@ class Progress:
         line["time/examples_per_second"] = rate * self._run.clock.examples_per_step
         if self._run.clock.tokens_per_step:
             line["time/tokens_per_second"] = rate * self._run.clock.tokens_per_step
-        if self.timing.peak is not None:
+        if self.timing.peak is not None and self.timing.operations:
             line["time/mfu_percent"] = self.timing.utilization(self.timing.operations - operations, now - then)
         line |= {f"time/{name}_peak_gibibytes": size / 2**30 for name, size in peak_memory().items()}
         self._logged = (now, self.timing.steps, self.timing.operations)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
@@ -102,8 +103,7 @@ class Run:
 
     def operations(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> int:
         """FLOPs of a step on batches of this shape, over all devices, without what `model.remat` computes again."""
-        model: Any = self.step.model
-        step = dataclasses.replace(self.step, model=model.clone(remat="none")) if hasattr(model, "remat") else self.step
+        step = dataclasses.replace(self.step, model=_keeping(self.step.model))
         with jax.set_mesh(self.mesh):
             return cost.flops(step.train, self.abstract_state, batch, self.taught)
 
@@ -113,3 +113,13 @@ class Run:
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(self.step.train, donate_argnums=0, out_shardings=(shardings, None))
             return jitted.lower(self.abstract_state, batch, self.taught).compile()
+
+
+def _keeping(model: Any) -> Any:
+    """The model without `remat`, in its parts too."""
+    parts = {
+        field.name: _keeping(part)
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name") and isinstance(part := getattr(model, field.name), nn.Module)
+    }
+    return model.clone(**parts, **({"remat": "none"} if hasattr(model, "remat") else {}))

@@ -28,7 +28,7 @@ class Timing:
     def report(self) -> dict[str, float]:
         """Figures for the end of a run."""
         used = {}
-        if self.peak is not None:
+        if self.peak is not None and self.operations:
             used = {"mfu_percent": self.utilization(self.operations, self.stepping), "peak_teraflops": self.peak / 1e12}
         return {
             "seconds": self.seconds,

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from research.errors import UserError
-from research.files import read_or_set_aside, write_json
+from research.files import own_folder, read_or_set_aside, write_json
+from research.training.interruptions import Interrupted
 
 
 class Record(Protocol):
@@ -86,7 +87,7 @@ class _WeightsAndBiases:
             name=folder.name,
             id=known,
             resume="allow",
-            dir=str(folder),
+            dir=str(own_folder(folder / "wandb").parent),
             config=dict(config),
             mode=os.environ.get("WANDB_MODE", "offline"),
             settings=wandb.Settings(console="off", silent=True),
@@ -143,11 +144,10 @@ TRACKERS = {"mlflow": MLflow, "trackio": Trackio, "wandb": WeightsAndBiases}
 
 def check_installed(tracker: Any) -> None:
     """Raises UserError where the package of a tracker is not there."""
-    if importlib.util.find_spec(tracker.package) is None:
-        raise UserError(
-            f"tracker.name {tracker.package!r} needs its package: pip install {tracker.package}, or leave the section "
-            "tracker out"
-        )
+    package = getattr(tracker, "package", None)  # a class of one's own has none
+    spec = package and importlib.util.find_spec(package)
+    if package and (spec is None or spec.origin is None):  # a folder of that name is no package
+        raise UserError(f"tracker.name {package!r} needs its package: pip install {package}, or leave tracker out")
 
 
 class Tracked:
@@ -166,7 +166,8 @@ class Tracked:
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if record := self._record:
-            self._tried(lambda: record.finish(failed=kind is not None))
+            failed = kind is not None and not issubclass(kind, Interrupted)  # the same command goes on with it
+            self._tried(lambda: record.finish(failed=failed))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a step."""
@@ -176,9 +177,10 @@ class Tracked:
     def _begin(self, tracker: Any, folder: Path, config: Mapping[str, Any]) -> None:
         path = folder / "tracker.json"
         kept = read_or_set_aside(path, dict[str, str]) or {}
-        known = kept.get("id") if kept.get("name") == tracker.package else None
+        name = getattr(tracker, "package", type(tracker).__name__)
+        known = kept.get("id") if kept.get("name") == name else None
         self._record = tracker.record(folder, config, known)
-        write_json(path, {"name": tracker.package, "id": self._record.id})
+        write_json(path, {"name": name, "id": self._record.id})
 
     def _tried(self, action: Callable[[], None]) -> None:
         try:

@@ -42,7 +42,7 @@ class Partly(NamedTuple):
 class Transfer:
     """The config section `transfer`.
 
-    source: the folder of a run or of a published model, its name on the hub ("hf:OWNER/NAME", `research.weights.hub`),
+    source: the folder of a run or of a published model, its name on the hub ("hf:OWNER/NAME", `research.hub`),
     or a .safetensors file, with our names ("encoder/layer_0/feed_forward/up/kernel") or with those of timm or
     transformers. new: patterns of the parameters that start afresh. drop: patterns of what the source has and the model
     does not need, such as a decoder. Learned positions are resampled for other image sizes. Rows of tokens are found by

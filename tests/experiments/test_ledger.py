@@ -130,13 +130,16 @@ def test_other_values_make_other_states(tiny, measured, workdir):
     (("research/ledger/results/digits.json",), False),
     (("research/ledger/results/digits.json", "research/models/vit.py"), True),
     (("docs/results.md",), True),
+    (('"a/research/mod\\303\\250les.py" "b/research/mod\\303\\250les.py"',), True),
+    (("a/research/ledger/results/digits.json b/research/models/digits.json",), True),
 ])  # fmt: skip
 def test_results_of_other_claims_are_no_change_of_the_code(files, changed, tiny, measured, workdir):
     copied = tiny / "changed"
     shutil.copytree(workdir, copied)
     path = copied / "tiny/seed_1/manifest.json"
     manifest = json.loads(path.read_text())
-    diffs = [f"diff --git a/{file} b/{file}\n--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n-1\n+2\n" for file in files]
+    names = [file if " " in file else f"a/{file} b/{file}" for file in files]
+    diffs = [f"diff --git {name}\n--- a\n+++ b\n@@ -1 +1 @@\n-1\n+2\n" for name in names]
     for start in manifest["starts"]:
         start["uncommitted_changes"] = "".join(diffs) or None
     path.write_text(json.dumps(manifest))

@@ -56,13 +56,22 @@ def test_a_state_that_does_not_fit_names_its_largest_array(tmp_path, memory):
 def test_the_machines_memory_is_that_of_its_control_group(tmp_path, monkeypatch):
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("4096\n")
-    monkeypatch.setattr(limits, "CGROUPS", (str(tmp_path / "absent"), str(tmp_path / "max")))
+    monkeypatch.setattr(limits, "CGROUPS", ((str(tmp_path / "absent"), "", ""), (str(tmp_path / "max"), "", "")))
     whole = limits.machine_memory()
     with open("/proc/meminfo") as file:
         total = int(re.search(r"MemTotal: +(\d+) kB", file.read())[1]) * 1024
     assert whole == pytest.approx(total, rel=0.01)
-    monkeypatch.setattr(limits, "CGROUPS", (str(tmp_path / "limit"),))
+    monkeypatch.setattr(limits, "CGROUPS", ((str(tmp_path / "limit"), "", ""),))
     assert limits.machine_memory() == 4096
+
+
+@pytest.mark.parametrize("name", ["inactive_file", "total_inactive_file"])
+def test_other_processes_of_a_control_group_have_their_part(name, tmp_path, monkeypatch):
+    for file, text in {"limit": "9000", "used": "5000", "stat": f"cache 3\n{name} 700\n"}.items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.setattr(limits, "machine_memory", lambda: 2**60)
+    monkeypatch.setattr(limits, "CGROUPS", (tuple(str(tmp_path / file) for file in ("limit", "used", "stat")),))
+    assert limits.free_memory() == 9000 - 5000 + 700
     monkeypatch.setattr(limits.resource, "getrlimit", lambda kind: (1024, 4096))
     assert limits.machine_memory() == 1024
 

@@ -1,6 +1,8 @@
 """Records of runs in Trackio, Weights & Biases and MLflow; the last two where their packages are installed."""
 
+import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
 import sqlite3
@@ -12,6 +14,7 @@ from research.errors import UserError
 from research.reports.training import train
 from research.runs.experiment import build_experiment
 from research.training import trackers
+from research.training.interruptions import Interrupted
 from research.training.loggers import read_metrics
 from research.training.trackers import TRACKERS, Tracked, Trackio
 
@@ -85,12 +88,16 @@ def test_a_run_that_crashes_says_so(tmp_path, kept, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         start(tmp_path / "run")
     assert tracker.ended == [True]
+    with pytest.raises(Interrupted), Tracked(Trackio(), tmp_path, {}):
+        raise Interrupted("stopped, and the same command resumes")
+    assert tracker.ended == [True, False]
 
 
 def test_a_package_that_is_not_there_is_said_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    for name in TRACKERS:
-        with pytest.raises(UserError, match=rf"tracker\.name '{name}' needs its package: pip install {name}, or"):
+    folder = importlib.machinery.ModuleSpec("folder", None)  # one of that name in the working folder
+    for name, spec in itertools.product(TRACKERS, (None, folder)):
+        monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name, spec=spec: spec)
+        with pytest.raises(UserError, match=rf"tracker\.name '{name}' needs its package: pip install {name}, or leave"):
             train(SPEC, tmp_path / name, {"tracker.name": name})
         assert not (tmp_path / name / "checkpoints").exists()
 

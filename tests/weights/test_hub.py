@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from research.config import load
 from research.errors import UserError
+from research.hub import fetched
 from research.parallel.sharding import by_path
 from research.runs.experiment import build_experiment
-from research.weights.hub import fetched
 from tests.weights.hub_server import COMMIT, serving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -111,15 +111,75 @@ def test_a_run_asks_for_the_commit_that_it_noted(monkeypatch, tmp_path):
     assert asked == [(NAME, None), (NAME, COMMIT), (NAME, None)]
 
 
-def test_configs_of_texts_take_a_name_for_their_weights(monkeypatch, tmp_path):
-    (tmp_path / "vocab.txt").touch()
-    monkeypatch.setattr("research.weights.hub.fetched", lambda name: tmp_path if name == f"hf:{NAME}" else Path(name))
+def test_configs_of_texts_take_a_name_for_their_weights(asking, tmp_path):
+    """The config keeps the name, so that it does not change with the cache, and the run notes its commit once."""
     config = load(f"configs/language/fine_tune.py:weights=hf:{NAME}")
-    assert config.transfer.source == str(tmp_path) and config.task.tokenizer.path == str(tmp_path / "vocab.txt")
+    assert config.transfer.source == config.task.tokenizer.path == f"hf:{NAME}"
     assert "transfer" not in load("configs/language/fine_tune.py")
+    assert load("configs/language/fine_tune.py:weights=./w/").transfer.source == "./w/"
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a cat,x\na dog,y\n" * 20)
+    (tmp_path / "weights").mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog"]
+    (tmp_path / "weights" / "vocab.txt").write_text("\n".join(words) + "\n")
+    spec = f"--config=configs/language/fine_tune.py:file={tmp_path / 'texts.csv'},tiny"
+    with serving({NAME: tmp_path / "weights"}) as (address, _):
+        path = f"--config.task.tokenizer={{'path': 'hf:{NAME}'}}"
+        found = asking(address, "train", spec, f"--workdir={tmp_path / 'run'}", path, "--config.data.folds=5")
+    assert found.code == 0, found.stderr
+    assert json.loads((tmp_path / "run" / "hub.json").read_text()) == {f"hf:{NAME}": COMMIT}
+    assert '"cat"' in (tmp_path / "run" / "tokenizer.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:alone", "hf:a/b/c", "hf:a/b@", "hf:../../x/y"])
+def laid_out(tmp_path, files, trees=False):
+    model = tmp_path / "cache" / "hub" / f"models--{NAME.replace('/', '--')}"
+    (model / "snapshots" / COMMIT).mkdir(parents=True)
+    for name in files:
+        shutil.copy(SOURCE / name, model / "snapshots" / COMMIT / name)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    return model
+
+
+def test_a_cache_that_may_lack_files_is_said(asking, tmp_path):
+    laid_out(tmp_path, ["config.json", "model.safetensors", "vocab.json", "merges.txt", "preprocessor_config.json"])
+    found = asking("http://127.0.0.1:9", "weights", "import", f"hf:{NAME}", tmp_path / "run")
+    assert found.code == 0, found.stderr
+    assert f"warning: hf:{NAME} is taken as it lies in the cache, which may lack files" in found.stderr
+
+
+def test_a_link_that_leads_nowhere(asking, tmp_path):
+    model = laid_out(tmp_path, ["model.safetensors"])
+    (model / "snapshots" / COMMIT / "config.json").symlink_to("../../blobs/" + "0" * 40)
+    found = asking("http://127.0.0.1:9", "weights", "import", f"hf:{NAME}", tmp_path / "run")
+    assert found.code == 2 and "is not whole in the cache" in found.stderr and "config.json" in found.stderr
+
+
+@pytest.mark.parametrize("noted", ["zzz", "HEAD", "../../../evil"])
+def test_a_note_that_is_no_commit_is_set_aside(noted, monkeypatch, tmp_path):
+    (tmp_path / "hub.json").write_text(json.dumps({f"hf:{NAME}": noted}))
+    asked = []
+
+    def download(repository, *, revision, allow_patterns):
+        asked.append(revision)
+        (tmp_path / COMMIT).mkdir(exist_ok=True)
+        return str(tmp_path / COMMIT)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    fetched(f"hf:{NAME}", tmp_path)
+    assert asked == [None] and json.loads((tmp_path / "hub.json").read_text()) == {f"hf:{NAME}": COMMIT}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("xet"), ValueError("no JSON"), ConnectionResetError(104, "reset")])
+def test_a_network_that_fails_in_its_own_way(error, monkeypatch):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match="is not whole in the cache and cannot be fetched"):
+        fetched(f"hf:{NAME}")
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:alone", "hf:a/b/c", "hf:a/b@", "hf:../../x/y", "hf:a/b@../../x"])
 def test_what_is_no_name(name):
     with pytest.raises(UserError, match=r"is no name of the hub: write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION"):
         fetched(name)
