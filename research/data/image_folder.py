@@ -19,7 +19,12 @@ import numpy as np
 from research.data import archives
 from research.data.image_files import SIGNATURE_BYTES, SUFFIXES, image_format, shown
 from research.data.labelled_images import (
-    KEYS, READ_FOR_FINGERPRINT, LabelledFiles, LabelledRecords, find_records, kind_of_records
+    KEYS,
+    READ_FOR_FINGERPRINT,
+    LabelledFiles,
+    LabelledRecords,
+    find_records,
+    kind_of_records,
 )  # fmt: skip
 from research.data.records import Records
 from research.data.source import Source, check_split
@@ -88,11 +93,11 @@ class ImageFolder(Source):
             raise UserError(f"class {unknown[0]!r} of {shown(path)} is not in {shown(self.path)}: rename or remove it")
         if found.records is None:
             entries = tuple((each, labels[name]) for name, several in members.items() for each in several)
-            return ImageFiles(path, entries, self.size, self.channels)
+            return ImageFiles(self.size, self.channels, path, entries)
         numbers = np.concatenate([*members.values()])
         own = np.repeat([labels.get(name, 0) for name in members], [len(each) for each in members.values()])
         order = np.argsort(numbers)  # in which they lie
-        return LabelledRecords(found.records, numbers[order], own[order].astype(np.int32), self.size, self.channels)
+        return LabelledRecords(self.size, self.channels, found.records, numbers[order], own[order].astype(np.int32))
 
     def fingerprint(self, split: str) -> str:
         """A digest of names, sizes and labels, and of the checksums of a zip or the content of some files otherwise.
@@ -119,7 +124,7 @@ class ImageFolder(Source):
             raise UserError(f"{shown(path)} is a folder or an archive, which has no columns: leave data.keys out")
         return _found(path)
 
-    def _part_of_training(self, split: str) -> Mapping[str, Sequence]:
+    def _part_of_training(self, split: str) -> Mapping[str, Sequence | np.ndarray]:
         found = self._found(self.path).classes
         if self.validation_path is not None:
             return found
@@ -142,8 +147,6 @@ class ImageFiles(LabelledFiles):
 
     path: str
     entries: tuple[tuple[str, int], ...]  # name within the path, label
-    size: int | None
-    channels: int
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -174,7 +177,7 @@ class _Found:
     Of tar and Parquet files: class name -> numbers of the images in `records`.
     """
 
-    classes: Mapping[str, Sequence]
+    classes: Mapping[str, Sequence | np.ndarray]
     left_out: tuple[str, ...]
     records: Records | None = None
 

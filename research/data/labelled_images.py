@@ -26,8 +26,12 @@ READ_FOR_FINGERPRINT = 64
 """Files whose content a fingerprint has; of the others, it has names and sizes."""
 
 
+@dataclass(frozen=True)
 class LabelledFiles(Sequence[Example]):
-    """{"image", "label"} by index, decoded when they are asked for; `file` and `label` say of what."""
+    """{"image", "label"} by index, decoded when they are asked for; `file` and `label` say of what.
+
+    size, channels: as `ImageFolder` has them.
+    """
 
     size: int | None
     channels: int
@@ -60,8 +64,6 @@ class LabelledRecords(LabelledFiles):
     records: Records
     numbers: np.ndarray
     labels: np.ndarray
-    size: int | None
-    channels: int
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -85,7 +87,7 @@ class LabelledRecords(LabelledFiles):
 
 
 def kind_of_records(path: str) -> str | None:
-    """".tar" or ".parquet" where a path means such files, by its end or by what a folder holds beside no folders.
+    """ ".tar" or ".parquet" where a path means such files, by its end or by what a folder holds beside no folders.
 
     None for anything else. Raises UserError for a folder of both.
     """

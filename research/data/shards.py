@@ -73,7 +73,7 @@ def captions(key: str) -> Beside:
 
 
 def labels(key: str) -> Beside:
-    """Labels by the name `key` in `.json`, "label" meaning "cls" too; those of `.cls` count where it is one of these."""
+    """Labels by the name `key` in `.json`, "label" meaning "cls" too; those of `.cls` count where it is either."""
     known = ("label", "cls")
     return Beside("label", ".cls", known if key == known[0] else (key,), key in known, numbers=True)
 
@@ -225,9 +225,7 @@ def _recorded(content: bytes, place: str, beside: Beside) -> str:
     if not isinstance(value, str | int | None if beside.numbers else str | None) or isinstance(value, bool):
         name = " or ".join(map(repr, beside.keys))
         kind = "text or whole number" if beside.numbers else "text"
-        raise UserError(
-            f"{place} has no {kind} {name}: set data.keys.{beside.what} to the name of the {beside.what}s"
-        )
+        raise UserError(f"{place} has no {kind} {name}: set data.keys.{beside.what} to the name of the {beside.what}s")
     note = beside.text(value)
     check_text(note, f"{keys[0]!r} in {place}")
     return note

@@ -163,7 +163,7 @@ def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypat
     assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
     monkeypatch.setattr(tables, "SMALLEST_LIMIT", 5_000_000)
     monkeypatch.setattr(tables, "EXPANSION", 2)
-    with pytest.raises(UserError, match="holds [0-9,]+ bytes, more than one of its size would"):
+    with pytest.raises(UserError, match=r"holds [0-9,]+ bytes, more than one of its size would"):
         list(Texts((str(tmp_path / "a.parquet"),)))
 
 
