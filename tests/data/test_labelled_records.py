@@ -368,6 +368,7 @@ def test_a_value_that_stands_once_for_many_rows_does_not_fill_memory_or_disk(
     refused(path, r"a.parquet holds more than 4,194,304 bytes of images: pack it anew")
     assert 10 < batches[0] < 16  # which cannot take more than BATCH together
     monkeypatch.setattr(tables, "SMALLEST_LIMIT", 2**15)
+    monkeypatch.setattr(tables, "EXPANSION", 2)
     refused(path, r"a.parquet holds [\d,]+ bytes, more than one of its size would: write it anew")
 
 
