@@ -28,6 +28,7 @@ from research.files import write_json
 from tests.boxes import write_boxes
 from tests.captions import write_captions, write_shards
 from tests.image_masks import write_masks
+from tests.labelled_images import write_table, write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -104,6 +105,11 @@ def folder(tmp_path_factory) -> Path:
             pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "my_photos" / name / f"{number}.jpg")
     shutil.copy(folder / "my_photos" / "cat" / "0.jpg", folder / "my_photo.jpg")
+    photos = sorted(folder.glob("my_photos/*/*.jpg"))
+    images, labels = [path.read_bytes() for path in photos], [path.parent.name for path in photos]
+    for write, name in ((write_tar, "my_tars/train-0.tar"), (write_table, "my_tables/train-0.parquet")):
+        (folder / name).parent.mkdir()
+        write(folder / name, images, labels)
     write_masks(folder / "my_cells")
     write_captions(folder / "my_captions")
     write_shards(folder / "my_captions", folder / "my_shards")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from research.data import archives
 from research.data.image_files import decode_image, shown
 from research.data.plain_text import check_text
-from research.data.shards import CaptionedShards, are_shards, read_shards
+from research.data.shards import CaptionedShards, are_shards, captions, read_shards
 from research.data.source import Example
 from research.data.split_files import SplitFiles
 from research.data.table import check_column, rows_of
@@ -95,7 +95,7 @@ class Captions(SplitFiles):
                 raise UserError(
                     f"{shown(path)} are tar files of images and captions: leave data.images and columns out"
                 )
-            shards = read_shards(path, self.keys["caption"])
+            shards = read_shards(path, captions(self.keys["caption"]))
             if not len(shards):
                 raise UserError(f"{shown(path)} has no images with captions: put N.txt or N.json beside N.jpg")
             return CaptionedShards(shards, self.numbers(split, len(shards)), self.size, self.channels)
@@ -106,7 +106,7 @@ class Captions(SplitFiles):
 
     def left_out(self, split: str) -> Sequence[str]:
         path = self.path_of(split)
-        return read_shards(path, self.keys["caption"]).left_out() if are_shards(path) else ()
+        return read_shards(path, captions(self.keys["caption"])).left_out() if are_shards(path) else ()
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,10 @@ def too_large(path: Path | str, size: int) -> UserError:
 
 def shown(name: Path | str) -> str:
     """A path as a message shows it: what cannot be printed, such as bytes that are not UTF-8, becomes U+FFFD."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in str(name))
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def short(error: Exception) -> str:

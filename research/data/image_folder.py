@@ -1,36 +1,50 @@
-"""Images from a folder or a zip archive with one sub-folder per class, decoded when they are asked for."""
+"""Images from a folder or a zip archive with one sub-folder per class, or from tar or Parquet files with their labels.
 
+They are decoded when they are asked for.
+"""
+
+import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 
 from research.data import archives
-from research.data.image_files import SIGNATURE_BYTES, SUFFIXES, decode_image, image_format, image_size, shown
-from research.data.source import Example, Source, check_split
+from research.data.image_files import SIGNATURE_BYTES, SUFFIXES, image_format, shown
+from research.data.labelled_images import (
+    KEYS,
+    READ_FOR_FINGERPRINT,
+    LabelledFiles,
+    LabelledRecords,
+    find_records,
+    kind_of_records,
+)  # fmt: skip
+from research.data.records import Records
+from research.data.source import Source, check_split
 from research.errors import UserError
 from research.ranges import AFTERWARDS, MOVED, Pixels, Rate
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 NAMED = 5
 """Files that a sentence names."""
-READ_FOR_FINGERPRINT = 64
-"""Files of a folder whose content a fingerprint has; of the others, it has names and sizes."""
 
 
 @dataclass(frozen=True)
 class ImageFolder(Source):
     """{"image": uint8 [height, width, channels], "label": int} from `class/image` files; class names are sorted.
 
-    path: folder or zip of the training images; leading folders common to all images, such as "train/", are skipped.
-    validation_path: the same for validation; without, validation_fraction of each class is taken out of training (a
-    fixed sample). test_path: the same for the test. size: pixels per side to which images are resized (both sides,
+    path: folder or zip of the training images; leading folders common to all images, such as "train/", are skipped. Or
+    tar or Parquet files, as `research.data.shards` and `research.data.image_table` read them: a folder of them, one, or
+    a pattern such as `train-*.tar`. keys: the columns of Parquet files, and the label's name in `.json` files of tar
+    files. validation_path: the same for validation; without, validation_fraction of each class is taken out of training
+    (a fixed sample). test_path: the same for the test. size: pixels per side to which images are resized (both sides,
     whatever their shape); None keeps them as they are. channels: 3 for colour, 1 for grey.
     """
 
@@ -40,6 +54,11 @@ class ImageFolder(Source):
     validation_fraction: Rate = 0.1
     size: Pixels | None = None
     channels: Literal[1, 3] = 3
+    keys: dict[str, str] = dataclasses.field(default_factory=lambda: dict(KEYS))
+
+    def __post_init__(self):
+        if self.keys.keys() != KEYS.keys():
+            raise UserError(f"data.keys has {', '.join(self.keys) or 'nothing'}: use image and label")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -57,98 +76,110 @@ class ImageFolder(Source):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(_found(self.path).classes)
+        return tuple(self._found(self.path).classes)
 
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.path, self.validation_path, self.test_path) if path is not None)
 
-    def examples(self, split: str) -> "ImageFiles":
+    def examples(self, split: str) -> "ImageFiles | LabelledRecords":
         """The split's images; a UserError names a path without classes or a file that cannot be decoded."""
         own_path = self._own_path(split)
         path = own_path or self.path
-        files = _found(own_path).classes if own_path else self._part_of_training(split)
+        found = self._found(path)
+        members = found.classes if own_path else self._part_of_training(split)
         labels = {name: label for label, name in enumerate(self.class_names)}
-        unknown = sorted(files.keys() - labels.keys())
+        unknown = sorted(name for name in members.keys() - labels.keys() if len(members[name]))
         if unknown:
             raise UserError(f"class {unknown[0]!r} of {shown(path)} is not in {shown(self.path)}: rename or remove it")
-        entries = tuple((name, labels[class_name]) for class_name, names in files.items() for name in names)
-        return ImageFiles(path, entries, self.size, self.channels)
+        if found.records is None:
+            entries = tuple((each, labels[name]) for name, several in members.items() for each in several)
+            return ImageFiles(self.size, self.channels, path, entries)
+        numbers = np.concatenate([*members.values()])
+        own = np.repeat([labels.get(name, 0) for name in members], [len(each) for each in members.values()])
+        order = np.argsort(numbers)  # in which they lie
+        return LabelledRecords(self.size, self.channels, found.records, numbers[order], own[order].astype(np.int32))
 
     def fingerprint(self, split: str) -> str:
-        """A digest of names, sizes and labels, and of the checksums of a zip or the content of some files of a folder.
+        """A digest of names, sizes and labels, and of the checksums of a zip or the content of some files otherwise.
 
-        Names are those below the folder of the classes, so it does not matter where the data lie.
+        Names are those below the folder of the classes, or within tar files, so it does not matter where the data lie.
         """
-        images = self.examples(split)
-        names = [name for name, _ in images.entries]
-        digest = hashlib.sha256()
-        for (name, label), (size, checksum) in zip(images.entries, archives.sizes(images.path, names), strict=True):
-            own = "/".join(name.split("/")[-2:])
-            digest.update(f"{own}\n{size} {checksum} {label}\n".encode(errors="surrogateescape"))
-        if os.path.isdir(images.path) and names:
-            for place in np.unique(np.linspace(0, len(names) - 1, READ_FOR_FINGERPRINT).astype(int)):
-                digest.update(hashlib.sha256(archives.read(images.path, names[place])).digest())
-        return digest.hexdigest()
+        return self.examples(split).fingerprint()
 
     def left_out(self, split: str) -> Sequence[str]:
         """What lies beside the images of a split's own path; nothing for a split that is a part of training."""
         path = self.path if split == "train" else self._own_path(split)
-        return _found(path).left_out if path else ()
+        return self._found(path).left_out if path else ()
 
     def _own_path(self, split: str) -> str | None:
         """None for a part of the training path."""
         check_split(split, self.splits)
         return {"train": None, "validation": self.validation_path, "test": self.test_path}[split]
 
-    def _part_of_training(self, split: str) -> dict[str, list[str]]:
-        files = _found(self.path).classes
+    def _found(self, path: str) -> "_Found":
+        if kind := kind_of_records(path):
+            classes, records = find_records(path, kind, self.keys["image"], self.keys["label"])
+            return _Found(classes, tuple(records.left_out()), records)
+        if self.keys != KEYS:
+            raise UserError(f"{shown(path)} is a folder or an archive, which has no columns: leave data.keys out")
+        return _found(path)
+
+    def _part_of_training(self, split: str) -> Mapping[str, Sequence | np.ndarray]:
+        found = self._found(self.path).classes
         if self.validation_path is not None:
-            return files
+            return found
         parts = {}
-        for class_name, names in files.items():
+        for class_name, members in found.items():
             # At least one for validation where there is any, but never the last one.
-            count = min(max(round(len(names) * self.validation_fraction), self.validation_fraction > 0), len(names) - 1)
-            held_out = set(random.Random(class_name).sample(names, count))
-            parts[class_name] = [name for name in names if (name in held_out) == (split == "validation")]
+            count = min(max(round(len(members) * self.validation_fraction), self.validation_fraction > 0),
+                        max(len(members) - 1, 0))  # fmt: skip
+            held_out = np.zeros(len(members), bool)
+            held_out[random.Random(class_name).sample(range(len(members)), count)] = True
+            chosen = held_out == (split == "validation")
+            arrays = isinstance(members, np.ndarray)
+            parts[class_name] = members[chosen] if arrays else list(itertools.compress(members, chosen))
         return parts
 
 
 @dataclass(frozen=True)
-class ImageFiles(Sequence[Example]):
+class ImageFiles(LabelledFiles):
     """Images by index. Only names are kept, so it travels to worker threads and processes, which open files anew."""
 
     path: str
     entries: tuple[tuple[str, int], ...]  # name within the path, label
-    size: int | None
-    channels: int
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Example:  # pyrefly: ignore[bad-override]
-        path, content = self._file(index)
-        size = None if self.size is None else (self.size, self.size)
-        return {"image": decode_image(content, path, size, self.channels), "label": self.entries[index][1]}
+    def label(self, index: int) -> int:
+        return self.entries[index][1]
 
-    def image_size(self, index: int) -> tuple[int, int]:
-        """Height and width of an image, which is not decoded for that."""
-        if self.size is not None:
-            return self.size, self.size
-        path, content = self._file(index)
-        return image_size(content, path)
-
-    def _file(self, index: int) -> tuple[str, bytes]:
-        """The path of a file, for messages, and what it holds."""
+    def file(self, index: int) -> tuple[str, bytes]:
         name, _ = self.entries[index]
         return os.path.join(self.path, name), archives.read(self.path, name)
+
+    def fingerprint(self) -> str:
+        """What `ImageFolder.fingerprint` says."""
+        names, digest = [name for name, _ in self.entries], hashlib.sha256()
+        for (name, label), (size, checksum) in zip(self.entries, archives.sizes(self.path, names), strict=True):
+            own = "/".join(name.split("/")[-2:])
+            digest.update(f"{own}\n{size} {checksum} {label}\n".encode(errors="surrogateescape"))
+        if os.path.isdir(self.path) and names:
+            for place in np.unique(np.linspace(0, len(names) - 1, READ_FOR_FINGERPRINT).astype(int)):
+                digest.update(hashlib.sha256(archives.read(self.path, names[place])).digest())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Class name -> image files within a path, both sorted, and sentences about what is left out."""
+    """Class name -> image files within a path, both sorted, and sentences about what is left out.
 
-    classes: dict[str, list[str]]
+    Of tar and Parquet files: class name -> numbers of the images in `records`.
+    """
+
+    classes: Mapping[str, Sequence | np.ndarray]
     left_out: tuple[str, ...]
+    records: Records | None = None
 
 
 @functools.lru_cache(maxsize=8)

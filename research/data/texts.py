@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import glob
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from research.data.archives import hidden
-from research.data.plain_text import EXPANSION, SMALLEST_LIMIT, check_text, cut, opened, read_pieces
+from research.data.parquet import opened_table
+from research.data.plain_text import check_text, cut, read_pieces
 from research.data.source import Example, Mixed, Streamed
 from research.data.token_store import Origin, origin_of
 from research.errors import UserError
@@ -233,21 +233,9 @@ def json_lines(file: str) -> Iterator[tuple[int, Any]]:
 
 
 def _rows(file: str, field: str) -> Iterator[Any]:
-    import pyarrow  # here, because only this should cost its start-up time
-    from pyarrow import parquet
-
-    with opened(file) as stream:
-        if not isinstance(stream, io.BufferedReader):
-            raise UserError(f"{file} is a compressed Parquet file, which is read from its end: decompress it")
-        try:
-            table = parquet.ParquetFile(stream)
-            unpacked = sum(table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups))
-            if unpacked > max(SMALLEST_LIMIT, EXPANSION * os.path.getsize(os.path.expanduser(file))):
-                raise UserError(f"{file} holds {unpacked:,} bytes, more than text of its size would: write it anew")
-            if field not in table.schema_arrow.names:
-                names = ", ".join(map(repr, table.schema_arrow.names[:8]))
-                raise UserError(f"{file} has no column {field!r} (it has {names}): set data.field to one of its names")
-            for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                yield from ({field: text} for text in batch.column(0).to_pylist())
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{file} cannot be read as Parquet ({str(error)[:100]}): check the file") from error
+    with opened_table(file) as table:
+        if field not in table.schema_arrow.names:
+            names = ", ".join(map(repr, table.schema_arrow.names[:8]))
+            raise UserError(f"{file} has no column {field!r} (it has {names}): set data.field to one of its names")
+        for batch in table.iter_batches(batch_size=1024, columns=[field]):
+            yield from ({field: text} for text in batch.column(0).to_pylist())

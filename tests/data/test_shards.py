@@ -72,9 +72,9 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(token_store, "SMALL", 0)
     read, members = [], shards._members
 
-    def listed(file):
+    def listed(file, texts):
         read.append(os.path.basename(file))
-        return members(file)
+        return members(file, texts)
 
     monkeypatch.setattr(shards, "_members", listed)
     return read
@@ -198,7 +198,7 @@ def test_any_damage_is_one_sentence(tmp_path: Path):
         ({"1.png": b"", "1.json": b"[" * 100_000}, r"a.tar/1.json is not JSON"),
         ({"1.png": b"", "1.json": record(text="a")}, r"a.tar/1.json has no text 'caption': set data.keys.caption"),
         ({"1.png": b"", "1.json": record(caption=["a"])}, r"a.tar/1.json has no text 'caption'"),
-        ({"1.png": b"", "1.txt": b"a" * (2**20 + 1)}, r"a.tar/1.txt has 1,048,577 bytes: shorten the caption"),
+        ({"1.png": b"", "1.txt": b"a" * (2**20 + 1)}, r"a.tar/1.txt has 1,048,577 bytes: shorten it"),
         ({"1.png": b"no image", "1.txt": b"a"}, r"a.tar/1.png cannot be read as an image"),
         ({"1.png": b""}, r"a.tar has no images with captions: put N.txt or N.json beside N.jpg"),
     ],

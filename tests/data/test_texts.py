@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from research.data import parquet as tables
 from research.data import plain_text, texts
 from research.data.text_file import TextFile
 from research.data.texts import Texts, beginnings, chunks_of_texts, files_of
@@ -160,9 +161,9 @@ def test_bad_tables_are_named(tmp_path: Path, formats: dict[str, str]):
 def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     parquet.write_table(pyarrow.table({"text": ["a" * 10_000_000]}), tmp_path / "a.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
-    monkeypatch.setattr(texts, "SMALLEST_LIMIT", 5_000_000)
-    monkeypatch.setattr(texts, "EXPANSION", 2)
-    with pytest.raises(UserError, match="more than text of its size would"):
+    monkeypatch.setattr(tables, "SMALLEST_LIMIT", 5_000_000)
+    monkeypatch.setattr(tables, "EXPANSION", 2)
+    with pytest.raises(UserError, match=r"holds [0-9,]+ bytes, more than one of its size would"):
         list(Texts((str(tmp_path / "a.parquet"),)))
 
 
