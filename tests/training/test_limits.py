@@ -63,15 +63,6 @@ def test_the_machines_memory_is_that_of_its_control_group(tmp_path, monkeypatch)
     assert whole == pytest.approx(total, rel=0.01)
     monkeypatch.setattr(limits, "CGROUPS", ((str(tmp_path / "limit"), "", ""),))
     assert limits.machine_memory() == 4096
-
-
-@pytest.mark.parametrize("name", ["inactive_file", "total_inactive_file"])
-def test_other_processes_of_a_control_group_have_their_part(name, tmp_path, monkeypatch):
-    for file, text in {"limit": "9000", "used": "5000", "stat": f"cache 3\n{name} 700\n"}.items():
-        (tmp_path / file).write_text(text)
-    monkeypatch.setattr(limits, "machine_memory", lambda: 2**60)
-    monkeypatch.setattr(limits, "CGROUPS", (tuple(str(tmp_path / file) for file in ("limit", "used", "stat")),))
-    assert limits.free_memory() == 9000 - 5000 + 700
     monkeypatch.setattr(limits.resource, "getrlimit", lambda kind: (1024, 4096))
     assert limits.machine_memory() == 1024
 
@@ -96,3 +87,12 @@ def test_more_steps_than_32_bits_count():
     for duration in (Duration(epochs=3e7), Duration(examples=1e300), Duration(tokens=1e30)):
         with pytest.raises(UserError, match=r"is more than 2,147,483,647 steps: use a shorter one"):
             clock.steps(duration)
+
+
+@pytest.mark.parametrize("name", ["inactive_file", "total_inactive_file"])
+def test_other_processes_of_a_control_group_have_their_part(name, tmp_path, monkeypatch):
+    for file, text in {"limit": "9000", "used": "5000", "stat": f"cache 3\n{name} 700\n"}.items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.setattr(limits, "machine_memory", lambda: 2**60)
+    monkeypatch.setattr(limits, "CGROUPS", (tuple(str(tmp_path / file) for file in ("limit", "used", "stat")),))
+    assert limits.free_memory() == 9000 - 5000 + 700
