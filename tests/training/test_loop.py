@@ -78,14 +78,18 @@ def test_a_device_without_a_listed_peak_has_no_utilization(tmp_path):
     assert not any("time/mfu_percent" in row for row in read_metrics(tmp_path / "metrics.jsonl"))
 
 
-def test_what_is_computed_again_is_no_use(tmp_path):
-    overrides = {"model.remat": "full", "training.precision": "params=float32,compute=bfloat16"}
-    run = build_experiment(load("configs/vision/digits.py:tiny", overrides), tmp_path).run
-    (tmp_path / "plain").mkdir()
-    plain = build_experiment(load("configs/vision/digits.py:tiny"), tmp_path / "plain").run
-    batch = run.place(run.batches[0])
-    expected = cost.flops(plain.step.train, plain.abstract_state, batch)
-    assert run.operations(batch) == expected < cost.flops(run.step.train, run.abstract_state, batch)
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [("vision/digits.py", "model.remat"), ("vision/segmenter_scenes.py", "model.encoder.remat")],
+)
+def test_what_is_computed_again_is_no_use(spec, path, tmp_path):
+    runs = []
+    for name, overrides in (("plain", {}), ("again", {path: "full"})):
+        (tmp_path / name).mkdir()
+        runs.append(build_experiment(load(f"configs/{spec}:tiny", overrides), tmp_path / name).run)
+    batch = runs[0].place(runs[0].batches[0])
+    plain, again = (cost.flops(run.step.train, run.abstract_state, batch) for run in runs)
+    assert runs[1].operations(batch) == runs[0].operations(batch) == plain < again
 
 
 @pytest.mark.parametrize("stop", [4, 6, 9])
