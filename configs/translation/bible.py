@@ -5,8 +5,9 @@
     python -m experiments.evaluate --workdir=runs/bible --splits test --alignments=bible/test.links
 
 FOLDER: the data of the package bible-alignments. 7,127 verses train, 396 validate and 396 test. Hardware and time: 2
-CPU cores, not measured yet. No published counterpart: so small a text teaches little translation, and the question is
-what attention finds of the links of words.
+CPU cores, 38 minutes beside other runs. Expected: test BLEU of 13.2 and chrF of 33.5, and an alignment error rate of
+0.625 in the second decoder layer, 0.769 in the first (docs/attention.md). No published counterpart: so small a text
+teaches little translation, and the question is what attention finds of the links of words.
 """
 
 from ml_collections import ConfigDict
