@@ -99,14 +99,16 @@ def shown(value: Any) -> str:
 def described(hint: Any) -> str:
     """A type for a message, without its ranges: "float | None"."""
     bare = _bare(hint)
-    arms = typing.get_args(bare) if typing.get_origin(bare) in (Union, types.UnionType) else (bare,)
+    arms = typing.get_args(bare) if typing.get_origin(bare) in (Union, types.UnionType) else ()
     if any(typing.get_origin(arm) is Literal for arm in arms):
-        return " | ".join(map(_words, arms))
+        return " or ".join(map(_words, arms))
     return formatannotation(bare)
 
 
 def _words(hint: Any) -> str:
-    return " | ".join(map(repr, typing.get_args(hint))) if typing.get_origin(hint) is Literal else described(hint)
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(repr, typing.get_args(hint)))
+    return "None" if hint is types.NoneType else described(hint)
 
 
 def _bare(hint: Any) -> Any:

@@ -119,7 +119,7 @@ def test_what_compares_examples_is_not_cut_by_memory(tmp_path):
         build_experiment(load(spec, {"training.accumulate": "auto"}), tmp_path)
     fixed = build_experiment(load(spec, {"training.accumulate": "2"}), tmp_path)
     assert fixed.evaluator.batch_size == fixed.options.batch_size
-    with pytest.raises(UserError, match=r"training\.accumulate must be int \| 'auto', got 'Auto'"):
+    with pytest.raises(UserError, match=r"training\.accumulate must be int or 'auto', got 'Auto'"):
         build_experiment(load(spec, {"training.accumulate": "Auto"}), tmp_path)
 
 
