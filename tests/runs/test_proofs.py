@@ -92,3 +92,18 @@ def test_what_a_check_does_not_look_at_is_refused(run, option: str):
 def test_numbers_that_make_no_sense(run, argument: str):
     done = run("train", f"--config={DIGITS}", argument)
     assert done.code == 2 and "use 1 or more" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("--config.training.accumulate=auto", "--prove-resume compares bits: set training.accumulate to a number"),
+        (
+            "--config.tracker.name=mlflow",
+            "--prove-resume would leave records of its own: leave the section tracker out",
+        ),
+    ],
+)
+def test_what_a_proof_would_depend_on_or_leave_behind(run, setting: str, sentence: str):
+    done = run("train", f"--config={DIGITS}", "--prove-resume=1", setting)
+    assert done.code == 2 and sentence in done.stderr

@@ -152,6 +152,13 @@ def test_what_decides_the_computation_is_refused(tmp_path):
         sweep(tmp_path / "sweep", {"optimizer.layer_decay": [0.5, 0.9]})
 
 
+@pytest.mark.parametrize("path", ["training.accumulate=auto", "tracker.name=mlflow"])
+def test_what_each_trial_has_of_its_own_is_refused(path, tmp_path):
+    name, value = path.split("=")
+    with pytest.raises(UserError, match="cannot be trained together: use --launcher=local"):
+        sweep(tmp_path, {"optimizer.learning_rate": [0.001, 0.002]}, **{name.replace(".", "__"): value})
+
+
 def test_each_trial_answers_as_its_own_task_says(tmp_path, monkeypatch):
     penalties = []
 
