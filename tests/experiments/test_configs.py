@@ -188,7 +188,7 @@ def test_full_size_builds_every_section(config, data, tmp_path):
     if "lm1b" in config:
         overrides = small | {"training.batch_size": "64"}
     experiment = build_experiment(load(spec.rstrip(",:"), overrides), tmp_path)
-    assert experiment.run.abstract_state.params and len(experiment.run.batches) > 100
+    assert experiment.run.abstract_state.params and len(experiment.run.batches) > 30
 
 
 @pytest.mark.parametrize("config", CONFIGS)
