@@ -24,11 +24,14 @@ class Interruptions:
 
     One of several processes leaves SIGTERM to JAX, which tells all of them and finds the step to stop at; a SIGINT
     becomes a SIGTERM there. Ignored signals stay ignored, and outside Python's main thread all stay as they are.
+
+    What is raised may be lost, such as in a callback of the garbage collector or in a library that catches everything
+    while it is imported: `deferred` raises it again.
     """
 
     def __init__(self):
         self.name = "SIGTERM"
-        self._deferred = self._received = False
+        self._deferred = self._received = self._raised = False
         self._many = jax.process_count() > 1
         self._before: dict[int, Any] = {}
 
@@ -47,6 +50,10 @@ class Interruptions:
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Leaves it to the caller to ask whether to stop."""
+        around = [getattr(handler, "__self__", None) for handler in self._before.values()]
+        for one in (self, *around):
+            if isinstance(one, Interruptions) and one._raised:
+                raise one._interrupted()
         self._deferred = True
         try:
             yield
@@ -56,12 +63,16 @@ class Interruptions:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         if self._received or not self._deferred:
-            raise Interrupted(f"stopped by {self.name}: the same command resumes from what was saved")
+            self._raised = True
+            raise self._interrupted()
         self._received = True
         # print() may be what the signal has interrupted
         os.write(2, f"{self.name}: the run stops once this step is saved, a second one ends it at once\n".encode())
         if self._many:
             signal.raise_signal(signal.SIGTERM)
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped by {self.name}: the same command resumes from what was saved")
 
     def reached(self, step: int) -> bool:
         """Whether to save now and stop; all processes have to ask after every step, and get the same answer."""
