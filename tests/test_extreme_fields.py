@@ -97,7 +97,7 @@ def test_the_ends_of_ranges_are_taken():
 def test_what_may_be_changed_afterwards():
     decoding = {"beam_size", "length_penalty", "extra_length", "scores", "target_language", "join_bpe"}
     assert marked(TASKS["translation"], Afterwards) == decoding
-    sampling = {"temperature", "top_k", "top_p", "sample_seed", "repetition_penalty", "stop", "stride"}
+    sampling = {"temperature", "top_k", "top_p", "sample_seed", "repetition_penalty", "stop", "stride", "new_tokens"}
     assert marked(TASKS["language_modeling"], Afterwards) == sampling
     assert marked(TASKS["image_text"], Afterwards) == {"classes", "templates"}
     written = {"beam_size", "length_penalty", "temperature", "sample_seed"}

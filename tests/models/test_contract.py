@@ -31,7 +31,7 @@ OFFERS = {
     "seq2seq": {"States"},
     "swin": {*STAGED, "Patches"},
     "transunet": {"Patches", "SpecialTokens"},
-    "two_towers": {"Patches", "SpecialTokens"},
+    "two_towers": {"Patches", "PooledFeatures", "SpecialTokens"},
     "unet": set(),
     "upernet": set(),
     "vit": {"Levels", "Heads", "Patches", "SpecialTokens", "HiddenStates"},
