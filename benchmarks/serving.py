@@ -37,7 +37,7 @@ async def client(address: str, body: bytes, until: float, took: list[tuple[float
 
 
 async def measure(address: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """Answers a second and latencies in milliseconds of so many clients at once."""
+    """Answers a second and latencies in milliseconds of a number of clients at once."""
     took: list[tuple[float, float]] = []
     began = time.perf_counter()
     await asyncio.gather(*(client(address, body, began + 1 + seconds, took) for _ in range(clients)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from research.errors import UserError
 from research.runs.alignment import align
-from research.runs.answers import add_answers, place_of, record
+from research.runs.answers import add_answers, check_other_data, place_of, record
 from research.runs.command import add_plugin, number, run_command
 from research.runs.evaluation import evaluate
 from research.runs.experiment import open_run
@@ -21,9 +21,7 @@ from research.training.checkpoints import Checkpoints
 
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
-    for path in arguments.overrides:
-        if not path.startswith("data."):
-            raise UserError(f"--config.{path} is a part of what was trained: only --config.data... can be others")
+    check_other_data(arguments.overrides)
     _refuse_several(arguments)
     folder, overrides = Path(arguments.workdir), arguments.overrides
     experiment = open_run(folder, arguments.checkpoint, arguments.options, overrides)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from research.errors import UserError
 from research.files import write_json
+from research.runs.answers import check_other_data
 from research.runs.command import add_plugin, run_command
 from research.runs.experiment import open_run
 from research.runs.probe import probe
@@ -20,9 +21,7 @@ def main(arguments: argparse.Namespace) -> None:
     """The command."""
     if not 0 < arguments.labels <= 1:
         raise UserError(f"--labels {arguments.labels} is not a fraction: use more than 0 and at most 1")
-    for path in arguments.overrides:
-        if not path.startswith("data."):
-            raise UserError(f"--config.{path} is a part of what was trained: only --config.data... can be others")
+    check_other_data(arguments.overrides)
     experiment = open_run(Path(arguments.workdir), data=arguments.overrides)
     if "image" not in experiment.sample_batch:
         raise UserError(f"{arguments.workdir} holds no model of images: give one that was trained on images")
@@ -30,9 +29,10 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("the data have no test split to measure on: set data.test_path")
     results = probe(experiment, random=arguments.random, labels=arguments.labels, shots=arguments.shots)
     name = "probe_random" if arguments.random else "probe"
-    data = {split: experiment.source.fingerprint(split) for split in ("train", "test")} if arguments.overrides else {}
-    changes = {"data": data} if data else {}
-    write_json(experiment.folder / f"{name}.json", {"labels": arguments.labels, **changes, **results})
+    settings = {"labels": arguments.labels}
+    if arguments.overrides:
+        settings["data"] = {split: experiment.source.fingerprint(split) for split in ("train", "test")}
+    write_json(experiment.folder / f"{name}.json", settings | results)
     for name, accuracy in results.items():
         print(f"{name} {accuracy:.4f}")
 

@@ -32,7 +32,7 @@ BLOCK = 2**20
 
 
 def fetched(name: str, folder: Path | None = None) -> Path:
-    """The folder of a model's files, fetched where the cache lacks them; a path for what is no name of the hub.
+    """The folder of a model's files, fetched where the cache lacks them; a path for any other name.
 
     folder: of a run, which notes the commit that a name means, and means the same one later.
 
@@ -43,7 +43,7 @@ def fetched(name: str, folder: Path | None = None) -> Path:
         return Path(name).expanduser()
     parts = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?", name)
     if parts is None or ".." in name:
-        raise UserError(f"{name!r} is no name of the hub: write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
+        raise UserError(f"{name!r} is not a name on the hub: write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
     if folder is None:
         return _whole(name, parts[1], parts[2])
     path = _whole(name, parts[1], _noted(name, folder) or parts[2])
@@ -65,7 +65,7 @@ def _noted(name: str, folder: Path) -> str | None:
     """The commit that a run noted for a name."""
     commit = (read_or_set_aside(folder / NOTE, dict[str, str]) or {}).get(name)
     if commit is not None and not re.fullmatch(COMMIT, commit):
-        set_aside(folder / NOTE, f"{one_line(commit, 80)!r} of {folder / NOTE} is no commit")
+        set_aside(folder / NOTE, f"{one_line(commit, 80)!r} of {folder / NOTE} is not a commit")
         return None
     return commit
 

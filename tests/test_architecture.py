@@ -164,6 +164,7 @@ def test_downward_imports_are_allowed() -> None:
 def known_by_class(sources: Sources) -> list[str]:
     """Files above the tasks that know a task, a model or a source by its class, except the tables of their names."""
     above = ("experiments/", "research/runs/", "research/reports/", "research/analysis/", "research/training/")
+    above += ("research/serving/",)
     shared = {"research.tasks.task", "research.models.contract"}
     shared |= {
         f"research.data.{name}"
@@ -185,6 +186,7 @@ def test_only_the_tables_know_tasks_models_and_sources(house: Sources) -> None:
 
 def test_knowledge_of_a_class_is_found() -> None:
     source = "from research.tasks.translation import Translation"
+    assert known_by_class({"research/serving/a.py": source})
     assert known_by_class({"research/reports/a.py": source}) and not known_by_class({"research/runs/tables.py": source})
     assert not known_by_class({"research/reports/a.py": "from research.tasks.task import Task, View"})
 

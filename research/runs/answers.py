@@ -63,6 +63,13 @@ def _listed(arguments: list[str]) -> str | None:
     return f"options of {folder} for --set, with their types and values: {', '.join(known) or 'none'}"
 
 
+def check_other_data(overrides: Mapping[str, Any]) -> None:
+    """Raises UserError where a command that measures a run would change more than its data."""
+    for path in overrides:
+        if not path.startswith("data."):
+            raise UserError(f"--config.{path} is a part of what was trained: only --config.data... can be others")
+
+
 def place_of(experiment: Experiment, name: str, changes: Mapping[str, Any]) -> Path:
     """Where results that were measured otherwise than at the run's end are kept: `evaluations/NAME.json` in its folder.
 

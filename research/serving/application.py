@@ -48,6 +48,8 @@ def application(workers: Workers, hosts: list[str], token: str | None) -> Starle
                 response = refusal(Refused(503, "too many questions wait: ask again in a moment"))
             except UserError as error:
                 response = refusal(Refused(400, one_line(str(error), 500)))
+            except Exception as error:  # of this question alone
+                response = refusal(Refused(500, f"the run failed: {type(error).__name__}"))
             key = path, response.status_code
             counted[key] = counted.get(key, 0) + 1
             return response
@@ -98,15 +100,16 @@ class _Token:
 async def predict(workers: Workers, request: Request) -> Response:
     """Answers to `inputs`, or to one image that is the body itself."""
     name, examples, options = await _asked(workers, request)
-    jobs = [Job(example, options) for example in examples]
-    answers = await asyncio.gather(*(asyncio.wrap_future(workers[name].submit(job)) for job in jobs))
+    asked = workers[name].submit(*(Job(example, options) for example in examples))
+    answers = await asyncio.gather(*map(asyncio.wrap_future, asked))
     return JSONResponse({"run": name, "answers": answers})
 
 
 async def tried(workers: Workers, request: Request) -> Response:
     """A page about one input: the answer, drawn where it is a place, and where the model looked."""
     name, (example, *_), options = await _asked(workers, request)
-    answer = await asyncio.wrap_future(workers[name].submit(Job(example, options)))
+    (asked,) = workers[name].submit(Job(example, options))
+    answer = await asyncio.wrap_future(asked)
     content = await asyncio.to_thread(trying.shown, workers[name].predictor, example, answer)
     return HTMLResponse(page(name, "", content, None))
 

@@ -52,8 +52,10 @@ async def complete(workers: Mapping[str, Worker], request: Request) -> Response:
     example = await asyncio.to_thread(example_of, worker, prompt, options)
     start = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": name}
     if values.get("stream"):
-        return StreamingResponse(_streamed(worker, example, options, prompt, start), media_type="text/event-stream")
-    answer = await asyncio.wrap_future(worker.submit(Job(example, options)))
+        stream = _Stream(worker, example, options)  # which is refused here where the run is busy
+        return StreamingResponse(stream.events(prompt, start), media_type="text/event-stream")
+    (asked,) = worker.submit(Job(example, options))
+    answer = await asyncio.wrap_future(asked)
     text = _text(answer, prompt)
     usage = _usage(worker, prompt, text)
     return JSONResponse(start | {"choices": [_choice(text, _reason(options, usage))], "usage": usage})
@@ -72,7 +74,8 @@ async def embed(workers: Mapping[str, Worker], request: Request) -> Response:
     if form not in ("float", "base64"):
         raise Refused(400, "encoding_format is to be float or base64")
     examples = [await asyncio.to_thread(example_of, worker, text, {}) for text in texts]
-    answers = await asyncio.gather(*(asyncio.wrap_future(worker.submit(Job(one, {}))) for one in examples))
+    asked = worker.submit(*(Job(one, {}) for one in examples))
+    answers = await asyncio.gather(*map(asyncio.wrap_future, asked))
     if not all("vector" in answer for answer in answers):
         raise Refused(400, f"the run {name} answers with no vectors: name one of sentences")
     vectors = [np.asarray(answer["vector"], "<f4") for answer in answers]
@@ -104,31 +107,35 @@ def _options(worker: Worker, values: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-async def _streamed(
-    worker: Worker, example: Example, options: Mapping[str, Any], prompt: str, start: dict[str, Any]
-) -> AsyncIterator[str]:
-    """Server-sent events, each with what the text has more than before."""
-    loop, news, listening = asyncio.get_running_loop(), asyncio.Queue(), True
+class _Stream:
+    """An answer as it grows, from the thread of its run to this one. Raises Busy where the run takes no question."""
 
-    def show(answer: dict[str, Any]) -> bool:
-        loop.call_soon_threadsafe(news.put_nowait, answer)
-        return listening
+    def __init__(self, worker: Worker, example: Example, options: Mapping[str, Any]):
+        self._worker, self._options, self._listening = worker, options, True
+        self._loop, self._news = asyncio.get_running_loop(), asyncio.Queue()
+        (self._asked,) = worker.submit(Job(example, options, show=self._show))
+        self._asked.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._news.put_nowait, None))
 
-    future = worker.submit(Job(example, options, show=show))
-    future.add_done_callback(lambda _: loop.call_soon_threadsafe(news.put_nowait, None))
-    said = ""
-    try:
-        while (answer := await news.get()) is not None:
-            text = _text(answer, prompt)
-            if text.startswith(said) and text != said:
-                yield _event(start | {"choices": [_choice(text[len(said) :], None)]})
-                said = text
-        if error := future.exception():
-            yield _event({"error": {"message": one_line(str(error), 300), "type": "server_error"}})
-        yield _event(start | {"choices": [_choice("", _reason(options, _usage(worker, prompt, said)))]})
-        yield "data: [DONE]\n\n"
-    finally:
-        listening = False
+    def _show(self, answer: dict[str, Any]) -> bool:
+        self._loop.call_soon_threadsafe(self._news.put_nowait, answer)
+        return self._listening
+
+    async def events(self, prompt: str, start: dict[str, Any]) -> AsyncIterator[str]:
+        """Server-sent events, each with what the text has more than before."""
+        said = ""
+        try:
+            while (answer := await self._news.get()) is not None:
+                text = _text(answer, prompt)
+                if text.startswith(said) and text != said:
+                    yield _event(start | {"choices": [_choice(text[len(said) :], None)]})
+                    said = text
+            if error := self._asked.exception():
+                yield _event({"error": {"message": f"the run failed: {type(error).__name__}", "type": "server_error"}})
+            reason = _reason(self._options, _usage(self._worker, prompt, said))
+            yield _event(start | {"choices": [_choice("", reason)]})
+            yield "data: [DONE]\n\n"
+        finally:
+            self._listening = False
 
 
 def _reason(options: Mapping[str, Any], usage: Mapping[str, int]) -> str:

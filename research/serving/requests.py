@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 
 from research.errors import UserError, one_line
 from research.serving.worker import Worker
-from research.tasks.images import ImageTask
 from research.values import literal
 
 LARGEST_BODY = 16 * 2**20
@@ -56,7 +55,7 @@ async def json_of(request: Request) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {one_line(str(error), 100)}") from error
+        raise Refused(400, f"the body is not JSON: {one_line(str(error), 100)}") from error
     if not isinstance(found, dict):
         raise Refused(400, "the body is JSON but not an object: send {...}")
     return found
@@ -89,7 +88,7 @@ def example_of(worker: Worker, item: Any, options: Mapping[str, Any]) -> Any:
 
     A text is never the path of a file on this machine.
     """
-    looks = isinstance(worker.predictor.task, ImageTask)
+    looks = worker.predictor.task.takes_images
     if isinstance(item, dict) and set(item) == {"image"} and isinstance(item["image"], str):
         try:
             item = base64.b64decode(item["image"], validate=True)

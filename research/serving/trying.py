@@ -13,7 +13,6 @@ from research.reports.samples import ATTENTION_BYTES, look, png, within
 from research.reports.sections import explored, table
 from research.runs.predictor import Predictor
 from research.serving.worker import Worker
-from research.tasks.images import ImageTask
 from research.tasks.task import Example
 
 SHOWN = 300
@@ -22,7 +21,7 @@ SHOWN = 300
 
 def form(workers: Mapping[str, Worker], asks_token: bool) -> str:
     """The page: a run is chosen, an input given, and the answer shown below."""
-    kinds = {name: "image" if isinstance(one.predictor.task, ImageTask) else "text" for name, one in workers.items()}
+    kinds = {name: "image" if one.predictor.task.takes_images else "text" for name, one in workers.items()}
     runs = "".join(f'<option data-kind="{kind}">{escape(name)}</option>' for name, kind in kinds.items())
     text = string.Template((Path(__file__).parent / "trying.html").read_text(encoding="utf-8"))
     return text.substitute(style=part("report.css"), runs=runs, token="" if asks_token else "hidden")

@@ -72,21 +72,22 @@ class Worker:
         task.questions([example]).first()
         return example
 
-    def submit(self, job: Job) -> Future:
-        """Takes a question. Raises Busy."""
+    def submit(self, *jobs: Job) -> list[Future]:
+        """Takes all of these questions, or raises Busy and takes none."""
         with self._changed:
-            if self._closed or len(self._jobs) >= WAITING:
+            if self._closed or len(self._jobs) + len(jobs) > WAITING:
                 raise Busy
-            self._jobs.append(job)
+            self._jobs.extend(jobs)
             self._changed.notify()
-        return job.future
+        return [job.future for job in jobs]
 
     def close(self) -> None:
         """Ends the thread after what it is at; what waits is refused."""
         with self._changed:
             self._closed = True
             while self._jobs:
-                self._jobs.popleft().future.set_exception(Busy())
+                if (future := self._jobs.popleft().future).set_running_or_notify_cancel():
+                    future.set_exception(Busy())
             self._changed.notify()
         self._thread.join()
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class ImageTask(Task):
     augmentation: random changes of training images. image_shape: height, width and channels that the data's images
     have, None where they vary; found by `prepare`.
     """
+
+    takes_images: ClassVar[bool] = True
 
     mean: Colours = 0.5
     deviation: Positive | tuple[Positive, Positive, Positive] = 0.5

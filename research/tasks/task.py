@@ -95,6 +95,9 @@ class Task:
     compares: ClassVar[bool] = False
     """Whether the loss compares each example with others of its batch or micro-batch, whose size then changes it."""
 
+    takes_images: ClassVar[bool] = False
+    """Whether inputs are images; else they are texts."""
+
     text_marks: ClassVar[Literal["both", "end", "none"]] = "both"
     """Which marks of its start and its end the model finds around a text."""
 

@@ -2,6 +2,7 @@
 
 import bisect
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,20 +28,21 @@ MOST = 2**16
 
 
 def dearest_batch(run: Run) -> Mapping[str, np.ndarray]:
-    """A batch of the most positions or pixels that the run reads in an epoch."""
+    """A batch of the longest texts or largest images that the run reads in an epoch."""
     plan = run.batches.plan
     if not isinstance(plan, Bucketed):
         return run.batches[0]
-    slots = {bucket.length: bucket.slots * bucket.batch_size for bucket in plan.buckets}
-    steps = range(min(len(run.batches), int(plan.steps_per_epoch) + 1))
-    longest = max(slots, key=lambda length: (np.prod(length), slots[length]))
-    found: dict = {}
-    for step in steps:
-        length = plan(step).length
-        found.setdefault(length, step)
-        if length == longest:
+    largest, dearest, most = max(_area(bucket.length) for bucket in plan.buckets), 0, 0
+    for step in range(min(len(run.batches), int(plan.steps_per_epoch) + 1)):
+        if (area := _area(plan(step).length)) > most:
+            dearest, most = step, area
+        if most == largest:
             break
-    return run.batches[found[max(found, key=lambda length: (np.prod(length), slots[length]))]]
+    return run.batches[dearest]
+
+
+def _area(length: int | tuple[int, int] | None) -> int:
+    return math.prod(length) if isinstance(length, tuple) else length or 0
 
 
 def kept_micro_batches(folder: Path, batch_size: int | None, ways: int) -> int | None:

@@ -42,5 +42,5 @@ class Timing:
         }
 
     def utilization(self, operations: float, seconds: float) -> float:
-        """Percent of the devices' peak that so many operations in this time are."""
+        """Percent of the devices' peak that this number of operations in this time is."""
         return 100 * operations / max(seconds, 1e-9) / (self.peak or float("inf"))

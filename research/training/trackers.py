@@ -144,9 +144,9 @@ TRACKERS = {"mlflow": MLflow, "trackio": Trackio, "wandb": WeightsAndBiases}
 
 def check_installed(tracker: Any) -> None:
     """Raises UserError where the package of a tracker is not there."""
-    package = getattr(tracker, "package", None)  # a class of one's own has none
+    package = getattr(tracker, "package", None)  # a user's own class may do without
     spec = package and importlib.util.find_spec(package)
-    if package and (spec is None or spec.origin is None):  # a folder of that name is no package
+    if package and (spec is None or spec.origin is None):  # a folder of that name is not a package
         raise UserError(f"tracker.name {package!r} needs its package: pip install {package}, or leave tracker out")
 
 
@@ -166,7 +166,7 @@ class Tracked:
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if record := self._record:
-            failed = kind is not None and not issubclass(kind, Interrupted)  # the same command goes on with it
+            failed = kind is not None and not issubclass(kind, Interrupted)  # the same command resumes it
             self._tried(lambda: record.finish(failed=failed))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -188,4 +188,7 @@ class Tracked:
         except Exception as error:  # of any kind: these are other people's programs
             self._record = None
             told = " ".join(str(error).split())[:300]
-            print(f"warning: the tracker gave up, and the run goes on: {type(error).__name__}: {told}", file=sys.stderr)
+            print(
+                f"warning: the tracker failed, and the run continues without it: {type(error).__name__}: {told}",
+                file=sys.stderr,
+            )

@@ -167,8 +167,8 @@ def test_a_client_that_leaves_ends_its_stream_alone(server):
 
 
 REFUSED = {
-    "no JSON": (b"{", 400, "the body is no JSON"),
-    "deep": (b"[" * 100_000, 400, "the body is no JSON"),
+    "not JSON": (b"{", 400, "the body is not JSON"),
+    "deep": (b"[" * 100_000, 400, "the body is not JSON"),
     "a list": ([], 400, "not an object"),
     "no run": ({"inputs": ["x"]}, 404, "no run is named: use one of translate, digits"),
     "another run": ({"run": "../x", "inputs": ["x"]}, 404, "is not served: use one of"),
@@ -265,6 +265,31 @@ def test_a_question_that_fails_fails_alone(folders, monkeypatch):
     worker.close()
     with pytest.raises(Busy):
         worker.submit(Job({"source": "late"}, {}))
+
+
+def test_a_busy_run_says_so_before_anything_is_sent(server, monkeypatch):
+    """All inputs of a request are taken, or none; a stream is refused with a status of its own too."""
+    monkeypatch.setattr(workers_module, "WAITING", 2)
+    before = server.workers["translate"].counts.answers
+    assert server.ask("/predict", {"run": "translate", "inputs": TEXTS})[0] == 503
+    monkeypatch.setattr(workers_module, "WAITING", 0)
+    asked = {"model": "language", "prompt": "All", "stream": True}
+    for path, content in {"/v1/completions": asked, "/v1/embeddings": {"model": "sentences", "input": "x"}}.items():
+        status, found = server.ask(path, content)
+        assert status == 503 and found["error"]["message"] == "too many questions wait: ask again in a moment"
+    assert server.workers["translate"].counts.answers == before
+
+
+def test_a_run_that_fails_is_a_status_and_no_end_of_the_server(server, monkeypatch):
+    def answers(*_, **__):
+        raise RuntimeError("of the inside")
+
+    worker = server.workers["digits"]
+    monkeypatch.setattr(type(worker.predictor), "answers", answers)
+    status, found = server.ask("/predict?run=digits", digit(), {"Content-Type": "image/png"})
+    assert status == 500 and found["error"]["message"] == "the run failed: RuntimeError"
+    monkeypatch.undo()
+    assert server.ask("/predict?run=digits", digit(), {"Content-Type": "image/png"})[0] == 200
 
 
 def test_what_the_command_refuses(folders, tmp_path, run, monkeypatch):

@@ -78,7 +78,7 @@ def test_a_tracker_that_fails_is_a_warning(failing, tmp_path, kept, capsys):
     found = start(tmp_path / "run")
     assert found == train(SPEC, tmp_path / "other", EACH_STEP)
     told = [line for line in capsys.readouterr().err.splitlines() if "tracker" in line]
-    assert told == ["warning: the tracker gave up, and the run goes on: OSError: the server is away"]
+    assert told == ["warning: the tracker failed, and the run continues without it: OSError: the server is away"]
     assert len(tracker.rows) == failing and tracker.ended == []
 
 
@@ -150,7 +150,7 @@ def test_the_real_trackers_keep_a_run_that_resumes(name, tmp_path, forked):
         arguments = [f"--config={SPEC}", f"--workdir={folder}", f"--config.tracker.name={name}"]
         arguments += ["--config.training.log_every=1", f"--config.training.duration={{'steps': {steps}}}"]
         ended = forked("experiments.train", arguments, environment)
-        assert ended.code == 0 and "gave up" not in ended.stderr, ended.stderr
+        assert ended.code == 0 and "tracker failed" not in ended.stderr, ended.stderr
     found = losses(name, tmp_path, folder)
     expected = {row["step"]: row["train/loss"] for row in read_metrics(folder / "metrics.jsonl") if "train/loss" in row}
     assert found in (None, pytest.approx(expected, rel=1e-6)) and len(expected) == 6

@@ -181,7 +181,7 @@ def test_a_network_that_fails_in_its_own_way(error, monkeypatch):
 
 @pytest.mark.parametrize("name", ["hf:", "hf:alone", "hf:a/b/c", "hf:a/b@", "hf:../../x/y", "hf:a/b@../../x"])
 def test_what_is_no_name(name):
-    with pytest.raises(UserError, match=r"is no name of the hub: write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION"):
+    with pytest.raises(UserError, match=r"is not a name on the hub: write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION"):
         fetched(name)
 
 
