@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from research.errors import UserError
 from research.layers.convolution import ConvNorm
 from research.layers.embedding import classifier
+from research.layers.pooling import mean_pool
 from research.layers.transformer import TransformerLayer, drop_branch
 from research.parallel.mesh import shard_batch
 from research.ranges import Classes, Layers, Range, Rate, Size
@@ -42,8 +43,7 @@ def fields(name: str) -> dict[str, Any]:
 
 def pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
     """The mean of each pixel's 3x3 neighbours within the image, minus the pixel (section 4.1)."""
-    means = nn.avg_pool(x, (3, 3), padding=[(1, 1)] * 2, count_include_pad=False)
-    return means.astype(x.dtype) - x
+    return mean_pool(x, 3) - x
 
 
 class PoolingBlock(nn.Module):

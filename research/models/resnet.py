@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from research.errors import UserError
 from research.layers.convolution import ConvNorm
 from research.layers.embedding import classifier
+from research.layers.pooling import max_pool
 from research.parallel.mesh import shard_batch
 from research.ranges import Classes, Layers, Size
 
@@ -108,7 +109,7 @@ class ResNet(nn.Module):
         x = jax.nn.relu(stem(images, train=train))
         levels = [x] * self.stem_level
         if not self.small_images:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+            x = max_pool(x, window=3, stride=2, padding=1)
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
                 stride = 2 if stage and not index else 1

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from research.errors import UserError
 from research.layers.convolution import ConvNorm, to_kernel_dtype
 from research.layers.embedding import classifier
+from research.layers.pooling import max_pool
 from research.parallel.mesh import shard_batch
 from research.ranges import Layers, Size
 
@@ -67,7 +68,7 @@ class UNet(nn.Module):
         x, skips = Block(self.width, name="encoder_0")(images, train=train), []
         for level in range(1, self.depth + 1):
             skips.append(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x, window=2, stride=2)
             x = Block(self.width * 2**level, name=f"encoder_{level}")(x, train=train)
         for level in reversed(range(self.depth)):
             x = Enlarge(self.width * 2**level, name=f"enlarge_{level}")(x)

@@ -106,3 +106,21 @@ def test_depthwise_convolution_and_its_gradients_against_numpy(kernel, stride, p
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
     np.testing.assert_allclose(layer.apply(half, jnp.bfloat16(images)).astype(float), expected, atol=0.1)
     assert layer.apply(half, jnp.bfloat16(images)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_of_one_pixel_and_its_gradients_against_numpy(stride):
+    random = np.random.default_rng(0)
+    images, weights = random.normal(size=(2, 5, 6, 3)), random.normal(size=(1, 1, 3, 4))
+    seen = images[:, ::stride, ::stride]
+    cotangent = random.normal(size=(*seen.shape[:3], 4))
+    by_images = np.zeros(images.shape)
+    by_images[:, ::stride, ::stride] = cotangent @ weights[0, 0].T
+    layer = ConvNorm(4, 1, stride, folded=True)
+    variables = {"params": {"conv": {"kernel": jnp.float32(weights), "bias": jnp.zeros(4)}}}
+    found, backward = jax.vjp(layer.apply, variables, jnp.float32(images))
+    gradients, images_gradient = backward(jnp.float32(cotangent))
+    np.testing.assert_allclose(found, seen @ weights[0, 0], atol=1e-5)
+    np.testing.assert_allclose(images_gradient, by_images, atol=1e-5)
+    by_weights = np.einsum("nhwc,nhwf->cf", seen, cotangent)[None, None]
+    np.testing.assert_allclose(gradients["params"]["conv"]["kernel"], by_weights, atol=2e-5)
