@@ -11,11 +11,16 @@ from ml_collections import ConfigDict
 from configs.multimodal import clip_scenes
 from research.config import argument
 
+UNSEEN = ("red circle", "green square", "blue triangle", "yellow star", "purple cross", "black bar")
+"""Every figure and every colour once; training shows each of them with the five others."""
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: glyphs (shapes, emoji), tiny."""
     options = argument(arg, glyphs=("shapes", "emoji"), tiny=False)
     config = clip_scenes.get_config(arg)
+    if options.glyphs == "shapes":
+        config.data.unseen = UNSEEN
     config.task.name = "captioning"
     model = {"name": "captioner", "image": config.model.image.to_dict(), "width": 128, "num_layers": 2, "num_heads": 4}
     config.model = {**model, "mlp_width": 512, "norm": "pre"}

@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     options = argument(arg, glyphs=("shapes", "emoji"), tiny=False)
     config = ConfigDict({"seed": 0})
     config.data = {"name": "scenes", "glyphs": options.glyphs, "size": 64, "most": 2, "scale": (0.25, 0.45)}
-    config.data.update(num_train=100_000, num_validation=200, num_test=200)
+    config.data.update(num_train=200_000, num_validation=200, num_test=100)
     config.task = {"name": "image_text", "tokenizer": {"kind": "word"}, "length": 16}
     image = {"name": "vit", "num_classes": 0, "patch_size": 8, "width": 128, "num_layers": 4, "num_heads": 4}
     image |= {"mlp_width": 512, "pool": "mean", "positions": "learned"}

