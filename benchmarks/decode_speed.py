@@ -40,8 +40,8 @@ def heed() -> Callable[[], np.ndarray]:
     import jax.numpy as jnp
 
     from research.data.tokenizer import Tokenizer
+    from research.memory import keep_memory
     from research.models.seq2seq import Seq2Seq
-    from research.runs.command import _keep_memory as keep_memory
     from research.tasks.translation import Translation
 
     class Vocabulary:

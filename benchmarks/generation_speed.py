@@ -35,8 +35,8 @@ def heed() -> Callable[[], np.ndarray]:
     import jax.numpy as jnp
 
     from research.data.tokenizer import Tokenizer
+    from research.memory import keep_memory
     from research.models.gpt import GPT
-    from research.runs.command import _keep_memory as keep_memory
     from research.tasks.language_modeling import LanguageModeling
 
     keep_memory()

@@ -13,11 +13,14 @@ from typing import NamedTuple
 import pytest
 from jaxtyping import install_import_hook
 
+from research.memory import LARGE_PAGES, TUNABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before JAX is imported, and through the environment, so that the processes which tests start do the same.
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
+    TUNABLES: LARGE_PAGES,
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling small models takes longer than running them
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

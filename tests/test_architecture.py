@@ -32,6 +32,7 @@ FLOORS = {
     "research.files": 1,
     "research.hub": 1,
     "research.locks": 1,
+    "research.memory": 1,
     "research.plugins": 1,
     "research.ranges": 1,
     "research.values": 1,

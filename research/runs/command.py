@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ctypes
 import io
 import ipaddress
 import logging
@@ -21,6 +20,7 @@ from research.config import suggestion
 from research.data.image_files import shown
 from research.data.token_store import CACHE_VARIABLE, digest
 from research.errors import UserError, one_line
+from research.memory import keep_memory
 from research.plugins import allow
 from research.training.interruptions import RESTART, Interrupted
 
@@ -37,7 +37,7 @@ def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.Arg
     `--sweep.a.b=values` in `arguments.swept`, for commands with the option `--sweep.PATH`.
     """
     _quiet()
-    _keep_memory()
+    keep_memory()
     _keep_programs()
     _own_streams()
     _own_numbers()
@@ -205,17 +205,6 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 def _allowed(package: str) -> str:
     allow(package)
     return package
-
-
-def _keep_memory() -> None:
-    """Makes glibc keep freed memory: XLA's CPU client asks for every step's buffers anew, and giving large ones back
-    to the kernel only to fault them in again costs a third of a small model's time."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mmap_max, trim_threshold, arena_max = -4, -1, -8  # names in malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)
-        mallopt(arena_max, max(4, os.cpu_count() or 1))  # in one alone, threads that tokenize wait for each other
 
 
 def _keep_programs() -> None:
