@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.transfer = {"source": options.scenes, "new": (r"^head/", r"^query_embedding")}
     config.optimizer = {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 1e-4, "clip_norm": 1.0}
     config.schedule = {"name": "cosine", "warmup": {"steps": 100}}
-    config.training = {"batch_size": 8, "duration": {"steps": 3000}, "log_every": 25}
+    config.training = {"batch_size": 8, "duration": {"steps": 1500}, "log_every": 25}
     config.training.evaluate_every = {"steps": 250}
     config.checkpoint = {"every": {"steps": 250}, "best": "validation/ap50", "mode": "max"}
     if options.tiny:
