@@ -51,8 +51,8 @@ class Transfer:
     then sees the single ones (`layer_0`, ...). whole: of a run of the same model, vocabulary and optimizer, its newest
     state as it is, with the optimizer's averages and the step, after which training continues. into: the part of the
     model that is started so, such as the tower "image" of two; the others start afresh, and patterns see the paths
-    within it. layers: those of the source, counted from 0, that the model's layers 0, 1, ... start from, in every stack,
-    as DistilBERT takes every other one of BERT (Sanh et al. 2019); patterns see the model's numbers.
+    within it. layers: those of the source, counted from 0, that the model's layers 0, 1, ... start from, in every
+    stack, as DistilBERT takes every other one of BERT (Sanh et al. 2019); patterns see the model's numbers.
     """
 
     source: str
@@ -66,7 +66,9 @@ class Transfer:
         if self.whole and self.into:
             raise UserError("transfer.whole takes a run as it is, and transfer.into a part of it: leave one out")
         if self.layers is not None and (self.whole or not self.layers):
-            raise UserError(f"transfer.layers {self.layers} picks layers of a source: give some, without transfer.whole")
+            raise UserError(
+                f"transfer.layers {self.layers} picks layers of a source: give some, without transfer.whole"
+            )
         for name in ("new", "drop"):
             for pattern in getattr(self, name):
                 try:

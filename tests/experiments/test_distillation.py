@@ -74,8 +74,26 @@ def test_the_teachers_answers_are_its_own_about_the_same_mixed_images(teacher, s
     with Checkpoints(teacher / "checkpoints", write=False) as checkpoints:
         variables, step = open_run(teacher).variables(checkpoints)
     logits = model.apply(variables, jnp.float32((images - 0.5) / 0.5))  # in evaluation: stored statistics, no dropout
-    said = experiment.run.step.teacher.predict(experiment.run.taught, experiment.task.mixed(batch))
-    np.testing.assert_allclose(said, jax.nn.softmax(logits), atol=1e-5)
+    run = experiment.run
+    assert run.step.distilled is not None and run.taught is not None
+    teacher_of = run.step.distilled.teacher
+
+    def apply(*inputs, method=None):
+        return teacher_of.model.apply(run.taught, *inputs, method=method), {}
+
+    (said, *_), _ = teacher_of.task.logits(apply, experiment.task.mixed(batch))
+    np.testing.assert_allclose(said.values, logits, atol=1e-4)
+    student_of_it = experiment.model.init(jax.random.key(0), jnp.float32(images))
+
+    def learn(*inputs, method=None):
+        return experiment.model.apply(student_of_it, *inputs, method=method), {}
+
+    measured = run.step.distilled.loss
+    metrics, _ = measured(experiment.task, experiment.model, learn, experiment.task.mixed(batch), run.taught, {})
+    best = np.asarray(logits).argmax(-1)
+    heads, _ = learn(jnp.float32((images - 0.5) / 0.5), method="all_heads")
+    likelihood = -jax.nn.log_softmax(heads[-1])[np.arange(len(best)), best]
+    assert float(metrics["distillation_loss"][0]) == pytest.approx(float(likelihood.sum()), rel=1e-4)
     assert json.loads((student / "teacher.json").read_text())["step"] == step == 6
 
 
@@ -105,7 +123,7 @@ def test_another_teacher_than_before_is_refused(student, tmp_path):
     folder = copied(student, tmp_path / "run")
     noted = json.loads((folder / "teacher.json").read_text())
     (folder / "teacher.json").write_text(json.dumps({**noted, "crc": 1}))
-    with pytest.raises(UserError, match=r"task\.teacher has changed since .* began \(step 6 then, 6 now\): restore it"):
+    with pytest.raises(UserError, match=r"distillation\.teacher has changed since .* began \(step 6 then, 6 now\): restore it"):
         _ = open_run(folder).run
 
 

@@ -33,9 +33,9 @@ def test_divergence_against_float64(temperature):
 
 def test_a_certain_teacher_and_masked_places_are_finite():
     teacher = jnp.array([[90.0, 0.0, -1e9]])
-    loss, gradient = jax.value_and_grad(
-        lambda logits: divergence(logits.at[:, 2].set(-1e9), teacher, 0.001).sum()
-    )(jnp.ones((1, 3)))
+    loss, gradient = jax.value_and_grad(lambda logits: divergence(logits.at[:, 2].set(-1e9), teacher, 0.001).sum())(
+        jnp.ones((1, 3))
+    )
     assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
