@@ -10,8 +10,7 @@ import numpy as np
 
 from research.errors import UserError
 from research.files import read_json, write_json
-from research.tasks.classification import difference
-from research.tasks.task import Task
+from research.tasks.task import Task, difference
 from research.training.distillation import Distillation, Distilled
 from research.training.inference import Inference
 

@@ -19,7 +19,7 @@ from research.ranges import NotNegative, Rate
 from research.tasks.images import ImageTask
 from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, no_answers
+from research.tasks.task import Apply, Example, Metrics, difference, no_answers
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import photo_of, photo_written
 
@@ -151,12 +151,6 @@ def label_metrics(logits: jax.Array, losses: jax.Array, labels: jax.Array, weigh
         "accuracy": weighted(in_top(logits, labels, 1).astype(jnp.float32), weights),
         "top5_accuracy": weighted(in_top(logits, labels, 5).astype(jnp.float32), weights),
     }
-
-
-def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """How two lists of classes differ, such as "10 classes, not 9 (the first that differ: 'dog', not 'cow')"."""
-    first = next(pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1])
-    return f"{len(ours)} classes, not {len(theirs)} (the first that differ: {first[0]!r}, not {first[1]!r})"
 
 
 def _inside(boxes: jax.Array, height: int, width: int) -> jax.Array:

@@ -78,6 +78,12 @@ def no_answers(folder: Path) -> UserError:
     )
 
 
+def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """How two lists of classes differ, such as "10 classes, not 9 (the first that differ: 'dog', not 'cow')"."""
+    first = next(pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1])
+    return f"{len(ours)} classes, not {len(theirs)} (the first that differ: {first[0]!r}, not {first[1]!r})"
+
+
 class Task:
     """One problem: how examples become arrays, what is minimised and measured, and how an answer is made and shown.
 
