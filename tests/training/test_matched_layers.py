@@ -78,7 +78,7 @@ def test_hidden_states_against_float64(name, scan):
     gradient = jax.jit(jax.grad(layers.hidden))(maps)
     assert all(np.abs(each).max() > 1e-4 for each in jax.tree.leaves(gradient))
     if name != "seq2seq":  # the states are those of the contract
-        states = models[0].apply(variables[0], *inputs, method="hidden_states")
+        states = jax.jit(lambda *given: models[0].apply(*given, method="hidden_states"))(variables[0], *inputs)
         np.testing.assert_allclose(ours["hidden_states"][stack]["states"][0]["states"], states, atol=1e-5)
 
 
@@ -120,12 +120,12 @@ def test_a_single_head_of_the_teacher_is_not_compared_with_two():
     other = BERT(**BERTS | {"num_heads": 1}, num_layers=2, width=8)
     (_, ours), (_, theirs) = (
         shown(student, variables[0], *inputs),
-        shown(other, other.init(jax.random.key(0), *inputs), *inputs),
+        shown(other, jax.jit(other.init)(jax.random.key(0), *inputs), *inputs),
     )
     with pytest.raises(UserError, match=r"head with head, and the model has 2 of them, its teacher 1: set model.num_h"):
         MatchedLayers(ours, theirs, inputs, logits).attention()
     resnet = ResNet(3, (1,), 8, bottleneck=False, small_images=True)
     image = jnp.float32(IMAGES)
-    _, none = shown(resnet, resnet.init(jax.random.key(0), image), image)
+    _, none = shown(resnet, jax.jit(resnet.init)(jax.random.key(0), image), image)
     with pytest.raises(UserError, match="of which the model has encoder and its teacher none: set both to 0"):
         MatchedLayers(ours, none, inputs, logits)
