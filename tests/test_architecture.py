@@ -166,7 +166,7 @@ def known_by_class(sources: Sources) -> list[str]:
     """Files above the tasks that know a task, a model or a source by its class, except the tables of their names."""
     above = ("experiments/", "research/runs/", "research/reports/", "research/analysis/", "research/training/")
     above += ("research/serving/",)
-    shared = {"research.tasks.task", "research.models.contract"}
+    shared = {"research.tasks.task", "research.tasks.logits", "research.models.contract"}
     shared |= {
         f"research.data.{name}"
         for name in ("image_files", "loader", "plain_text", "plans", "rows", "source", "token_store")

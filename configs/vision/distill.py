@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
             config.model.update(width=32, num_layers=2, num_heads=2, mlp_width=64)
         if options.teacher:
             config.model.distillation = True
-            config.task.update(name="distillation", teacher=options.teacher, kind=options.kind)
+            config.distillation = {"teacher": options.teacher, "kind": options.kind, "temperature": 3.0}
     if not options.tiny:
         config.training.duration = {"epochs": 100}
         del config.expect

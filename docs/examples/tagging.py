@@ -16,7 +16,7 @@ from research.data.text import Ragged
 from research.data.tokenizer import PAD, Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Task, Teacher
+from research.tasks.task import Apply, Example, Metrics, Task
 from research.tasks.vocabulary import given_text, show_tokens, vocabulary_of_run
 
 
@@ -72,9 +72,7 @@ class Tagging(Task):
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (batch["words"],)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
         weights = (batch["tags"] != PAD) * batch["weight"][:, None]
         losses, _ = cross_entropy(logits, batch["tags"])

@@ -41,17 +41,17 @@ def attention_weights(
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
 def _weights(model, variables, inputs, layers, heads, rows):
     collected = model.apply(variables, *inputs, train=False, mutable=["attention"])[1]
-    given = dict(_by_layer(collected.get("attention", {})))
+    given = dict(by_layer(collected.get("attention", {})))
     for path in (path for path in layers or () if path not in given):
         raise UserError(f"{path!r} is not an attention layer of this model: use one of {', '.join(given)}")
     return {path: weights_of(given[path], heads, rows) for path in layers or given}
 
 
-def _by_layer(collected: Mapping[str, Any], names: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def by_layer(collected: Mapping[str, Any], names: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What each layer was called with last, or its weights; scanned layers lie along a leading axis."""
     for name, value in collected.items():
         if not isinstance(value, tuple):
-            yield from _by_layer(value, (*names, name))
+            yield from by_layer(value, (*names, name))
             continue
         arrays, path = value[-1] if name == "inputs" else {name: value[-1]}, "/".join(names)
         if SCANNED not in names:

@@ -26,8 +26,23 @@ def attention_weights(
 ) -> Float32[Array, "batch heads queries keys"]:
     """softmax(query · key / sqrt(head_size) + bias) over the keys that the mask allows (equation 1).
 
-    Query head i uses key head i // (heads / kv_heads) (Ainslie et al. 2023). A row whose keys are all masked is
-    uniform, with finite gradients.
+    A row whose keys are all masked is uniform, with finite gradients.
+    """
+    logits = attention_logits(query, key, bias=bias)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    return jax.nn.softmax(logits)
+
+
+def attention_logits(
+    query: Float[Array, "batch queries heads head_size"],
+    key: Float[Array, "batch keys kv_heads head_size"],
+    *,
+    bias: Bias | None = None,
+) -> Float32[Array, "batch heads queries keys"]:
+    """query · key / sqrt(head_size) + bias, of all keys.
+
+    Query head i uses key head i // (heads / kv_heads) (Ainslie et al. 2023).
     """
     batch, queries, heads, head_size = query.shape
     keys, kv_heads = key.shape[1:3]
@@ -40,11 +55,7 @@ def attention_weights(
     else:
         logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32) * head_size**-0.5
     logits = logits.reshape(batch, heads, queries, keys)
-    if bias is not None:
-        logits += bias
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.softmax(logits)
+    return logits if bias is None else logits + bias
 
 
 def weighted_values(

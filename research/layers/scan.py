@@ -4,7 +4,7 @@ Arrays are named by their paths ("encoder/layer_0/feed_forward/up/kernel"), as i
 """
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,30 @@ def stacked(arrays: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]
         complete = sorted(paths) == list(range(len(paths)))
         if scanned in wanted and complete and len({arrays[path].shape for path in paths.values()}) == 1:
             result[scanned] = np.stack([result.pop(paths[number]) for number in range(len(paths))])
+    return result
+
+
+def picked(arrays: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
+    """The arrays, of every stack these layers alone, in this order and counted anew from 0.
+
+    Raises IndexError with the number of layers of a stack that has fewer than are picked from.
+    """
+    result: dict[str, Any] = {}
+    depths: dict[str, int] = {}
+    for path, array in arrays.items():
+        if found := _SCANNED.fullmatch(path):
+            depths[found["stack"]] = len(array)
+            if max(layers) < len(array):
+                result[path] = array[np.array(layers)]
+        elif found := _SINGLE.fullmatch(path):
+            number = int(found["number"])
+            depths[found["stack"]] = max(depths.get(found["stack"], 0), number + 1)
+            for place in (place for place, layer in enumerate(layers) if layer == number):
+                result[f"{found['stack']}layer_{place}/{found['rest']}"] = array
+        else:
+            result[path] = array
+    if (least := min(depths.values(), default=0)) <= max(layers):
+        raise IndexError(least)
     return result
 
 

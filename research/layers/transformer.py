@@ -146,6 +146,8 @@ class TransformerStack(nn.Module):
         final_norm: a norm of the layers' kind after the last one, which pre-LN needs.
         relative_bias: T5's relative bias on self-attention, one table for all layers; "causal" has buckets for the
             past only.
+
+    The collection "hidden_states", when it is mutable, receives `states`, what `every_layer` gives, and the `mask`.
     """
 
     layer: Callable[..., TransformerLayer]
@@ -178,6 +180,8 @@ class TransformerStack(nn.Module):
             that the last is what comes out without `every_layer`.
         """
         settings = self.layer(parent=None)
+        watched = self.is_mutable_collection("hidden_states") and not self.is_initializing()
+        all_outputs = every_layer or watched
         bias = None
         if self.relative_bias != "none":
             bias = self._relative_bias(settings.num_heads, x.shape[1], cache_index)
@@ -197,7 +201,7 @@ class TransformerStack(nn.Module):
                 train=train,
             )
             x = shard_activations(x)
-            return x, x if every_layer else None
+            return x, x if all_outputs else None
 
         x = shard_activations(x)
         if self.remat != "none":
@@ -206,11 +210,13 @@ class TransformerStack(nn.Module):
         drop = train and self.stochastic_depth > 0
         drop_rates = jnp.linspace(0.0, self.stochastic_depth, self.num_layers) if drop else None
         x, outputs = self._run_all(run, x, drop_rates)
-        if every_layer:
+        if all_outputs:
             x = outputs if self.scan else jnp.stack(outputs)
         if self.final_norm:
             x = _norm(settings, "norm")(x)
-        return x
+        if watched:
+            self.sow("hidden_states", "states", {"states": x} | ({} if mask is None else {"mask": mask}))
+        return x[-1] if all_outputs and not every_layer else x
 
     def _run_all(self, run: Callable, x: Array, drop_rates: Array | None) -> tuple[Array, Any]:
         """What the last layer gives, and the second result of `run` for each, stacked where layers are scanned."""

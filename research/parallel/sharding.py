@@ -75,6 +75,7 @@ RULES = (
         r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",
         (),
     ),
+    Rule("maps to a teacher's states", r"^hidden_maps/", ()),
     Rule("recurrent layers", r"/(start|combine|input|layer_\d+)/(kernel|bias)$|/recurrent$", ()),
 )
 

@@ -87,7 +87,7 @@ def _step(run: Run, compiled: jax.stages.Compiled, batch: Mapping[str, jax.Shape
         part = array.sharding.shard_shape(array.shape)
         print(f"{name}: {array.dtype} {list(array.shape)}, {list(part)} on each device")
     with jax.set_mesh(run.mesh):
-        operations = cost.flops(run.step.train, run.abstract_state, batch)
+        operations = cost.flops(run.step.train, run.abstract_state, batch, run.taught)
     print(f"{operations:.3e} FLOPs (products and convolutions), {operations / run.mesh.size:.3e} for each device")
     analysis = compiled.cost_analysis() or {}
     if "bytes accessed" in analysis:

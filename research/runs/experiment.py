@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -25,16 +25,19 @@ from research.hub import agreed, fetched
 from research.parallel.mesh import MeshShape, batch_ways, check_batch_size, make_mesh
 from research.parallel.sharding import by_path, with_shardings
 from research.ranges import Seed
-from research.runs.folder import MADE_OF_DATA
+from research.runs.folder import MADE_OF_DATA, is_run
 from research.runs.sections import REQUIRED, SECTIONS, at_home, later
 from research.runs.tables import MODELS, SOURCES, TASKS
+from research.runs.teacher import keep_teacher, learning_from, noted_maps
 from research.tasks.task import Task
 from research.training.checkpoints import CheckpointPolicy, Checkpoints
+from research.training.distillation import Distillation, Distilled
 from research.training.durations import Clock
 from research.training.evaluation import Evaluator
 from research.training.fingerprint import checksum, contents, sealed
 from research.training.fitting import kept_micro_batches
 from research.training.inference import Inference, Precision
+from research.training.matched_layers import without_maps
 from research.training.optimizers import OPTIMIZERS, build_optimizer, check_patterns
 from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
@@ -44,7 +47,7 @@ from research.training.trackers import TRACKERS
 from research.training.transfer import Transfer, parts_taken, transferred, with_given
 from research.values import convert
 from research.weights.families import taken
-from research.weights.files import INDEX, ONE, read_arrays
+from research.weights.files import read_arrays
 from research.weights.place import placed
 
 EVALUATION_BATCH = 64
@@ -66,6 +69,7 @@ class Experiment:
     checkpoint: CheckpointPolicy
     transfer: Transfer | None
     tracker: Any = None
+    distillation: Distillation | None = None
     chosen: int | str | None = None
     """The checkpoint to evaluate, as `Checkpoints.evaluation_steps` takes it."""
 
@@ -101,14 +105,14 @@ class Experiment:
         factor = schedule.build(len(batches), clock)
         optimizer_config = choose(OPTIMIZERS, self.config.optimizer, "optimizer")
         optimizer = build_optimizer(optimizer_config, factor)
+        _, taught = self.teacher
         create = self.create_state(optimizer)
         abstract = self._abstract_state(create)
         check_patterns(optimizer_config, abstract.params)
-        teacher, taught = self.teacher()
         return Run(
             folder=self.folder,
             options=self.options,
-            step=self.step(optimizer, teacher),
+            step=self.step(optimizer),
             mesh=self.mesh,
             clock=clock,
             batches=batches,
@@ -171,40 +175,51 @@ class Experiment:
         for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
             newer = checkpoints.restore_variables(abstract, step)
             variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
-        return variables, steps[-1]
+        return {**variables, "params": without_maps(variables["params"])}, steps[-1]
 
-    def teacher(self) -> tuple[Inference | None, dict[str, Any] | None]:
-        """The model that the task learns from, and its variables; None and None for a task without a teacher.
+    @functools.cached_property
+    def teacher(self) -> tuple[Distilled | None, dict[str, Any] | None]:
+        """The loss with a teacher, and the teacher's variables; None and None where there is none.
 
         Raises UserError where the teacher does not fit, or is not the one that the run began with.
         """
-        if (folder := self.task.teacher) is None:
+        if (options := self.distillation) is None:
             return None, None
-        teacher, variables, step = trained(Path(folder).expanduser(), self.mesh)
-        self.task.check_teacher(teacher.task, folder)
-        _keep_teacher(self.folder, {"step": step, "crc": sealed(contents(variables))["crc"]})
-        return teacher.evaluator.inference, variables
+        run, taught, step = trained(Path(options.teacher).expanduser(), self.mesh)
+        state = jax.eval_shape(functools.partial(self._fresh, optax.identity(), self.seed, {}))
+        student = self.evaluator.inference, state.variables(), self.sample_batch
+        distilled = learning_from(options, student, (run.evaluator.inference, taught))
+        keep_teacher(self.folder, distilled, step, sealed(contents(taught))["crc"])
+        return distilled, taught
 
-    def step(self, optimizer: Any, teacher: Inference | None) -> Step:
+    @property
+    def _maps(self) -> Mapping[str, tuple[int, int]]:
+        """Shapes of the maps to the teacher's states: as noted, for which a run that is opened needs no teacher."""
+        if self.distillation is None or not self.distillation.hidden:
+            return {}
+        return noted_maps(self.folder) or cast(Distilled, self.teacher[0]).maps
+
+    def step(self, optimizer: Any) -> Step:
         options = self.options
+        fields = {"accumulate": options.micro_batches, "ema": options.ema, "spike": options.spike}
         precision = Precision.parse(options.precision)
-        fields = {"accumulate": options.micro_batches, "ema": options.ema, "spike": options.spike, "teacher": teacher}
-        return Step(self.model, self.task, optimizer, precision, self.seed, **fields)
+        return Step(self.model, self.task, optimizer, precision, self.seed, distilled=self.teacher[0], **fields)
+
+    def _fresh(self, optimizer: Any, seed: int | jax.Array, maps: Mapping[str, tuple[int, int]]) -> TrainState:
+        inputs = self.task.model_inputs(jax.tree.map(jax.numpy.asarray, self.sample_batch))
+        ema = self.options.ema is not None
+        return create_state(self.model, inputs, optimizer, seed=seed, ema=ema, maps=maps)
 
     def create_state(self, optimizer: Any, seed: int | jax.Array | None = None) -> Callable[..., TrainState]:
         """A function from what `transfer` takes over to the state of step 0; the config's seed unless given."""
+        maps = self._maps
 
         def create(given: Mapping[str, jax.Array]) -> TrainState:
-            inputs = self.task.model_inputs(jax.tree.map(jax.numpy.asarray, self.sample_batch))
-            ema = self.options.ema is not None
-            state = create_state(
-                self.model, inputs, optimizer or optax.identity(), seed=self.seed if seed is None else seed, ema=ema
-            )
+            state = self._fresh(optimizer or optax.identity(), self.seed if seed is None else seed, maps)
             params = with_given(state.params, given)
             model_state = {name: with_given(tree, given) for name, tree in state.model_state.items()}
-            return state.replace(
-                params=params, model_state=model_state, ema=jax.tree.map(jax.numpy.copy, params) if ema else None
-            )
+            ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
+            return state.replace(params=params, model_state=model_state, ema=ema)
 
         return create
 
@@ -322,6 +337,7 @@ def build_experiment(
     if options.patience is not None and checkpoint.best is None:
         raise UserError("training.patience waits for a new best: set checkpoint.best, such as 'validation/loss'")
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
+    distillation = build(Distillation, config.distillation, "distillation") if "distillation" in config else None
     tracker = choose(TRACKERS, config.tracker, "tracker") if "tracker" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
@@ -335,15 +351,8 @@ def build_experiment(
     if task.compares and config.training.get("accumulate") == "auto":
         raise UserError("training.accumulate auto would change what the loss compares: set it to a number")
     model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
-    return Experiment(config, folder, source, task, model, mesh_shape, mesh, options, checkpoint, transfer, tracker)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, whose `config.json` has sections: a published model has one of another kind."""
-    stored = folder / "config.json"
-    if not stored.exists():
-        return folder.is_dir() and not any((folder / name).exists() for name in (ONE, INDEX))
-    return "model" in read_json(stored)
+    sections = mesh_shape, mesh, options, checkpoint, transfer, tracker, distillation
+    return Experiment(config, folder, source, task, model, *sections)
 
 
 def open_run(
@@ -384,15 +393,3 @@ def trained(folder: Path, mesh: Mesh | None = None) -> tuple[Experiment, dict[st
         run = dataclasses.replace(run, mesh=mesh)
     with Checkpoints(run.folder / "checkpoints", run.checkpoint, write=False) as checkpoints:
         return run, *run.variables(checkpoints)
-
-
-def _keep_teacher(folder: Path, found: Mapping[str, int]) -> None:
-    """Notes in the run's folder what its teacher is; raises UserError where another was noted before."""
-    path = folder / "teacher.json"
-    if path.exists() and (noted := read_json(path, dict[str, int])) != found:
-        raise UserError(
-            f"task.teacher has changed since {folder} began (step {noted['step']} then, {found['step']} now): restore "
-            "it, or use another --workdir"
-        )
-    if jax.process_index() == 0:
-        write_json(path, found)

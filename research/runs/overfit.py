@@ -42,8 +42,8 @@ def overfit(experiment: Experiment, count: int) -> list[str]:
     model, task = _calm(experiment.model), _calm(experiment.task)
     calm = dataclasses.replace(experiment, model=model, task=task)
     optimizer = optax.adam(LEARNING_RATE)
-    teacher, taught = calm.teacher()
-    step = dataclasses.replace(calm.step(optimizer, teacher), accumulate=1, ema=None, spike=None)
+    _, taught = calm.teacher
+    step = dataclasses.replace(calm.step(optimizer), accumulate=1, ema=None, spike=None)
     batch = jax.tree.map(jax.numpy.asarray, _batch(calm.batches, count))
     count = len(batch["weight"])
     with jax.set_mesh(calm.mesh):

@@ -41,7 +41,6 @@ from research.models.vit import ViT
 from research.tasks.captioning import Captioning
 from research.tasks.classification import Classification
 from research.tasks.detection import Detection
-from research.tasks.distillation import Distillation
 from research.tasks.image_text import ImageText
 from research.tasks.language_modeling import LanguageModeling
 from research.tasks.masked_images import MaskedImages
@@ -82,7 +81,6 @@ TASKS = {
     "captioning": Captioning,
     "classification": Classification,
     "detection": Detection,
-    "distillation": Distillation,
     "image_text": ImageText,
     "language_modeling": LanguageModeling,
     "masked_images": MaskedImages,

@@ -117,7 +117,7 @@ class _Group:
     def __init__(self, experiments: Sequence[Experiment]):
         self.experiments = {experiment.folder: experiment for experiment in experiments}
         self.first = experiments[0]
-        if self.first.task.teacher is not None:
+        if self.first.distillation is not None:
             raise Apart("trials with a teacher cannot be trained together: use --launcher=local")
         if self.first.config.training.get("accumulate") == "auto":
             raise Apart("trials that choose training.accumulate cannot be trained together: use --launcher=local")

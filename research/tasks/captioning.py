@@ -16,8 +16,9 @@ from research.metrics.captions import CaptionScorer
 from research.models.captioner import Captioner
 from research.ranges import ANSWERING, Range, Rate, Seed, Temperature
 from research.tasks.captions import CaptionTask
-from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
-from research.tasks.text_generation import write, written_loss
+from research.tasks.logits import Logits
+from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, View
+from research.tasks.text_generation import write, written_logits, written_metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,11 @@ class Captioning(CaptionTask):
     def num_tokens(self, batch: Mapping[str, Any]) -> int | None:
         return batch["caption"].size if "caption" in batch else None
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
-        labels = batch["caption"][:, 1:]
-        return written_loss(apply, self.model_inputs(batch), labels, batch["weight"], self.label_smoothing, self.pad)
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        return written_logits(apply, self.model_inputs(batch), batch["caption"][:, 1:], batch["weight"], self.pad)
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        return written_metrics(logits, batch["caption"][:, 1:], self.label_smoothing)
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Captions, int32 [batch, length]: start, tokens, end, then PAD."""

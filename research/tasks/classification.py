@@ -17,8 +17,9 @@ from research.errors import UserError
 from research.files import read_or_set_aside, write_json
 from research.ranges import NotNegative, Rate
 from research.tasks.images import ImageTask
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Teacher, no_answers
+from research.tasks.task import Apply, Example, Metrics, difference, no_answers
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import photo_of, photo_written
 
@@ -118,13 +119,11 @@ class Classification(LabelledTask):
             share = jnp.where(inside.any(axis=(1, 2), keepdims=True), ~inside, share)
         return (share * images + (1 - share) * self.normalised(batch["other_image"]),)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
-        return self.metrics(logits, self.label_loss(logits, batch), batch), updates
+        return (Logits(logits, batch["weight"]),), updates
 
-    def label_loss(self, logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def _label_loss(self, logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         """The loss of each image against its labels, float32 [batch]; logits are [batch, classes]."""
         losses, _ = cross_entropy(logits, batch["label"], self.label_smoothing)
         if "other_label" not in batch:
@@ -132,9 +131,9 @@ class Classification(LabelledTask):
         others, _ = cross_entropy(logits, batch["other_label"], self.label_smoothing)
         return batch["mix"] * losses + (1 - batch["mix"]) * others
 
-    def metrics(self, logits: jax.Array, losses: jax.Array, batch: Mapping[str, jax.Array]) -> Metrics:
-        """What is measured of logits, [batch, classes], and of the loss of each image, [batch]."""
-        return label_metrics(logits, losses, batch["label"], batch["weight"])
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        ((values, weights, *_),) = logits
+        return label_metrics(values, self._label_loss(values, batch), batch["label"], weights)
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Class probabilities, float32 [batch, classes]."""
@@ -152,12 +151,6 @@ def label_metrics(logits: jax.Array, losses: jax.Array, labels: jax.Array, weigh
         "accuracy": weighted(in_top(logits, labels, 1).astype(jnp.float32), weights),
         "top5_accuracy": weighted(in_top(logits, labels, 5).astype(jnp.float32), weights),
     }
-
-
-def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """How two lists of classes differ, such as "10 classes, not 9 (the first that differ: 'dog', not 'cow')"."""
-    first = next(pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1])
-    return f"{len(ours)} classes, not {len(theirs)} (the first that differ: {first[0]!r}, not {first[1]!r})"
 
 
 def _inside(boxes: jax.Array, height: int, width: int) -> jax.Array:

@@ -20,7 +20,7 @@ from research.ranges import ANSWERING, Fraction, NotNegative, Pixels, Range, Sha
 from research.tasks.classification import LabelledTask
 from research.tasks.losses import cross_entropy, in_top, weighted
 from research.tasks.set_prediction import GIOU, L1, assign, centres, corners, generalized_iou, matching_cost
-from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
+from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, View
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import boxed_of, boxed_written
 
@@ -101,9 +101,7 @@ class Detection(LabelledTask):
         inside = rows[:, :, None, None] & columns[:, None, :, None]
         return jnp.where(inside, self.normalised(batch["image"]), 0), sizes
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         (logits, boxes), updates = apply(*self.model_inputs(batch))
         layers, _, queries, classes = logits.shape
         if queries < self.max_boxes:

@@ -21,7 +21,7 @@ from research.ranges import ANSWERING, Size
 from research.tasks.captions import CaptionTask
 from research.tasks.losses import weighted
 from research.tasks.pair_losses import Kind, encoded, number_of_chunks, pair_losses
-from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
+from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, View
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import described_photo, photo_written
 from research.weights.vocabularies import CONFIG, texts_of, texts_written
@@ -136,9 +136,7 @@ class ImageText(CaptionTask):
     def num_tokens(self, batch: Mapping[str, Any]) -> int | None:
         return batch["caption"].size if "caption" in batch else None
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         count = number_of_chunks(len(batch["image"]), self.chunk)
         texts, _ = encoded(self._text_encoder(apply), (batch["caption"],), count)
         images, updates = encoded(

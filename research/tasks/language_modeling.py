@@ -25,8 +25,8 @@ from research.errors import UserError
 from research.layers.masks import causal_mask, segment_mask
 from research.models.contract import SeparateTexts
 from research.ranges import ANSWERING, Count, Range, Seed, Share, Size, Temperature
-from research.tasks.losses import vocabulary_loss
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.logits import Logits, vocabulary_sums
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, View
 from research.tasks.vocabulary import (
     given_text,
     read_and_written,
@@ -186,9 +186,7 @@ class LanguageModeling(Task):
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["tokens"][:, :-1].size
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         inputs, method = self.model_inputs(batch), "features"
         if self.separate:
             inputs, method = (*inputs, segments_of(inputs[0], self.vocabulary.end_token)), "separate_features"
@@ -197,10 +195,14 @@ class LanguageModeling(Task):
         weights = (labels >= 0) * batch["weight"][:, None]
         if "fresh" in batch:
             weights *= batch["fresh"]
-        labels = jnp.maximum(labels, 0)
-        nats, _, _ = vocabulary_loss(states, table, labels, weights)
+        return (Logits(states, weights, table),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        (each,) = logits
+        weights = each.weights
+        nats, _, _ = vocabulary_sums(each, jnp.maximum(batch["tokens"][:, 1:], 0))
         num_bytes = (batch["bytes"][:, 1:] * weights).sum()
-        return {"loss": (nats, weights.sum()), "bits_per_byte": (nats / math.log(2), num_bytes)}, updates
+        return {"loss": (nats, weights.sum()), "bits_per_byte": (nats / math.log(2), num_bytes)}
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Prompts and their sampled continuations, int32 [batch, length]."""

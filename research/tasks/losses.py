@@ -96,16 +96,24 @@ CHUNK = 1024
 """Positions on each device whose logits exist at a time."""
 
 
+def num_chunks(batch: int, length: int) -> int:
+    """In how many parts the positions of a batch become logits, so that CHUNK of each device are one at most."""
+    return min(-(-batch * length // (CHUNK * ways(*BATCH_AXES, "sequence"))), length)
+
+
+def parted(array: Array, count: int) -> Array:
+    """An array [batch, length, ...] in `count` parts, [count, batch, positions, ...]; zeros fill up the last ones."""
+    batch, length = array.shape[:2]
+    missing = -length % (count * ways("sequence"))
+    # Every n-th position, not n stretches: each device then finds its part of every chunk at home.
+    array = jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
+    return jnp.moveaxis(array.reshape(batch, -1, count, *array.shape[2:]), 2, 0)
+
+
 def _over_chunks(states, table, bias, labels, weights, smoothing, *, gradients):
     """The sums and, with `gradients`, those of the smoothed loss, as (by states, by table, by bias)."""
     batch, length, _ = states.shape
-    count = min(-(-batch * length // (CHUNK * ways(*BATCH_AXES, "sequence"))), length)
-    missing = -length % (count * ways("sequence"))
-
-    def chunks(array):
-        # Every n-th position, not n stretches: each device then finds its part of every chunk at home.
-        array = jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
-        return jnp.moveaxis(array.reshape(batch, -1, count, *array.shape[2:]), 2, 0)
+    count = num_chunks(batch, length)
 
     def chunk(carry, inputs) -> tuple[Any, Any]:
         states, labels, weights = inputs
@@ -135,11 +143,11 @@ def _over_chunks(states, table, bias, labels, weights, smoothing, *, gradients):
     by_table = jnp.zeros(table.shape, jnp.float32) if gradients else None
     by_bias = jnp.zeros(bias.shape, jnp.float32) if gradients and bias is not None else None
     start: Any = (zero, zero, zero), by_table, by_bias
-    inputs = tuple(map(chunks, (states, labels, weights)))
+    inputs = tuple(parted(array, count) for array in (states, labels, weights))
     (sums, by_table, by_bias), by_states = jax.lax.scan(chunk, start, inputs)
     if not gradients:
         return sums, None
-    by_states = jnp.moveaxis(by_states, 0, 2).reshape(batch, length + missing, -1)[:, :length]
+    by_states = jnp.moveaxis(by_states, 0, 2).reshape(batch, -1, states.shape[-1])[:, :length]
     by_bias = None if bias is None else by_bias.astype(bias.dtype)
     return sums, (by_states, by_table.astype(table.dtype), by_bias)
 

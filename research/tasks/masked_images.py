@@ -17,7 +17,7 @@ from research.errors import UserError
 from research.ranges import Part, Pixels
 from research.tasks.images import ImageTask
 from research.tasks.losses import weighted
-from research.tasks.task import Apply, Example, Metrics, Teacher
+from research.tasks.task import Apply, Example, Metrics
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import resized_written
 
@@ -52,9 +52,7 @@ class MaskedImages(ImageTask):
         images = self.normalised(batch["image"])
         return jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey images as colour ones
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         images, order = self.model_inputs(batch)
         painted, updates = apply(images, order)
         errors = self._errors(painted, images, order)

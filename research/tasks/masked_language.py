@@ -21,8 +21,9 @@ from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
 from research.layers.embedding import vocabulary_logits
 from research.ranges import Part, Size
-from research.tasks.losses import cross_entropy, in_top, vocabulary_loss, weighted
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.logits import Logits, vocabulary_sums
+from research.tasks.losses import cross_entropy, in_top, weighted
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, View
 from research.tasks.vocabulary import (
     given_text,
     padding_of,
@@ -170,23 +171,27 @@ class MaskedLanguage(Task):
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["tokens"].size
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
-        """`masked_accuracy` is of the masked tokens, `next_sentence_accuracy` of the rows."""
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        """Of the masked tokens, and of whether the second segment follows the first."""
         inputs = (*self.model_inputs(batch), batch["places"])
         (features, table, bias, follows), updates = apply(*inputs, method="masked_features")
-        weights = batch["masked"] * batch["weight"][:, None]
-        nats, _, right = vocabulary_loss(features, table, batch["labels"], weights, bias=bias)
+        masked = Logits(features, batch["masked"] * batch["weight"][:, None], table, bias)
+        return (masked, Logits(follows, batch["weight"])) if self.next_sentence else (masked,), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        """`masked_accuracy` is of the masked tokens, `next_sentence_accuracy` of the rows."""
+        weights = logits[0].weights
+        nats, _, right = vocabulary_sums(logits[0], batch["labels"])
         metrics: Metrics = {"loss": (nats, weights.sum()), "masked_accuracy": (right, weights.sum())}
         if self.next_sentence:
+            follows = logits[1].values
             losses, _ = cross_entropy(follows, batch["other"])
             of_pairs, count = weighted(losses, batch["weight"])
             metrics["masked_loss"] = metrics["loss"]
             metrics["loss"] = (nats + of_pairs * weights.sum() / jnp.maximum(count, 1e-9), weights.sum())
             found = in_top(follows, batch["other"], 1).astype(jnp.float32)
             metrics["next_sentence_accuracy"] = weighted(found, batch["weight"])
-        return metrics, updates
+        return metrics
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
         """The most probable token at each [MASK], and its probability, [batch, masks]."""

@@ -13,8 +13,9 @@ from research.data.plans import Length
 from research.data.rows import Rows
 from research.data.tokenizer import Tokenizer, TrainedTokenizer
 from research.errors import UserError
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, View
 from research.tasks.vocabulary import given_text, read_and_written, show_tokens, token_ids, vocabulary_of_run
 
 
@@ -78,13 +79,15 @@ class NextToken(Task):
     def model_inputs(self, batch: Mapping[str, jax.Array]) -> tuple:
         return (batch["tokens"],)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
-        losses, _ = cross_entropy(logits[:, -1], batch["label"])
-        right = in_top(logits[:, -1], batch["label"], 1).astype(np.float32)
-        return {"loss": weighted(losses, batch["weight"]), "accuracy": weighted(right, batch["weight"])}, updates
+        return (Logits(logits[:, -1], batch["weight"]),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        ((values, weights, *_),) = logits
+        losses, _ = cross_entropy(values, batch["label"])
+        right = in_top(values, batch["label"], 1).astype(np.float32)
+        return {"loss": weighted(losses, weights), "accuracy": weighted(right, weights)}
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """The most probable next token of each prompt, int32 [batch]."""

@@ -16,8 +16,9 @@ from research.errors import UserError
 from research.models.vit import as_strips
 from research.ranges import Pixels, Share, Size
 from research.tasks.classification import LabelledTask, label_metrics
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy
-from research.tasks.task import Apply, Example, Metrics, Teacher
+from research.tasks.task import Apply, Example, Metrics
 
 LARGEST_ROW = 2**30
 """Bytes of pixels."""
@@ -83,14 +84,15 @@ class PackedClassification(LabelledTask):
         """The arguments of `ViT.packed`."""
         return self._patches(batch), batch["positions"], batch["segments"], batch["label"].shape[1]
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         logits, updates = apply(*self._packed(batch), method="packed")
-        weights = (batch["label"] >= 0) * batch["weight"][:, None]
+        return (Logits(logits, (batch["label"] >= 0) * batch["weight"][:, None]),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        ((values, weights, *_),) = logits
         labels = jnp.maximum(batch["label"], 0)
-        smoothed, _ = cross_entropy(logits, labels, self.label_smoothing)
-        return label_metrics(logits, smoothed, labels, weights), updates
+        smoothed, _ = cross_entropy(values, labels, self.label_smoothing)
+        return label_metrics(values, smoothed, labels, weights)
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Class probabilities, float32 [rows, images, classes]."""

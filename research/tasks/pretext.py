@@ -19,7 +19,7 @@ from research.errors import UserError
 from research.ranges import Range
 from research.tasks.images import ImageTask
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Teacher
+from research.tasks.task import Apply, Example, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,7 @@ class Pretext(ImageTask):
     def questions(self, examples: Sequence[Example]) -> Rows:
         return LabelledImages(examples, None, 0)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         (images,), weights = self.model_inputs(batch), batch["weight"]
         if self.change == "rotation":
             images, labels = rotated(images)

@@ -16,8 +16,9 @@ from research.data.rows import Rows
 from research.errors import UserError
 from research.metrics.squad import SquadScorer
 from research.ranges import ANSWERING, Number, Size
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, weighted
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.tasks.task import Apply, Example, Metrics, Scorer
 from research.tasks.text import TextTask, parted
 from research.tasks.vocabulary import given_text, remarks_on
 
@@ -140,18 +141,21 @@ class QuestionAnswering(TextTask):
         if empty is not None and not self.no_answer:
             raise UserError(f"example {empty} has no answer: set task.no_answer to True, or leave it out")
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        """Of both ends over all tokens that are not padding, [batch, 2, length]; each is half of a row's loss."""
+        logits, updates = apply(*self.model_inputs(batch))
+        ends = jnp.stack(self._ends(logits, batch), axis=1)
+        return (Logits(ends, jnp.broadcast_to(batch["weight"][:, None] / 2, ends.shape[:2])),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
         """The mean of the cross-entropies of both ends over all tokens that are not padding; [CLS] is the answer of a
         row that does not hold it. `accuracy` is of rows whose two ends are right."""
-        logits, updates = apply(*self.model_inputs(batch))
-        start, end = self._ends(logits, batch)
+        ((ends, *_),) = logits
+        start, end = ends[:, 0], ends[:, 1]
         losses = (cross_entropy(start, batch["start"])[0] + cross_entropy(end, batch["end"])[0]) / 2
         right = (start.argmax(axis=-1) == batch["start"]) & (end.argmax(axis=-1) == batch["end"])
         weight = batch["weight"]
-        metrics = {"loss": weighted(losses, weight), "accuracy": weighted(right.astype(jnp.float32), weight)}
-        return metrics, updates
+        return {"loss": weighted(losses, weight), "accuracy": weighted(right.astype(jnp.float32), weight)}
 
     def _ends(self, logits: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits = jnp.where(self.model_inputs(batch)[1][:, :, None], logits, MASKED)

@@ -19,8 +19,9 @@ from research.files import write_json
 from research.metrics.segmentation import SegmentationScorer
 from research.ranges import ANSWERING, Fraction, NotNegative, Pixels, Positive, Rate
 from research.tasks.classification import LabelledTask
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, soft_dice, weighted
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher, View
+from research.tasks.task import Apply, Example, Metrics, Scorer, View
 from research.weights.preprocessing import FILE as PREPROCESSOR
 from research.weights.preprocessing import resized_written, windows_of
 
@@ -86,24 +87,28 @@ class Segmentation(LabelledTask):
     def questions(self, examples: Sequence[Example]) -> CoveringWindows:
         return CoveringWindows(examples, self.size, self.overlap, masks=False)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        """Of every pixel; those of an image share its weight."""
         logits, updates = apply(*self.model_inputs(batch))
+        valid = jnp.asarray(batch["mask"]) != IGNORED
+        shares = valid / jnp.maximum(valid.sum(axis=(1, 2), keepdims=True), 1)
+        return (Logits(logits, shares * batch["weight"][:, None, None]),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        ((values, *_),) = logits
         labels = jnp.asarray(batch["mask"]).astype(jnp.int32)
         valid = labels != IGNORED
         labels = jnp.where(valid, labels, 0)
         counts = valid.sum(axis=(1, 2))
-        pixels, _ = cross_entropy(logits, labels, self.label_smoothing)
+        pixels, _ = cross_entropy(values, labels, self.label_smoothing)
         losses = (pixels * valid).sum(axis=(1, 2)) / jnp.maximum(counts, 1)
         if self.dice:
-            losses += self.dice * (1 - soft_dice(logits, labels, valid))
-        right = (logits.argmax(axis=-1) == labels) & jnp.isfinite(logits).all(axis=-1)
-        metrics = {
+            losses += self.dice * (1 - soft_dice(values, labels, valid))
+        right = (values.argmax(axis=-1) == labels) & jnp.isfinite(values).all(axis=-1)
+        return {
             "loss": weighted(losses, batch["weight"] * (counts > 0)),
             "accuracy": weighted(right, valid * batch["weight"][:, None, None]),
         }
-        return metrics, updates
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Class probabilities of the pixels of windows, float32 [batch, size, size, classes]."""

@@ -19,7 +19,7 @@ from research.metrics.retrieval import RetrievalScorer
 from research.models.bert import Pool, sentence_vectors
 from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, Teacher, View
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, View
 from research.tasks.vocabulary import given_text, padding_of, remarks_on, show_tokens, token_ids, vocabulary_of_run
 from research.weights.vocabularies import encoder_of, sentences_of, sentences_written
 
@@ -105,9 +105,7 @@ class Sentences(Task):
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return sum(batch[side].size for side in SIDES if side in batch)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         sources, _ = self._vectors(apply, batch["source"])
         targets, updates = self._vectors(apply, batch["target"])
         weight = batch["weight"]

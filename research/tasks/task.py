@@ -16,6 +16,7 @@ from research.data.rows import Rows
 from research.data.source import Mixed
 from research.errors import UserError
 from research.ranges import ANSWERING, marks
+from research.tasks.logits import Logits
 from research.values import convert
 
 Example = Mapping[str, Any]
@@ -27,10 +28,6 @@ divided: exact for any of these splits."""
 Apply = Callable[..., tuple[Any, Mapping[str, Any]]]
 """Calls the model with parameters, mode and random keys bound: `outputs, updates = apply(*inputs)`, where `updates`
 are the collections the call changed (BatchNorm statistics)."""
-
-Teacher = Callable[[Mapping[str, jax.Array]], Any]
-"""What another trained model predicts for a batch, as its own task does."""
-
 
 PATCHES = "patches"
 """Stands among the names of tokens for the squares of an image."""
@@ -81,12 +78,18 @@ def no_answers(folder: Path) -> UserError:
     )
 
 
+def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """How two lists of classes differ, such as "10 classes, not 9 (the first that differ: 'dog', not 'cow')"."""
+    first = next(pair for pair in zip((*ours, None), (*theirs, None), strict=False) if pair[0] != pair[1])
+    return f"{len(ours)} classes, not {len(theirs)} (the first that differ: {first[0]!r}, not {first[1]!r})"
+
+
 class Task:
     """One problem: how examples become arrays, what is minimised and measured, and how an answer is made and shown.
 
     A task is a frozen dataclass whose fields are the config section `task`. Examples are dicts as the sources give
-    them. A new task needs `rows`, `model_inputs` and `loss`; with `example`, `predict` and `answer` it answers
-    people, with `scorer` its answers are scored.
+    them. A new task needs `rows`, `model_inputs` and `loss`, or `logits` and `metrics` in its place; with `example`,
+    `predict` and `answer` it answers people, with `scorer` its answers are scored.
     """
 
     whole_batch: ClassVar[bool] = False
@@ -100,9 +103,6 @@ class Task:
 
     text_marks: ClassVar[Literal["both", "end", "none"]] = "both"
     """Which marks of its start and its end the model finds around a text."""
-
-    teacher: ClassVar[str | None] = None
-    """The folder of the run that the task learns from, where it has one; then a field of the config."""
 
     @property
     def pad(self) -> int | None:
@@ -124,10 +124,6 @@ class Task:
 
     def check_source(self, source: Any, folder: Path) -> None:
         """Raises UserError where the data are not what the task was prepared with, such as other classes."""
-
-    def check_teacher(self, teacher: "Task", folder: str) -> None:
-        """Raises UserError unless the task can learn from a model that was trained for another one."""
-        raise UserError(f"{type(self).__name__} does not learn from a teacher: leave {folder} out")
 
     def model_fields(self) -> dict[str, Any]:
         """The model's fields that the data decide, such as `vocab_size`."""
@@ -216,14 +212,26 @@ class Task:
         """A whole training batch before it is split into micro-batches, for what mixes its examples."""
         return batch
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         """The metrics of a batch, `loss` (what training minimises) among them, and the model's updates.
 
-        Examples whose `batch["weight"]` is 0 do not count. teacher: in training, where the task has one.
+        Examples whose `batch["weight"]` is 0 do not count.
         """
-        raise TypeError(f"{type(self).__name__} has no loss")
+        logits, updates = self.logits(apply, batch)
+        return self.metrics(logits, batch), updates
+
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        """What the loss is made of, one for each of its parts, and the model's updates; a teacher gives the same.
+
+        Raises UserError for a task whose loss is made of something else, which defines `loss` itself.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no logits to distil: leave the section distillation out, or use another task"
+        )
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        """What `loss` measures of the logits."""
+        raise TypeError(f"{type(self).__name__} has no metrics")
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
         """Raw answers for a batch: a pytree of arrays with a leading axis of rows. Pure; it is jitted."""

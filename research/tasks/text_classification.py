@@ -17,8 +17,9 @@ from research.files import write_json
 from research.metrics.labels import CLASSES, LABELS, NUMBERS, LabelScorer
 from research.models.text_head import Pooling
 from research.ranges import ANSWERING, Part
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.tasks.task import Apply, Example, Metrics, Scorer
 from research.tasks.text import TextTask, class_names_of_run, cut_pair, parted, unseen
 from research.tasks.vocabulary import given_text, remarks_on
 
@@ -156,20 +157,34 @@ class TextClassification(TextTask):
             return np.int32(numbers[labels[0]])
         return np.array([name in labels for name in self.class_names], np.float32)
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         """Cross-entropy, of each label by itself for several; the square of the error of a number."""
-        logits, updates = apply(*self.model_inputs(batch))
-        label, weight = batch["label"], batch["weight"]
-        if self.kind == "classes":
-            losses, _ = cross_entropy(logits, label)
-            right = in_top(logits, label, 1).astype(jnp.float32)
-            return {"loss": weighted(losses, weight), "accuracy": weighted(right, weight)}, updates
+        if self.kind != "number":
+            return super().loss(apply, batch)
+        values, updates = apply(*self.model_inputs(batch))
+        return {"loss": weighted((values[:, 0] - batch["label"]) ** 2, batch["weight"])}, updates
+
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        """Each of several labels is a place with two classes, without it (whose logit is 0) and with it."""
+        if self.kind == "number":
+            raise UserError("a number has no logits to distil: leave the section distillation out")
+        values, updates = apply(*self.model_inputs(batch))
+        weights = batch["weight"]
         if self.kind == "labels":
-            losses = jax.nn.softplus(logits) - label * logits
-            return {"loss": weighted(losses.mean(axis=-1), weight)}, updates
-        return {"loss": weighted((logits[:, 0] - label) ** 2, weight)}, updates
+            shares = jnp.broadcast_to(weights[:, None] / values.shape[-1], values.shape)
+            return (Logits(jnp.stack([jnp.zeros_like(values), values], axis=-1), shares),), updates
+        return (Logits(values, weights),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        ((values, weights, *_),) = logits
+        label = batch["label"]
+        if self.kind == "labels":
+            chances = values[..., 1]
+            losses = jax.nn.softplus(chances) - label * chances
+            return {"loss": weighted(losses.mean(axis=-1), batch["weight"])}
+        losses, _ = cross_entropy(values, label)
+        right = in_top(values, label, 1).astype(jnp.float32)
+        return {"loss": weighted(losses, weights), "accuracy": weighted(right, weights)}
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Probabilities of the classes or labels, or the number, float32 [batch, outputs]."""

@@ -1,6 +1,6 @@
 """What tasks share whose models write a text: the loss of its tokens, and the text itself, token after token."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,23 +12,28 @@ from research.decoding.beam import beam_search
 from research.decoding.cache import init_cache
 from research.decoding.generate import generate
 from research.decoding.sampling import Choose, forbid, greedy
-from research.tasks.losses import vocabulary_loss
+from research.tasks.logits import Logits, vocabulary_sums
 from research.tasks.task import Apply, Metrics
 from research.tasks.vocabulary import padding_of
 
 
-def written_loss(
-    apply: Apply, inputs: tuple, labels: jax.Array, weights: jax.Array, smoothing: float, pad: int
-) -> tuple[Metrics, Mapping[str, Any]]:
-    """The metrics of tokens, int32 [batch, length], that follow the model's `inputs`, and the model's updates.
+def written_logits(
+    apply: Apply, inputs: tuple, labels: jax.Array, weights: jax.Array, pad: int
+) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+    """Those of tokens, int32 [batch, length], that follow the model's `inputs`, and the model's updates.
 
     weights: of the rows, float32 [batch]. pad: the token that does not count.
     """
     (states, table), updates = apply(*inputs, method="features")
-    weights = (labels != pad) * weights[:, None]
-    sums = vocabulary_loss(states, table, labels, weights, smoothing)
+    return (Logits(states, (labels != pad) * weights[:, None], table),), updates
+
+
+def written_metrics(logits: Sequence[Logits], labels: jax.Array, smoothing: float) -> Metrics:
+    """The metrics of tokens, int32 [batch, length], from their logits."""
+    (each,) = logits
+    sums = vocabulary_sums(each, labels, smoothing)
     names = ("loss", "nats_per_token", "token_accuracy")
-    return {name: (total, weights.sum()) for name, total in zip(names, sums, strict=True)}, updates
+    return {name: (total, each.weights.sum()) for name, total in zip(names, sums, strict=True)}
 
 
 def write(

@@ -14,8 +14,9 @@ from research.data.rows import Rows
 from research.errors import UserError
 from research.files import write_json
 from research.metrics.spans import SpanScorer
+from research.tasks.logits import Logits
 from research.tasks.losses import cross_entropy, in_top, weighted
-from research.tasks.task import Apply, Example, Metrics, Scorer, Teacher
+from research.tasks.task import Apply, Example, Metrics, Scorer
 from research.tasks.text import TextTask, class_names_of_run, unseen
 from research.tasks.vocabulary import given_text, remarks_on
 
@@ -117,15 +118,16 @@ class TokenClassification(TextTask):
             [self.marked(window.tokens) for window in windows], owner=np.array([window.owner for window in windows])
         )
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
-        weights = (batch["labels"] != NONE) * batch["weight"][:, None]
+        return (Logits(logits, (batch["labels"] != NONE) * batch["weight"][:, None]),), updates
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        ((values, weights, *_),) = logits
         labels = jnp.maximum(batch["labels"], 0)
-        losses, _ = cross_entropy(logits, labels)
-        right = in_top(logits, labels, 1).astype(jnp.float32)
-        return {"loss": weighted(losses, weights), "accuracy": weighted(right, weights)}, updates
+        losses, _ = cross_entropy(values, labels)
+        right = in_top(values, labels, 1).astype(jnp.float32)
+        return {"loss": weighted(losses, weights), "accuracy": weighted(right, weights)}
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """The most probable tag at each token, int32 [batch, length]."""

@@ -21,8 +21,9 @@ from research.errors import UserError
 from research.layers.masks import causal_mask, padding_mask
 from research.metrics.text import TextScorer, remove_bpe
 from research.ranges import AFTERWARDS, ANSWERING, Range, Rate, Size
-from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, Teacher, View
-from research.tasks.text_generation import write, written_loss
+from research.tasks.logits import Logits
+from research.tasks.task import PREPARED, Apply, Example, Metrics, Task, View
+from research.tasks.text_generation import write, written_logits, written_metrics
 from research.tasks.vocabulary import (
     fields_of_pairs,
     given_text,
@@ -178,13 +179,11 @@ class Translation(Task):
     def num_tokens(self, batch: Mapping[str, Any]) -> int:
         return batch["source"].size + batch["target_input"].size
 
-    def loss(
-        self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
-    ) -> tuple[Metrics, Mapping[str, Any]]:
-        weight = batch["weight"]
-        return written_loss(
-            apply, self.model_inputs(batch), batch["target_output"], weight, self.label_smoothing, self.pad
-        )
+    def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
+        return written_logits(apply, self.model_inputs(batch), batch["target_output"], batch["weight"], self.pad)
+
+    def metrics(self, logits: Sequence[Logits], batch: Mapping[str, jax.Array]) -> Metrics:
+        return written_metrics(logits, batch["target_output"], self.label_smoothing)
 
     def predict(self, model: nn.Module, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
         """Translations, int32 [batch, source length + extra_length + 1]: BOS, tokens, EOS, then PAD.

@@ -51,17 +51,18 @@ class Inference:
         """The task's metrics of a batch."""
 
         def apply(*inputs, method=None):
-            return self.model.apply(self._cast(variables), *inputs, train=False, method=method), {}
+            return self.model.apply(self.cast(variables), *inputs, train=False, method=method), {}
 
         return self.task.loss(apply, batch)[0]
 
     def predict(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Any:
         """The task's raw answers for a batch."""
-        return self.task.predict(self.model, self._cast(variables), batch)
+        return self.task.predict(self.model, self.cast(variables), batch)
 
     def stream(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], example: Example) -> Iterator[Any]:
         """The task's raw answer to one example as it grows; not to be jitted."""
-        return self.task.stream(self.model, self._cast(variables), batch, example)
+        return self.task.stream(self.model, self.cast(variables), batch, example)
 
-    def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables with parameters in the compute dtype."""
         return {**variables, "params": self.precision.cast(variables["params"])}

@@ -20,7 +20,7 @@ from research.training.schedules import Factor
 KERNELS_AND_TABLES = r"(kernel|embedding)$"
 
 _LAYER = re.compile(r"(?:^|/)(?:layer_(\d+)|(?:stage|row)_(\d+)_(?:block_(\d+)|[a-z]+))/")
-_AFTER = re.compile(r"^(head|pool|pooler|last|masked|next_sentence)(_[a-z_]+)?(/|$)")
+_AFTER = re.compile(r"^(head|pool|pooler|last|masked|next_sentence|hidden_maps)(_[a-z_]+)?(/|$)")
 
 
 @dataclasses.dataclass(frozen=True)

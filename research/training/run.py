@@ -75,7 +75,7 @@ class Run:
     """Everything the loop needs, built from a config by `research.runs.experiment`.
 
     abstract_state: shapes, dtypes and shardings. create_state: makes the state of step 0, already sharded.
-    taught: the variables of the step's teacher, where it has one.
+    taught: the variables of the teacher, where there is one.
     belongings: checksums of what the parameters mean nothing without, by the names of its files.
     """
 

@@ -1,10 +1,13 @@
 """The training state: one pytree that holds all that a run needs to resume."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from research.training.matched_layers import fresh_maps
 
 
 class TrainState(struct.PyTreeNode):
@@ -26,10 +29,23 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.params if self.ema is None else self.ema, **self.model_state}
 
 
-def create_state(model, inputs: tuple, optimizer, *, seed: int | jax.Array, ema: bool) -> TrainState:
-    """A fresh state; a pure function of the seed, to be jitted with the shardings the state shall be born with."""
+def create_state(
+    model,
+    inputs: tuple,
+    optimizer,
+    *,
+    seed: int | jax.Array,
+    ema: bool,
+    maps: Mapping[str, tuple[int, int]] | None = None,
+) -> TrainState:
+    """A fresh state; a pure function of the seed, to be jitted with the shardings the state shall be born with.
+
+    maps: shapes of those to a teacher's states, trained beside the model's parameters.
+    """
     variables = dict(model.init({"params": jax.random.key(seed)}, *inputs))
     params = variables.pop("params")
+    if maps:
+        params = {**params, **fresh_maps(maps, jax.random.fold_in(jax.random.key(seed), 1))}
     # Collections that a call fills on request (attention weights, caches) are not state.
     model_state = {name: value for name, value in variables.items() if name == "batch_stats"}
     return TrainState(

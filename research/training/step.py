@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from research.tasks.task import Metrics, Task, Teacher
+from research.tasks.task import Metrics, Task
+from research.training.distillation import Distilled
 from research.training.inference import Inference, Precision
+from research.training.matched_layers import MAPS
 from research.training.state import TrainState
 
 NORM_DECAY = 0.99
@@ -27,7 +29,7 @@ class Step:
     accumulate: micro-batches whose gradients are added up before one update.
     ema: decay of the parameters' moving average, or None.
     spike: an update whose gradient norm exceeds this many times its moving average has diverged.
-    teacher: the model that the task learns from, if any; `train` is then given its variables.
+    distilled: the loss with a teacher, if any; `train` is then given the teacher's variables.
     """
 
     model: nn.Module
@@ -38,7 +40,7 @@ class Step:
     accumulate: int = 1
     ema: float | None = None
     spike: float | None = None
-    teacher: Inference | None = None
+    distilled: Distilled | None = None
 
     @property
     def inference(self) -> Inference:
@@ -82,13 +84,12 @@ class Step:
 
     def _computed(self, state: TrainState, batch: Mapping[str, jax.Array], taught: Any) -> tuple[Any, Metrics, Any]:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        teach = None if self.teacher is None else functools.partial(self.teacher.predict, taught)
-        return self._accumulated(state, self.task.mixed(batch), rng, teach)
+        return self._accumulated(state, self.task.mixed(batch), rng, taught)
 
     def _accumulated(
-        self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array, teach: Teacher | None
+        self, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array, taught: Any
     ) -> tuple[Any, Metrics, Any]:
-        gradients = functools.partial(self._gradients, state.params, state.model_state, teach=teach)
+        gradients = functools.partial(self._gradients, state.params, state.model_state, taught=taught)
         if self.accumulate == 1:
             return gradients(batch, rng)
 
@@ -111,17 +112,25 @@ class Step:
         micro-batch at home."""
         return jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), dict(batch))
 
-    def _gradients(self, params, model_state, batch, rng, *, teach):
+    def _gradients(self, params, model_state, batch, rng, *, taught):
         """The gradient of the summed loss, the metrics and the model's new state."""
 
+        distilled, seen = self.distilled, self.distilled.collections if self.distilled else ()
+
         def summed_loss(params):
+            variables = {"params": self.precision.cast(params), **model_state}
+
             def apply(*inputs, method=None):
-                variables = {"params": self.precision.cast(params), **model_state}
+                mutable = [*model_state, *seen]
                 return self.model.apply(
-                    variables, *inputs, train=True, method=method, rngs={"dropout": rng}, mutable=list(model_state)
+                    variables, *inputs, train=True, method=method, rngs={"dropout": rng}, mutable=mutable
                 )
 
-            metrics, updates = self.task.loss(apply, batch, teach)
+            if distilled is None:
+                metrics, updates = self.task.loss(apply, batch)
+            else:
+                maps = variables["params"].get(MAPS, {})
+                metrics, updates = distilled.loss(self.task, self.model, apply, batch, taught, maps)
             return metrics["loss"][0], (metrics, {**model_state, **updates})
 
         grads, (metrics, model_state) = jax.grad(summed_loss, has_aux=True)(params)

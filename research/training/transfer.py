@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ import numpy as np
 
 from research.errors import UserError
 from research.layers.positions import resample_positions
-from research.layers.scan import stacked, unstacked
+from research.layers.scan import picked, stacked, unstacked
 from research.parallel.sharding import RULES, by_path, path_names
+from research.ranges import Range
 from research.weights.files import as_float32
 
 TABLES = "|".join(rule.pattern for rule in RULES if rule.name == "vocab_size")
@@ -50,7 +51,8 @@ class Transfer:
     then sees the single ones (`layer_0`, ...). whole: of a run of the same model, vocabulary and optimizer, its newest
     state as it is, with the optimizer's averages and the step, after which training continues. into: the part of the
     model that is started so, such as the tower "image" of two; the others start afresh, and patterns see the paths
-    within it.
+    within it. layers: those of the source, counted from 0, that the model's layers 0, 1, ... start from, in every
+    stack, as DistilBERT takes every other one of BERT (Sanh et al. 2019); patterns see the model's numbers.
     """
 
     source: str
@@ -58,10 +60,15 @@ class Transfer:
     drop: tuple[str, ...] = ()
     whole: bool = False
     into: str | None = None
+    layers: tuple[Annotated[int, Range(0, 255)], ...] | None = None
 
     def __post_init__(self):
         if self.whole and self.into:
             raise UserError("transfer.whole takes a run as it is, and transfer.into a part of it: leave one out")
+        if self.layers is not None and (self.whole or not self.layers):
+            raise UserError(
+                f"transfer.layers {self.layers} picks layers of a source: give some, without transfer.whole"
+            )
         for name in ("new", "drop"):
             for pattern in getattr(self, name):
                 try:
@@ -95,6 +102,14 @@ def transferred(
             raise UserError(f"transfer.into {transfer.into!r} is not a part of the model: use one of {parts}")
         found = transferred(dataclasses.replace(transfer, into=None), given, [within], there, here)
         return {prefix + path: array for path, array in found.items()}
+    if transfer.layers is not None:
+        try:
+            given = picked(given, transfer.layers)
+        except IndexError as error:
+            raise UserError(
+                f"transfer.layers {transfer.layers} picks from more layers than the {error} of {transfer.source}: use "
+                "numbers from 0 to less than that"
+            ) from None
     given = unstacked(given, shapes)
     for name, patterns, paths in (("new", transfer.new, shapes), ("drop", transfer.drop, given)):
         for pattern in patterns:

@@ -145,8 +145,8 @@ def spec_and_overrides(config: str, data: Path) -> tuple[str, dict[str, str]]:
         return f"{config}:folder={data / 'documents.jsonl'},", {}
     if config in ("configs/translation/wmt14.py", "configs/language/glue.py", "configs/language/lm1b.py"):
         return f"{config}:data_dir={data / 'tfds'},", {}
-    if config in ("configs/language/sms_spam.py", "configs/language/fine_tune.py"):
-        return f"{config}:file={data / ('sms.tsv' if 'sms' in config else 'texts.csv')},", {}
+    if config in ("configs/language/sms_spam.py", "configs/language/fine_tune.py", "configs/language/distill.py"):
+        return f"{config}:file={data / ('texts.csv' if 'fine_tune' in config else 'sms.tsv')},", {}
     archives = {"data.path": f"{data}/cifar10_train.zip", "data.validation_path": f"{data}/cifar10_test.zip"}
     paths = {
         "configs/language/shakespeare.py": {"data.path": f"{data}/text.txt"},

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import load
+from research.config import load, read_config
 from research.errors import UserError
 from research.parallel.sharding import by_path
+from research.reports.training import train
 from research.runs.experiment import build_experiment, open_run
+from research.runs.predictor import Predictor
 from research.training.checkpoints import Checkpoints
 
 CONFIG = "configs/vision/distill.py"
@@ -74,8 +76,26 @@ def test_the_teachers_answers_are_its_own_about_the_same_mixed_images(teacher, s
     with Checkpoints(teacher / "checkpoints", write=False) as checkpoints:
         variables, step = open_run(teacher).variables(checkpoints)
     logits = model.apply(variables, jnp.float32((images - 0.5) / 0.5))  # in evaluation: stored statistics, no dropout
-    said = experiment.run.step.teacher.predict(experiment.run.taught, experiment.task.mixed(batch))
-    np.testing.assert_allclose(said, jax.nn.softmax(logits), atol=1e-5)
+    run = experiment.run
+    assert run.step.distilled is not None and run.taught is not None
+    teacher_of = run.step.distilled.teacher
+
+    def apply(*inputs, method=None):
+        return teacher_of.model.apply(run.taught, *inputs, method=method), {}
+
+    (said, *_), _ = teacher_of.task.logits(apply, experiment.task.mixed(batch))
+    np.testing.assert_allclose(said.values, logits, atol=1e-4)
+    student_of_it = experiment.model.init(jax.random.key(0), jnp.float32(images))
+
+    def learn(*inputs, method=None):
+        return experiment.model.apply(student_of_it, *inputs, method=method), {}
+
+    measured = run.step.distilled.loss
+    metrics, _ = measured(experiment.task, experiment.model, learn, experiment.task.mixed(batch), run.taught, {})
+    best = np.asarray(logits).argmax(-1)
+    heads, _ = learn(jnp.float32((images - 0.5) / 0.5), method="all_heads")
+    likelihood = -jax.nn.log_softmax(heads[-1])[np.arange(len(best)), best]
+    assert float(metrics["distillation_loss"][0]) == pytest.approx(float(likelihood.sum()), rel=1e-4)
     assert json.loads((student / "teacher.json").read_text())["step"] == step == 6
 
 
@@ -105,7 +125,9 @@ def test_another_teacher_than_before_is_refused(student, tmp_path):
     folder = copied(student, tmp_path / "run")
     noted = json.loads((folder / "teacher.json").read_text())
     (folder / "teacher.json").write_text(json.dumps({**noted, "crc": 1}))
-    with pytest.raises(UserError, match=r"task\.teacher has changed since .* began \(step 6 then, 6 now\): restore it"):
+    with pytest.raises(
+        UserError, match=r"distillation\.teacher has changed since .* began \(step 6 then, 6 now\): restore it"
+    ):
         _ = open_run(folder).run
 
 
@@ -135,3 +157,74 @@ def test_copies_of_sequences_are_refused(tmp_path):
     config = load("configs/vision/digits.py:tiny", {"training.repeats": "4"})
     batch = build_experiment(config, tmp_path).run.batches[0]
     assert (batch["label"].reshape(4, 2) == batch["label"][:2]).all() and len(np.unique(batch["mix"])) == 8
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Messages, a teacher of texts with two layers, and a student of one that learns from its layers too."""
+    root = tmp_path_factory.mktemp("texts")
+    (root / "sms.tsv").write_text("".join(f"{'spam' if n % 4 else 'ham'}\tcall {n} times\n" for n in range(300)))
+    wide = {"model.num_layers": "2", "model.width": "24", "task.tokenizer.vocab_size": "60"}
+    train(f"configs/language/sms_spam.py:file={root / 'sms.tsv'},tiny", root / "teacher", EVERY_TWO | wide)
+    train(text_student(root), root / "student", EVERY_TWO | INSIDE)
+    return root, root / "teacher", root / "student"
+
+
+EVERY_TWO = {name: "{'steps': 2}" for name in ("training.evaluate_every", "checkpoint.every")}
+EVERY_TWO |= {"training.duration": "{'steps': 4}", "training.log_every": "1", "checkpoint.best": "validation/loss"}
+EVERY_TWO |= {"checkpoint.mode": "min"}
+INSIDE = {"distillation.attention": "0.1", "training.ema": "0.9", "training.accumulate": "2"}
+
+
+def text_student(root: Path) -> str:
+    return f"configs/language/distill.py:file={root / 'sms.tsv'},teacher={root / 'teacher'},tiny"
+
+
+def test_a_student_learns_from_the_layers_of_its_teacher_and_is_opened_without_it(texts, tmp_path):
+    root, teacher, student = texts
+    assert json.loads((student / "teacher.json").read_text())["maps"] == {"encoder": [16, 24]}
+    logged = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
+    parts = ("loss", "distillation_loss", "hidden_loss", "attention_loss")
+    assert all(np.isfinite(line[f"train/{name}"]) for line in logged if "train/loss" in line for name in parts)
+    assert not any("distillation" in name for line in logged for name in line if name.startswith("validation"))
+    with Checkpoints(student / "checkpoints", write=False) as checkpoints:
+        state, _ = checkpoints.restore(open_run(student).run.abstract_state, 4)
+        first = open_run(student).run.create_state()
+    before, after = (np.asarray(each.params["hidden_maps"]["encoder"]["kernel"]) for each in (first, state))
+    moved = np.abs(after - before)
+    assert moved.shape == (16, 24) and moved.max() > 0
+    teacher.rename(root / "away")
+    try:
+        assert not any("hidden_maps" in path for path in variables_of(student))
+        answers = Predictor.open(student).answer(["call 7 times"])
+        assert answers[0]["label"] in ("ham", "spam")
+        config = read_config(student / "config.json")
+        del config["distillation"]
+        config.transfer = {"source": str(student), "new": ()}
+        build_experiment(config, tmp_path).run.create_state()
+    finally:
+        (root / "away").rename(teacher)
+
+
+def test_a_student_of_texts_that_was_stopped_ends_with_the_same_bits(texts, tmp_path):
+    root, _, student = texts
+    folder = copied(student, tmp_path / "run")
+    train(text_student(root), folder, EVERY_TWO | INSIDE)
+    states = []
+    for each in (student, folder):
+        with Checkpoints(each / "checkpoints", write=False) as checkpoints:
+            states.append(by_path(jax.device_get(checkpoints.restore(open_run(each).run.abstract_state, 4)[0])))
+    assert all((states[0][path] == states[1][path]).all() for path in states[0])
+
+
+def test_another_vocabulary_or_more_layers_than_the_teachers_are_refused(texts, tmp_path):
+    root, _, _ = texts
+    tmp_path.joinpath("other").mkdir()
+    tokenizer = "{'kind': 'word', 'vocab_size': 300}"
+    config = load(text_student(root), EVERY_TWO | {"task.tokenizer": tokenizer})
+    with pytest.raises(UserError, match=r"has another vocabulary: take it by task.tokenizer={'path'"):
+        _ = build_experiment(config, tmp_path / "other").run
+    config = load(text_student(root), EVERY_TWO | {"model.num_layers": "3"})
+    with pytest.raises(UserError, match=r"the model has 3 layers and its teacher 2"):
+        _ = build_experiment(config, tmp_path).run
+    assert not (tmp_path / "teacher.json").exists()

@@ -1,19 +1,23 @@
 """Every command that opens a run, with a run of every task: it answers, or says in one sentence what it cannot do."""
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import evaluate, inspect, pictures, predict, report
+from research.config import read_config
 from research.errors import UserError
 from research.reports.training import train
+from research.runs.experiment import build_experiment
 from research.runs.predictor import Predictor
 from research.runs.tables import SOURCES, TASKS
 from tests.image_masks import write_masks
@@ -37,7 +41,6 @@ RUNS = {
     "packed_classification": ("configs/vision/packed.py:tiny", "IMAGE"),
     "image_text": ("configs/multimodal/clip_scenes.py:tiny", "IMAGE"),
     "captioning": ("configs/multimodal/caption_scenes.py:tiny", "IMAGE"),
-    "distillation": ("configs/vision/distill.py:tiny,teacher=TEACHER", "IMAGE"),
 }
 
 
@@ -59,8 +62,6 @@ def folders(tmp_path_factory):
         spec, item = RUNS[name]
         folder = root / name
         if not folder.exists():
-            if "TEACHER" in spec:
-                spec = spec.replace("TEACHER", str(made("classification")[0]))
             data = {
                 "language_modeling": "text.txt",
                 "text_classification": "texts.csv",
@@ -104,14 +105,46 @@ def test_commands_of_a_trained_run(folders, name, capsys):
     else:
         pictures.main(argparse.Namespace(**chosen, item=item, data=True, rows=None, layer=None, head=None))
         assert any((folder / name).exists() for name in ("attention", "relevance.png", "answer.png"))
-    spec = RUNS[name][0].replace("TEACHER", str(folders("classification")[0]))
     overrides = json.loads((folder / "config.json").read_text())["data"]
     changed = {"data.path": overrides["path"]} if "path" in overrides else {}
     changed |= {"data.test_path": "none"} if name == "token_classification" else {}
     capsys.readouterr()
     shown = {"split": "train", "count": 1, "step": 0, "format": "text", "audit": False}
-    inspect.main(argparse.Namespace(config=spec, overrides=changed, **shown))
+    inspect.main(argparse.Namespace(config=RUNS[name][0], overrides=changed, **shown))
     assert "the training batch of step 0" in capsys.readouterr().out
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    fields = [field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
+    parts = {name: without_dropout(each) for name in fields if isinstance(each := getattr(model, name), nn.Module)}
+    rates = {name: 0.0 for name in fields if name in ("dropout", "attention_dropout", "stochastic_depth")}
+    return model.clone(**parts, **rates)
+
+
+WITHOUT_LOGITS = {"sentences", "detection", "pretext", "masked_images", "image_text"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_task_with_logits_learns_from_a_run_of_its_own(folders, name, tmp_path):
+    """A student that starts with the teacher's parameters, without dropout, has nothing to learn from it."""
+    folder, _ = folders(name)
+    config = read_config(folder / "config.json")
+    config.distillation = {"teacher": str(folder), "weight": 1.0}
+    config.transfer = {"source": str(folder), "new": ()}
+    experiment = build_experiment(config, tmp_path)
+    if name in WITHOUT_LOGITS:
+        with pytest.raises(UserError, match=r"has no logits to distil: leave the section distillation out"):
+            _ = experiment.run
+        assert not (tmp_path / "teacher.json").exists()
+        return
+    experiment = dataclasses.replace(experiment, model=without_dropout(experiment.model))
+    run = experiment.run
+    with jax.set_mesh(run.mesh):
+        _, metrics = jax.jit(run.step.train)(run.create_state(), run.place(run.batches[0]), run.taught)
+    total, weight = map(float, metrics["distillation_loss"])
+    assert weight > 0 and np.isfinite(total)
+    if not run.abstract_state.model_state:  # the statistics of a batch are not those of evaluation
+        assert total / weight == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "metric"), [("text_classification", "accuracy"), ("question_answering", "f1")])

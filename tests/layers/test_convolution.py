@@ -42,7 +42,7 @@ class Net(nn.Module):
 
 
 class Squares(Task):
-    def loss(self, apply, batch, teacher=None):
+    def loss(self, apply, batch):
         prediction, updates = apply(batch["x"])
         return {"loss": ((prediction**2 * batch["weight"]).sum(), batch["weight"].sum())}, updates
 

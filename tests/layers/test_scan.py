@@ -74,3 +74,31 @@ def test_what_cannot_be_stacked_or_is_not_wanted_stays():
     np.testing.assert_array_equal(stacked(ten, wanted)["layers/up"][:, 0], np.arange(11))
     assert unstacked({"layers/up": np.float32(3)}, {"layer_0/up"}) == {"layers/up": 3}
     assert unstacked({"layers/up": one}, {"layers/up"}) == {"layers/up": one}
+
+
+@pytest.mark.parametrize("scan", [(False, False), (False, True), (True, False), (True, True)])
+def test_a_model_starts_from_some_layers_of_another(scan):
+    """As one that was cut by hand: the layers 2 and 0 of 3, in this order, of either form."""
+    from_scanned, to_scanned = scan
+    model, inputs = MODELS["vit"]
+    deep = model.clone(num_layers=3)
+    params = by_path(random_params(deep, *inputs)["params"])
+    cut = {path: array for path, array in params.items() if "layer_" not in path}
+    for new, old in enumerate((2, 0)):
+        prefixes = f"encoder/layer_{old}/", f"encoder/layer_{new}/"
+        cut |= {path.replace(*prefixes): array for path, array in params.items() if path.startswith(prefixes[0])}
+    fresh = model.init(jax.random.key(1), *inputs)["params"]
+    expected = model.apply({"params": with_given(fresh, cut)}, *inputs)
+    if from_scanned:
+        shapes = jax.eval_shape(deep.clone(scan=True).init, jax.random.key(0), *inputs)["params"]
+        params = stacked(params, by_path(shapes))
+    target = model.clone(scan=to_scanned)
+    start = target.init(jax.random.key(1), *inputs)["params"]
+    given = transferred(Transfer("there", new=(), layers=(2, 0)), params, [start])
+    given = jax.tree.map(jnp.asarray, given)
+    found = target.apply({"params": with_given(start, given)}, *inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"transfer.layers \(0, 3\) picks from more layers than the 3 of there: use"):
+        transferred(Transfer("there", new=(), layers=(0, 3)), params, [start])
+    with pytest.raises(UserError, match=r"transfer.layers \(\) picks layers: give some, without transfer.whole"):
+        Transfer("there", layers=())

@@ -41,12 +41,12 @@ def test_a_part_of_the_model_without_a_gradient_is_named(tmp_path: Path, monkeyp
     monkeypatch.setattr(overfitting, "STEPS", 20)
     loss = Classification.loss
 
-    def cut(self, apply, batch, teacher=None):
+    def cut(self, apply, batch):
         def stopped(*inputs, method=None):
             outputs, updates = apply(*inputs, method=method)
             return jax.tree.map(jax.lax.stop_gradient, outputs), updates
 
-        return loss(self, stopped, batch, teacher)
+        return loss(self, stopped, batch)
 
     monkeypatch.setattr(Classification, "loss", cut)
     with pytest.raises(UserError, match=r"did not fall: .*loss.*without a gradient: .*kernel"):
@@ -66,8 +66,8 @@ def test_a_run_that_does_not_is_found_by_its_first_step_and_array(run, tmp_path:
         "import jax.numpy as jnp\n"
         "from research.tasks.classification import Classification\n"
         "class Careless(Classification):\n"
-        "    def loss(self, apply, batch, teacher=None):\n"
-        "        metrics, updates = super().loss(apply, batch, teacher)\n"
+        "    def loss(self, apply, batch):\n"
+        "        metrics, updates = super().loss(apply, batch)\n"
         "        noise = int.from_bytes(os.urandom(2)) / 65536\n"
         "        total, weight = metrics['loss']\n"
         "        return {**metrics, 'loss': (total * (1 + noise), weight)}, updates\n"

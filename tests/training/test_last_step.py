@@ -74,7 +74,7 @@ class Unmeasurable(Regression):
     def rows(self, examples, *, train, seed):
         return dataclasses.replace(super().rows(examples, train=train, seed=seed), count=7)
 
-    def loss(self, apply, batch, teacher=None):
+    def loss(self, apply, batch):
         metrics, updates = super().loss(apply, batch)
         bad = jnp.where((batch["weight"] == 0).any(), jnp.nan, 0.0)
         return {"loss": (metrics["loss"][0] + bad, metrics["loss"][1])}, updates

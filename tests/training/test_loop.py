@@ -314,7 +314,7 @@ def test_skipped_updates_change_nothing_and_are_named(tmp_path, capsys):
 
 def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
     class Poisoned(Regression):
-        def loss(self, apply, batch, teacher=None):
+        def loss(self, apply, batch):
             metrics, updates = super().loss(apply, batch)
             return {"loss": (metrics["loss"][0] * np.nan, metrics["loss"][1])}, updates
 
@@ -326,7 +326,7 @@ def test_a_spike_stops_the_run_or_is_skipped(tmp_path):
     """One batch has targets a hundred times as large, after the average of the norms has settled."""
 
     class Spiked(Regression):
-        def loss(self, apply, batch, teacher=None):
+        def loss(self, apply, batch):
             prediction, updates = apply(batch["x"])
             factor = jax.numpy.where(batch["index"][0] == first, 1e4, 1.0)
             errors = (prediction - batch["y"] * factor) ** 2 + 1e-3 * prediction

@@ -8,6 +8,8 @@ import optax
 import pytest
 
 from research.errors import UserError
+from research.tasks.logits import Logits
+from research.training.distillation import Distillation, Distilled
 from research.training.inference import Precision
 from research.training.state import create_state
 from research.training.step import Step
@@ -54,25 +56,29 @@ def test_accumulation_equals_the_big_batch_for_uneven_weights(accumulate):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_teacher_is_asked_about_each_micro_batch(accumulate):
-    """The loss is the distance to what the teacher, another set of the same parameters, says of the same examples."""
+    """The loss is the divergence from what the teacher, another set of the same parameters, says of the same rows."""
 
-    class Imitation(Regression):
-        def predict(self, model, variables, batch):
-            return model.apply(variables, batch["x"], train=False)
+    class Signs(Regression):
+        """Whether a number is positive: two classes, the logit of one of which is 0."""
 
-        def loss(self, apply, batch, teacher=None):
+        def logits(self, apply, batch):
             prediction, updates = apply(batch["x"])
-            errors = (prediction - teacher(batch)) ** 2
-            return {"loss": ((errors * batch["weight"]).sum(), batch["weight"].sum())}, updates
+            return (Logits(jnp.stack([jnp.zeros_like(prediction), prediction], axis=-1), batch["weight"]),), updates
 
-    step, state = make(accumulate=accumulate, task=Imitation())
-    step = dataclasses.replace(step, teacher=step.inference)
+        def metrics(self, logits, batch):
+            return {"loss": ((logits[0].values[:, 1] ** 2 * batch["weight"]).sum(), batch["weight"].sum())}
+
+    step, state = make(accumulate=accumulate, task=Signs())
+    learning = Distilled(Distillation(teacher="", weight=1.0, temperature=1.0), step.inference)
     taught = jax.tree.map(lambda leaf: leaf + 1, state.variables())
-    batch = batch_of(8)
-    _, metrics = jax.jit(step.train)(state, batch, taught)
+    batch = batch_of(8, [1, 0, 0, 1, 1, 1, 0, 1])
+    _, metrics = jax.jit(dataclasses.replace(step, distilled=learning).train)(state, batch, taught)
     layer = np.float64(state.params["out"]["kernel"]), np.float64(state.params["out"]["bias"])
     own, other = ((np.float64(batch["x"]) @ (layer[0] + add) + layer[1] + add)[:, 0] for add in (0, 1))
-    assert float(metrics["loss"][0]) == pytest.approx(((own - other) ** 2).sum(), rel=1e-5)
+    ours, theirs = 1 / (1 + np.exp(-own)), 1 / (1 + np.exp(-other))
+    expected = theirs * np.log(theirs / ours) + (1 - theirs) * np.log((1 - theirs) / (1 - ours))
+    for name in ("loss", "distillation_loss"):
+        assert float(metrics[name][0]) == pytest.approx((expected * np.asarray(batch["weight"])).sum(), rel=1e-4)
 
 
 def test_dropout_is_a_function_of_seed_and_step():

@@ -43,7 +43,7 @@ class Regression(Task):
     def rows(self, examples, *, train, seed):
         return Points(len(examples))
 
-    def loss(self, apply, batch, teacher=None):
+    def loss(self, apply, batch):
         prediction, updates = apply(batch["x"])
         errors = (prediction - batch["y"]) ** 2
         if self.poison is not None:
