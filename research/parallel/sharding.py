@@ -72,7 +72,7 @@ RULES = (
     Rule("queries and boxes of a DETR", r"^query_embedding$|^box_\d/(kernel|bias)$", ()),
     Rule(
         "heads of an encoder of text",
-        r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",
+        r"^(pooler|masked/transform|next_sentence|embedding_projection)/(kernel|bias)$|^(masked/|logits_)bias$",
         (),
     ),
     Rule("recurrent layers", r"/(start|combine|input|layer_\d+)/(kernel|bias)$|/recurrent$", ()),

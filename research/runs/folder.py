@@ -25,6 +25,7 @@ from research.errors import UserError
 from research.files import Unreadable, read_json, read_or_set_aside, set_aside, write_json, write_text
 from research.locks import holder, try_lock
 from research.training.fingerprint import checksum
+from research.weights.files import INDEX, ONE
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -52,6 +53,14 @@ LEFT_BY_A_START = (
     "wandb",
 )
 """What a start makes before its first step, and of it what depends on the config."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, whose `config.json` has sections: a published model has one of another kind."""
+    stored = folder / "config.json"
+    if not stored.exists():
+        return folder.is_dir() and not any((folder / name).exists() for name in (ONE, INDEX))
+    return "model" in read_json(stored)
 
 
 @dataclasses.dataclass(frozen=True)

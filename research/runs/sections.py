@@ -12,7 +12,7 @@ from research.runs.tables import SOURCES, TASKS
 from research.values import marked
 
 REQUIRED = ("model", "task", "data", "optimizer", "training")
-SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "tracker", "seed", "expect")
+SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "tracker", "weights", "seed", "expect")
 
 
 def later(config: ConfigDict) -> set[str]:

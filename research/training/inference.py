@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from research.errors import UserError
 from research.tasks.task import Example, Metrics, Task
+from research.training.stored import restored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Precision:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inference:
-    """A model and its task without dropout."""
+    """A model and its task without dropout. Its variables may be kept in fewer bits (`stored`)."""
 
     model: nn.Module
     task: Task
@@ -64,4 +65,4 @@ class Inference:
         return self.task.stream(self.model, self._cast(variables), batch, example)
 
     def _cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        return {**variables, "params": self.precision.cast(variables["params"])}
+        return {**variables, "params": self.precision.cast(restored(variables["params"]))}
