@@ -218,7 +218,9 @@ class TransformerStack(nn.Module):
     def _run_all(self, run: Callable, x: Array, drop_rates: Array | None) -> tuple[Array, Any]:
         """What the last layer gives, and the second result of `run` for each, stacked where layers are scanned."""
         if self.scan and self.shared:
-            raise UserError("model.share_layers has one layer's parameters, and model.scan one for each: use one of them")
+            raise UserError(
+                "model.share_layers has one layer's parameters, and model.scan one for each: use one of them"
+            )
         if self.scan:
             scanned = nn.scan(
                 run,

@@ -197,7 +197,9 @@ class BERT(nn.Module):
         return self.encoder(x, mask=mask, every_layer=every_layer, train=train)
 
     def _token_logits(self, states):
-        return vocabulary_logits(self._narrow(self.masked.features(states)), self.embedding.embedding) + self.masked.bias
+        return (
+            vocabulary_logits(self._narrow(self.masked.features(states)), self.embedding.embedding) + self.masked.bias
+        )
 
     def _narrow(self, features):
         """What the logits are the product of, with the table of `embedding_width`: with the projected table they would
@@ -216,8 +218,8 @@ class BERT(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """Before the logits of masked tokens, which are the product with the token table: a projection, the activation and a
-    norm; and the bias of these logits."""
+    """What comes before the logits of masked tokens, the product with the token table: a projection, the activation and
+    a norm; and the bias of these logits."""
 
     vocab_size: int
     width: int

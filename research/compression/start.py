@@ -1,0 +1,211 @@
+"""Candidates as run folders: those that are trained begin at step 0, those of other weights are complete."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from research.analysis.importance import importance
+from research.compression.methods import Candidate, check, shrunk
+from research.config import to_json
+from research.errors import UserError
+from research.files import read_json, write_json, write_text
+from research.layers.scan import unstacked
+from research.models.contract import WithHead
+from research.parallel.mesh import place_batch
+from research.parallel.sharding import SCANNED, by_path
+from research.runs.experiment import Experiment, build_experiment, trained
+from research.runs.folder import MADE_OF_DATA, write_manifest
+from research.runs.imported import SOURCE
+from research.runs.sections import SECTIONS
+from research.training.checkpoints import Checkpoints
+from research.training.state import TrainState
+from research.training.stored import WEIGHTS
+
+EXAMPLES = 256
+"""Training examples that say what heads and neurons are worth."""
+PART = 3
+"""A candidate is trained for the run's duration over this, unless another one is given."""
+MADE_BY = "compressed.json"
+"""In a candidate's folder: the run that it was made of, that run's step, and the methods."""
+COPIED = (*MADE_OF_DATA, "batch.json", SOURCE)
+DISTILLATION = {"weight": 0.5, "temperature": 2.0}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Original:
+    """The run that is made smaller, with the variables that it answers with, their parameters in float32."""
+
+    experiment: Experiment
+    variables: Mapping[str, Any]
+    step: int
+
+    @classmethod
+    def open(cls, folder: Path) -> "Original":
+        """That of a folder. Raises UserError where there is none, or where its weights are kept in fewer bits."""
+        experiment, variables, step = trained(folder)
+        if experiment.weights is not None:
+            kept = experiment.config.weights.name
+            raise UserError(f"{folder} keeps {kept} weights already: give the run that they were made of")
+        return cls(experiment, variables, step)
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters and statistics by their paths, those of scanned layers apart."""
+        host = jax.device_get(self.variables)
+        return apart({path: leaf for tree in host.values() for path, leaf in by_path(tree).items()})
+
+    @functools.cached_property
+    def importance(self) -> dict[str, np.ndarray]:
+        """What heads and neurons are worth on evenly spaced training examples. Raises UserError where the loss compares
+        examples."""
+        experiment = self.experiment
+        if experiment.task.compares:
+            raise UserError("the loss compares examples, and has no gradient of one: leave heads and neurons out")
+        examples = experiment.examples("train")
+        places = sorted({int(place) for place in np.linspace(0, len(examples) - 1, EXAMPLES)})
+        evaluator = experiment.evaluator
+        rows = evaluator.split([examples[place] for place in places]).rows
+        batches = (place_batch(batch, experiment.mesh) for batch in evaluator.batches(rows))
+        rest = {name: tree for name, tree in self.variables.items() if name != "params"}
+
+        def loss(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+            return evaluator.inference.evaluate({"params": params, **rest}, batch)["loss"][0]
+
+        return apart(importance(loss, self.variables["params"], batches))
+
+
+def apart(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays, those of scanned layers cut into single ones."""
+    return unstacked(arrays, {path.replace(f"{SCANNED}/", "layer_0/") for path in arrays})
+
+
+def smaller(original: Original, candidate: Candidate) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The section `model` of a candidate, and its arrays. Raises UserError where a method does not fit the model."""
+    experiment = original.experiment
+    section = json.loads(to_json(experiment.config.model))
+    model: Any = experiment.model
+    body = model.body if isinstance(model, WithHead) else model
+    check(body, section, candidate.fractions)
+    described = {
+        name: vars(body)[name] for name in ("num_kv_heads", "value_size", "share_layers") if name in vars(body)
+    }
+    found, arrays = shrunk({**described, **section}, original.arrays, candidate.fractions, lambda: original.importance)
+    asked = {name: value for name, value in found.items() if name in section or value != described.get(name)}
+    if equal(arrays, original.arrays):
+        raise UserError(f"{candidate.name} leaves the model as it is: give smaller fractions")
+    return asked, arrays
+
+
+def equal(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    """Whether two models have the same shapes, so that one of them says all."""
+    shapes = [{path: array.shape for path, array in each.items()} for each in (arrays, others)]
+    return shapes[0] == shapes[1]
+
+
+def start(original: Original, candidate: Candidate, folder: Path, duration: Mapping[str, Any] | None) -> None:
+    """Makes the folder of a candidate that is to be trained, at step 0.
+
+    duration: of its training; a third of the run's own unless given. Raises UserError where a method does not fit.
+    """
+    section, arrays = smaller(original, candidate)
+    config = _config(original.experiment)
+    config.model = ConfigDict(section)
+    _shorten(config, duration)
+    _teach(config, original.experiment.folder)
+    with _new_run(original, candidate, config, folder) as experiment:
+        state = experiment.loaded(_checked(experiment, arrays, candidate).items())
+        fresh = experiment.run.create_state()
+        ema = None if fresh.ema is None else jax.tree.map(jnp.copy, state.params)
+        _save(experiment, fresh.replace(params=state.params, model_state=state.model_state, ema=ema), 0, kept=False)
+
+
+def store(original: Original, candidate: Candidate, source: Path, folder: Path) -> None:
+    """Makes the folder of a candidate whose weights are those of the run `source`, kept in fewer bits."""
+    experiment, variables, step = trained(source)
+    config = _config(experiment)
+    config.pop("distillation", None)
+    config.weights = {"name": candidate.weights}
+    with _new_run(original, candidate, config, folder) as made:
+        params = WEIGHTS[candidate.weights or ""]().stored(variables["params"])
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+        nothing = {"step": jnp.int32(step), "accepted": jnp.int32(0), "norm": jnp.float32(0)}
+        _save(made, TrainState(params=params, opt_state=(), model_state=rest, ema=None, **nothing), step)
+
+
+def _config(experiment: Experiment) -> ConfigDict:
+    """The run's config without what is about the run alone."""
+    config = ConfigDict(json.loads(to_json(experiment.config)))
+    for section in ("transfer", "expect", "tracker"):
+        if section in config:
+            del config[section]
+    return config
+
+
+def _shorten(config: ConfigDict, duration: Mapping[str, Any] | None) -> None:
+    """Sets the duration of a candidate's training; with the run's own, shortened, the warm-up is as well."""
+    if duration is not None:
+        config.training.duration = ConfigDict(dict(duration))
+        return
+    shortened = [config.training.duration]
+    if "warmup" in config.get("schedule", {}):
+        shortened.append(config.schedule.warmup)
+    for stretch in shortened:
+        for unit, value in stretch.items():
+            stretch[unit] = math.ceil(value / PART) if isinstance(value, int) else value / PART
+
+
+def _teach(config: ConfigDict, teacher: Path) -> None:
+    """Lets the candidate learn from the run that it was made of, where configs have a section for that."""
+    if "distillation" in SECTIONS:
+        config.distillation = {"teacher": str(teacher.absolute()), **DISTILLATION}
+
+
+@contextlib.contextmanager
+def _new_run(original: Original, candidate: Candidate, config: ConfigDict, folder: Path) -> Iterator[Experiment]:
+    """The experiment of a new folder, which is there once the block ends well, whole."""
+    source = original.experiment.folder
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        run = Path(scratch) / "run"
+        run.mkdir()
+        write_text(run / "config.json", to_json(config) + "\n")
+        for name in COPIED:
+            if (source / name).exists():
+                shutil.copy(source / name, run / name)
+        manifest = read_json(source / "manifest.json") if (source / "manifest.json").exists() else {}
+        write_manifest(run, original.experiment.seed, manifest.get("data"))
+        made = {"run": str(source.absolute()), "step": original.step, "methods": candidate.name}
+        write_json(run / MADE_BY, made)
+        yield build_experiment(config, run, stored=True)
+        run.rename(folder)
+
+
+def _checked(
+    experiment: Experiment, arrays: Mapping[str, np.ndarray], candidate: Candidate
+) -> Mapping[str, np.ndarray]:
+    """The arrays. Raises UserError unless they are those of the experiment's model."""
+    state = jax.eval_shape(experiment.create_state(None), {})
+    trees = [state.params, *state.model_state.values()]
+    wanted = {path: leaf.shape for tree in trees for path, leaf in by_path(tree).items()}
+    scanned = {path: np.empty(shape, np.bool_) for path, shape in wanted.items()}
+    if {path: array.shape for path, array in apart(scanned).items()} != {p: a.shape for p, a in arrays.items()}:
+        raise UserError(
+            f"model {experiment.config.model.name} does not become smaller by {candidate.name}: leave it out"
+        )
+    return arrays
+
+
+def _save(experiment: Experiment, state: TrainState, step: int, *, kept: bool = True) -> None:
+    with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint) as checkpoints:
+        checkpoints.save(state, step, {"belongings": dict(experiment.belongings)}, {}, kept=kept)
