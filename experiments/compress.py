@@ -1,9 +1,9 @@
 """Makes a trained run smaller and faster: `python -m experiments.compress --workdir=FOLDER --output=FOLDER`.
 
 Candidates are trained from a part of the run's parameters, or are its parameters in fewer bits; each is a run of its
-own in the folder of --output, which every command opens. `frontier.md`, `frontier.json` and `frontier.png` say what each
-is worth and costs. The last line names the fastest candidate that meets the goals, or the smallest where no latency is
-asked for; where none does, the exit code is 1. The same command resumes after any kill.
+own in the folder of --output, which every command opens. `frontier.md`, `frontier.json` and `frontier.png` say what
+each is worth and costs. The last line names the fastest candidate that meets the goals, or the smallest where no
+latency is asked for; where none does, the exit code is 1. The same command resumes after any kill.
 """
 
 import argparse
@@ -65,7 +65,7 @@ if __name__ == "__main__":
         "--candidates",
         nargs="+",
         metavar="NAME",
-        help="what is tried: layers0.5, heads0.5, neurons0.5, rank0.5 with the part that stays, bf16 or int8 behind them, "
+        help="what is tried: layers0.5, heads0.5, neurons0.5, rank0.5 with the part that stays, then bf16 or int8, "
         f"joined by -; unless given those that fit the model of {' '.join(DEFAULT)}",
     )
     parser.add_argument(

@@ -135,7 +135,6 @@ def store(original: Original, candidate: Candidate, source: Path, folder: Path) 
     """Makes the folder of a candidate whose weights are those of the run `source`, kept in fewer bits."""
     experiment, variables, step = trained(source)
     config = _config(experiment)
-    config.pop("distillation", None)
     config.weights = {"name": candidate.weights}
     with _new_run(original, candidate, config, folder) as made:
         params = WEIGHTS[candidate.weights or ""]().stored(variables["params"])
@@ -147,7 +146,7 @@ def store(original: Original, candidate: Candidate, source: Path, folder: Path) 
 def _config(experiment: Experiment) -> ConfigDict:
     """The run's config without what is about the run alone."""
     config = ConfigDict(json.loads(to_json(experiment.config)))
-    for section in ("transfer", "expect", "tracker"):
+    for section in ("transfer", "expect", "tracker", "distillation"):
         if section in config:
             del config[section]
     return config
