@@ -50,7 +50,9 @@ def answers(section, arrays, inputs):
     model = MODELS[section["name"]][0](**fields)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     assert {path: leaf.shape for path, leaf in by_path(shapes).items()} == {p: a.shape for p, a in arrays.items()}
-    return np.asarray(model.apply({"params": jax.tree.map(arrays.get, path_names(shapes))}, *inputs))
+    return np.asarray(
+        model.apply({"params": jax.tree.map(lambda path: jnp.asarray(arrays[path]), path_names(shapes))}, *inputs)
+    )
 
 
 def all_equal(section):
