@@ -16,25 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from research.analysis.importance import importance
 from research.compression.methods import Candidate, check, shrunk
 from research.config import to_json
 from research.errors import UserError
 from research.files import read_json, write_json, write_text
 from research.layers.scan import unstacked
 from research.models.contract import WithHead
-from research.parallel.mesh import place_batch
 from research.parallel.sharding import SCANNED, by_path
 from research.runs.experiment import Experiment, build_experiment, trained
 from research.runs.folder import MADE_OF_DATA, write_manifest
+from research.runs.importance import gate_importance
 from research.runs.imported import SOURCE
 from research.runs.sections import SECTIONS
 from research.training.checkpoints import Checkpoints
 from research.training.state import TrainState
 from research.training.stored import WEIGHTS
 
-EXAMPLES = 256
-"""Training examples that say what heads and neurons are worth."""
 PART = 3
 """A candidate is trained for the run's duration over this, unless another one is given."""
 MADE_BY = "compressed.json"
@@ -68,22 +65,8 @@ class Original:
 
     @functools.cached_property
     def importance(self) -> dict[str, np.ndarray]:
-        """What heads and neurons are worth on evenly spaced training examples. Raises UserError where the loss compares
-        examples."""
-        experiment = self.experiment
-        if experiment.task.compares:
-            raise UserError("the loss compares examples, and has no gradient of one: leave heads and neurons out")
-        examples = experiment.examples("train")
-        places = sorted({int(place) for place in np.linspace(0, len(examples) - 1, EXAMPLES)})
-        evaluator = experiment.evaluator
-        rows = evaluator.split([examples[place] for place in places]).rows
-        batches = (place_batch(batch, experiment.mesh) for batch in evaluator.batches(rows))
-        rest = {name: tree for name, tree in self.variables.items() if name != "params"}
-
-        def loss(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-            return evaluator.inference.evaluate({"params": params, **rest}, batch)["loss"][0]
-
-        return apart(importance(loss, self.variables["params"], batches))
+        """What heads and neurons are worth, by the paths of `arrays`. Raises UserError as `gate_importance`."""
+        return apart(gate_importance(self.experiment, self.variables))
 
 
 def apart(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -158,7 +141,7 @@ def _shorten(config: ConfigDict, duration: Mapping[str, Any] | None) -> None:
         config.training.duration = ConfigDict(dict(duration))
         return
     shortened = [config.training.duration]
-    if "warmup" in config.get("schedule", {}):
+    if "schedule" in config and "warmup" in config.schedule:
         shortened.append(config.schedule.warmup)
     for stretch in shortened:
         for unit, value in stretch.items():
