@@ -33,7 +33,7 @@ BATCHES = (1, 8)
 ROUNDS = 20
 SETTINGS = "compress.json"
 """In the folder of all candidates: what they are made of, which a later start may not change."""
-SENSIBLE = ("accuracy", "exact_match", "f1", "bleu", "mean_iou", "map", "loss")
+SENSIBLE = ("accuracy", "exact_match", "f1", "bleu", "mean_iou", "loss")
 """Metrics that say what a model is worth, the first that is measured."""
 
 type Train = Callable[[ConfigDict, Path], Any]
@@ -79,26 +79,32 @@ def compress(
 
 
 def _metric(experiment: Experiment, metric: str | None) -> tuple[str, str, bool]:
-    """Split and name of the metric, and whether less of it is better; says which where none is asked for.
+    """Split and name of the metric, which are printed, and whether less of it is better.
 
-    Raises UserError for a split that the data do not have.
+    Raises UserError for a split that the data do not have, and for a metric that is not measured.
     """
     splits = [split for split in experiment.source.splits if split != "train"]
     asked = metric or (experiment.config.get("checkpoint") or {}).get("best")
-    if asked is None and splits:
-        split = "test" if "test" in splits else splits[-1]
-        examples = experiment.examples(split)
-        evaluator = experiment.evaluator
-        known = {*evaluator.trace_metrics(_abstract(experiment), evaluator.split(examples).rows)}
-        known |= {*experiment.task.score_names(examples)}
-        asked = f"{split}/{next(one for one in SENSIBLE if one in known)}"
-    split, _, name = (asked or "").partition("/")
-    if split not in splits or not name:
-        listed = ", ".join(f"{split}/loss" for split in splits) or "none: the data have train alone"
-        raise UserError(f"--metric={asked} is not a metric of a split: use one such as {listed}")
-    if metric is None:
-        print(f"quality is {asked}", flush=True)
-    return split, name, direction_of(asked or "", experiment.config) == "minimize"
+    if not splits:
+        raise UserError("the data have nothing but train, so that there is nothing to measure: give a test split")
+    split, _, name = (asked or ("test/" if "test" in splits else f"{splits[-1]}/")).partition("/")
+    if split not in splits:
+        raise UserError(f"--metric={asked} is not a metric of a split: use one such as {splits[-1]}/loss")
+    examples, evaluator = experiment.examples(split), experiment.evaluator
+    known = {*evaluator.trace_metrics(_abstract(experiment), evaluator.split(examples).rows)}
+    known |= {*experiment.task.score_names(examples)}
+    name = name or next(one for one in SENSIBLE if one in known)
+    if name.partition("/")[0] not in known:
+        raise UserError(f"--metric={asked} is not measured: use {split}/ and one of {', '.join(sorted(known))}")
+    print(f"quality is {split}/{name}", flush=True)
+    return split, name, _less_is_better(f"{split}/{name}", experiment)
+
+
+def _less_is_better(metric: str, experiment: Experiment) -> bool:
+    try:
+        return direction_of(metric, experiment.config) == "minimize"
+    except UserError:
+        raise UserError(f"--metric={metric} does not say whether more of it is better: use another") from None
 
 
 def _abstract(experiment: Experiment) -> dict[str, Any]:

@@ -106,12 +106,24 @@ def start(original: Original, candidate: Candidate, folder: Path, duration: Mapp
     config = _config(original.experiment)
     config.model = ConfigDict(section)
     _shorten(config, duration)
-    _teach(config, original.experiment.folder)
+    if "distillation" in SECTIONS:
+        try:
+            return _begin(original, candidate, _taught(config, original.experiment.folder), arrays, folder)
+        except UserError as error:  # such as of a task that has no logits; what else is wrong is raised below
+            print(f"{candidate.name} learns from the labels alone: {error}", flush=True)
+    _begin(original, candidate, config, arrays, folder)
+
+
+def _begin(
+    original: Original, candidate: Candidate, config: ConfigDict, arrays: Mapping[str, np.ndarray], folder: Path
+) -> None:
+    """Makes the folder, with the state of step 0."""
     with _new_run(original, candidate, config, folder) as experiment:
         state = experiment.loaded(_checked(experiment, arrays, candidate).items())
         fresh = experiment.run.create_state()
-        ema = None if fresh.ema is None else jax.tree.map(jnp.copy, state.params)
-        _save(experiment, fresh.replace(params=state.params, model_state=state.model_state, ema=ema), 0, kept=False)
+        params = {**fresh.params, **state.params}  # what a teacher adds for the training stays as it begins
+        ema = None if fresh.ema is None else jax.tree.map(jnp.copy, params)
+        _save(experiment, fresh.replace(params=params, model_state=state.model_state, ema=ema), 0, kept=False)
 
 
 def store(original: Original, candidate: Candidate, source: Path, folder: Path) -> None:
@@ -120,10 +132,10 @@ def store(original: Original, candidate: Candidate, source: Path, folder: Path) 
     config = _config(experiment)
     config.weights = {"name": candidate.weights}
     with _new_run(original, candidate, config, folder) as made:
-        params = WEIGHTS[candidate.weights or ""]().stored(variables["params"])
-        rest = {name: tree for name, tree in variables.items() if name != "params"}
-        nothing = {"step": jnp.int32(step), "accepted": jnp.int32(0), "norm": jnp.float32(0)}
-        _save(made, TrainState(params=params, opt_state=(), model_state=rest, ema=None, **nothing), step)
+        arrays = {path: leaf for tree in variables.values() for path, leaf in by_path(jax.device_get(tree)).items()}
+        state = made.loaded(apart(arrays).items())
+        params = WEIGHTS[candidate.weights or ""]().stored(state.params)
+        _save(made, state.replace(params=params, step=jnp.int32(step), ema=None), step)
 
 
 def _config(experiment: Experiment) -> ConfigDict:
@@ -148,10 +160,11 @@ def _shorten(config: ConfigDict, duration: Mapping[str, Any] | None) -> None:
             stretch[unit] = math.ceil(value / PART) if isinstance(value, int) else value / PART
 
 
-def _teach(config: ConfigDict, teacher: Path) -> None:
-    """Lets the candidate learn from the run that it was made of, where configs have a section for that."""
-    if "distillation" in SECTIONS:
-        config.distillation = {"teacher": str(teacher.absolute()), **DISTILLATION}
+def _taught(config: ConfigDict, teacher: Path) -> ConfigDict:
+    """The config with the run that the candidate is made of as its teacher."""
+    taught = ConfigDict(json.loads(to_json(config)))
+    taught.distillation = {"teacher": str(teacher.absolute()), **DISTILLATION}
+    return taught
 
 
 @contextlib.contextmanager

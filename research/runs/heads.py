@@ -49,7 +49,7 @@ def ablate_heads(experiment: Experiment, checkpoints: Checkpoints, split: str, m
         path: [measured(without_head(variables, layer, head))[metric] for head in range(layer.num_heads)]
         for path, layer in layers.items()
     }
-    found = {"metric": f"{split}/{metric}", "step": step, "whole": whole[metric], "without": without}
+    found: dict[str, Any] = {"metric": f"{split}/{metric}", "step": step, "whole": whole[metric], "without": without}
     if not experiment.task.compares:
         found["removed"] = _removed(experiment, variables, layers, lambda given: measured(given)[metric])
         curves_picture(found["removed"], found["metric"], experiment.folder / "heads.png")
