@@ -148,7 +148,7 @@ def _made(
             continue
         if candidate.fractions and candidate.weights is None:
             try:
-                _, arrays = start.smaller(original, candidate)
+                _, arrays = start.smaller(original, candidate, sizes=True)
             except UserError as error:
                 if strict:
                     raise

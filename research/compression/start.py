@@ -68,23 +68,42 @@ class Original:
         """What heads and neurons are worth, by the paths of `arrays`. Raises UserError as `gate_importance`."""
         return apart(gate_importance(self.experiment, self.variables))
 
+    def alike(self) -> dict[str, np.ndarray]:
+        """The same with nothing worth more than another."""
+        behind = {"out/kernel": 2, "down/kernel": 1}
+        return {
+            path: np.ones(array.shape[:-axes])
+            for path, array in self.arrays.items()
+            for end, axes in behind.items()
+            if path.endswith(end)
+        }
+
 
 def apart(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays, those of scanned layers cut into single ones."""
     return unstacked(arrays, {path.replace(f"{SCANNED}/", "layer_0/") for path in arrays})
 
 
-def smaller(original: Original, candidate: Candidate) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The section `model` of a candidate, and its arrays. Raises UserError where a method does not fit the model."""
+def smaller(
+    original: Original, candidate: Candidate, *, sizes: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The section `model` of a candidate, and its arrays.
+
+    sizes: these alone are asked for, which do not depend on what heads and neurons are worth. Raises UserError where a
+    method does not fit the model, or the task.
+    """
     experiment = original.experiment
     section = json.loads(to_json(experiment.config.model))
     model: Any = experiment.model
     body = model.body if isinstance(model, WithHead) else model
     check(body, section, candidate.fractions)
+    if experiment.task.compares and {"heads", "neurons"} & candidate.fractions.keys():
+        raise UserError("the loss compares examples, and none has a gradient of its own: leave heads and neurons out")
     described = {
         name: vars(body)[name] for name in ("num_kv_heads", "value_size", "share_layers") if name in vars(body)
     }
-    found, arrays = shrunk({**described, **section}, original.arrays, candidate.fractions, lambda: original.importance)
+    worth = original.alike if sizes else lambda: original.importance
+    found, arrays = shrunk({**described, **section}, original.arrays, candidate.fractions, worth)
     asked = {name: value for name, value in found.items() if name in section or value != described.get(name)}
     if equal(arrays, original.arrays):
         raise UserError(f"{candidate.name} leaves the model as it is: give smaller fractions")

@@ -20,7 +20,7 @@ TOKENS = jnp.array([[1, 2, 3, 8]])
         ("encoder/layer_0/self_attention/out/kernel", (2, 3, 6)),
         ("encoder/layers/self_attention/query/kernel", (2, 6, 2, 3)),
         ("encoder/layers/feed_forward/up/kernel", (2, 6, 4)),
-        ("embedding/embedding", (9, 6)),
+        ("embedding/embedding", (9, 60)),
         ("stem/conv/kernel", (3, 3, 2, 5)),
     ],
 )
