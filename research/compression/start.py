@@ -65,7 +65,7 @@ class Original:
 
     @functools.cached_property
     def importance(self) -> dict[str, np.ndarray]:
-        """What heads and neurons are worth, by the paths of `arrays`. Raises UserError as `gate_importance`."""
+        """What heads and neurons are worth, by the paths of `arrays`."""
         return apart(gate_importance(self.experiment, self.variables))
 
     def alike(self) -> dict[str, np.ndarray]:

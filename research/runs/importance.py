@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from research.analysis.importance import importance
-from research.errors import UserError
 from research.parallel.mesh import place_batch
 from research.runs.experiment import Experiment
 
