@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -87,9 +88,9 @@ def test_answers_are_those_of_a_hand_made_forward_pass(small, name):
     experiment = open_run(folder)
     task, tree = experiment.task, trained(folder)[1]["params"]
     assert by_path(tree).keys() == arrays.keys()
-    params = jax.tree.unflatten(jax.tree.structure(tree), [np.float32(arrays[path]) for path in by_path(tree)])
+    params = jax.tree.unflatten(jax.tree.structure(tree), [jnp.float32(arrays[path]) for path in by_path(tree)])
     batch = task.questions([task.example(IMAGE)]).first()
-    logits = np.float64(experiment.model.apply({"params": params}, *task.model_inputs(batch)))[0]
+    logits = np.float64(experiment.model.apply({"params": params}, *map(jnp.asarray, task.model_inputs(batch))))[0]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     (answer,) = Predictor.open(folder).answer([IMAGE])
     assert answer["label"] == str(probabilities.argmax())
