@@ -12,6 +12,7 @@ FLOORS = {
     "experiments": 8,
     "configs": 8,
     "research.reports": 6,
+    "research.compression": 6,
     "research.sweeps": 6,
     "research.ledger": 6,
     "research.serving": 7,
@@ -165,7 +166,7 @@ def test_downward_imports_are_allowed() -> None:
 def known_by_class(sources: Sources) -> list[str]:
     """Files above the tasks that know a task, a model or a source by its class, except the tables of their names."""
     above = ("experiments/", "research/runs/", "research/reports/", "research/analysis/", "research/training/")
-    above += ("research/serving/",)
+    above += ("research/serving/", "research/compression/")
     shared = {"research.tasks.task", "research.tasks.logits", "research.models.contract"}
     shared |= {
         f"research.data.{name}"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from research.errors import UserError
 from research.layers.attention import MultiHeadAttention
 from research.layers.feed_forward import Activation, FeedForward
 from research.layers.norms import NormKind, make_norm
@@ -144,6 +145,7 @@ class TransformerStack(nn.Module):
         remat: which activations the backward pass computes again instead of keeping them, a name in `REMAT`.
         scan: one compiled layer for all: compile time no longer grows with depth.
         final_norm: a norm of the layers' kind after the last one, which pre-LN needs.
+        shared: one layer, `layer_0`, is applied num_layers times (Lan et al. 2020, section 3.1); not with `scan`.
         relative_bias: T5's relative bias on self-attention, one table for all layers; "causal" has buckets for the
             past only.
 
@@ -156,6 +158,7 @@ class TransformerStack(nn.Module):
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
     final_norm: bool = False
+    shared: bool = False
     relative_bias: Literal["none", "bidirectional", "causal"] = "none"
 
     @nn.compact
@@ -220,6 +223,10 @@ class TransformerStack(nn.Module):
 
     def _run_all(self, run: Callable, x: Array, drop_rates: Array | None) -> tuple[Array, Any]:
         """What the last layer gives, and the second result of `run` for each, stacked where layers are scanned."""
+        if self.scan and self.shared:
+            raise UserError(
+                "model.share_layers has one layer's parameters, and model.scan one for each: use one of them"
+            )
         if self.scan:
             scanned = nn.scan(
                 run,
@@ -229,8 +236,9 @@ class TransformerStack(nn.Module):
             )
             return scanned(self.layer(name=SCANNED), x, drop_rates)
         outputs = []
+        layers = [self.layer(name=f"layer_{index}") for index in range(1 if self.shared else self.num_layers)]
         for index in range(self.num_layers):
-            x, output = run(self.layer(name=f"layer_{index}"), x, None if drop_rates is None else drop_rates[index])
+            x, output = run(layers[0 if self.shared else index], x, None if drop_rates is None else drop_rates[index])
             outputs.append(output)
         return x, outputs
 

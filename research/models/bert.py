@@ -33,6 +33,10 @@ class BERT(nn.Module):
     Fields:
         head: "none" gives states; "pooler" has the projection of [CLS] too; "masked" gives the logits of masked tokens
             (section 3.1, task 1); "pretraining" has the pooler and both tasks' heads, see `pretraining`.
+        head_size: of queries, keys and values; width / num_heads unless given.
+        embedding_width: of the table of tokens, which a projection without a bias widens (ALBERT, Lan et al. 2020,
+            section 3.1); `width`, and no projection, unless given.
+        share_layers: one layer's parameters for all of them (the same section).
         max_length: rows of the table of positions.
         first_position: row of the first token; RoBERTa (Liu et al. 2019) leaves out two and has 514 of them.
         segments: how many kinds of segments (sentence A, sentence B) there are; RoBERTa has one.
@@ -54,9 +58,14 @@ class BERT(nn.Module):
     attention_dropout: Rate = 0.1
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
+    head_size: Size | None = None
+    embedding_width: Size | None = None
+    share_layers: bool = False
 
     def setup(self):
-        self.embedding = TokenEmbedding(self.vocab_size, self.width)
+        self.embedding = TokenEmbedding(self.vocab_size, self.embedding_width or self.width)
+        if self.embedding_width is not None:
+            self.embedding_projection = nn.Dense(self.width, use_bias=False, kernel_init=_INIT)
         self.position_embedding = LearnedPositions(self.max_length, self.width)
         self.segment_embedding = TokenEmbedding(self.segments, self.width)
         self.embedding_norm = nn.LayerNorm(epsilon=self.norm_epsilon)
@@ -65,6 +74,7 @@ class BERT(nn.Module):
             TransformerLayer,
             num_heads=self.num_heads,
             mlp_width=self.mlp_width,
+            head_size=self.head_size,
             activation=self.activation,
             norm_epsilon=self.norm_epsilon,
             dropout=self.dropout,
@@ -72,7 +82,8 @@ class BERT(nn.Module):
             kernel_init=_INIT,
             out_init=_INIT,
         )
-        self.encoder = TransformerStack(layer, self.num_layers, remat=self.remat, scan=self.scan)
+        options = {"remat": self.remat, "scan": self.scan, "shared": self.share_layers}
+        self.encoder = TransformerStack(layer, self.num_layers, **options)
         if self.head in ("pooler", "pretraining"):
             self.pooler = nn.Dense(self.width, kernel_init=_INIT)
         if self.head in ("masked", "pretraining"):
@@ -95,7 +106,7 @@ class BERT(nn.Module):
         states = self.text_states(tokens, valid, segments, train=train)
         if self.is_initializing() and self.head in ("pooler", "pretraining"):
             self._second_head(states)
-        return self.masked(states, self.embedding.embedding) if self.head in ("masked", "pretraining") else states
+        return self._token_logits(states) if self.head in ("masked", "pretraining") else states
 
     def text_states(
         self,
@@ -144,7 +155,7 @@ class BERT(nn.Module):
         if self.head != "pretraining":
             raise UserError(f"model.head {self.head!r} does not tell next sentences: use 'pretraining'")
         states = self.text_states(tokens, valid, segments, train=train)
-        return self.masked(states, self.embedding.embedding), self.next_sentence(self._pool(states))
+        return self._token_logits(states), self.next_sentence(self._pool(states))
 
     def masked_features(
         self,
@@ -167,7 +178,7 @@ class BERT(nn.Module):
         if self.head not in ("masked", "pretraining"):
             raise UserError(f"model.head {self.head!r} finds no masked tokens: use 'masked' or 'pretraining'")
         states = self.text_states(tokens, valid, segments, train=train)
-        features = self.masked.features(jnp.take_along_axis(states, places[:, :, None], axis=1))
+        features = self._narrow(self.masked.features(jnp.take_along_axis(states, places[:, :, None], axis=1)))
         follows = self.next_sentence(self._pool(states)) if self.head == "pretraining" else None
         return features, self.embedding.embedding, self.masked.bias, follows
 
@@ -176,12 +187,26 @@ class BERT(nn.Module):
             room = self.max_length - self.first_position
             raise UserError(f"length {tokens.shape[1]} exceeds {room} positions: use a larger model.max_length")
         x = self.embedding(tokens)
+        if self.embedding_width is not None:
+            x = self.embedding_projection(x)
         x += self.position_embedding(jnp.arange(tokens.shape[1]) + self.first_position)
         none = segments is None or self.segments == 1
         x += self.segment_embedding(jnp.zeros_like(tokens) if none else segments)
         x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
         mask = None if valid is None else padding_mask(valid)
         return self.encoder(x, mask=mask, every_layer=every_layer, train=train)
+
+    def _token_logits(self, states):
+        return (
+            vocabulary_logits(self._narrow(self.masked.features(states)), self.embedding.embedding) + self.masked.bias
+        )
+
+    def _narrow(self, features):
+        """What the logits are the product of, with the table of `embedding_width`: with the projected table they would
+        be the same."""
+        if self.embedding_width is None:
+            return features
+        return features @ self.embedding_projection.variables["params"]["kernel"].T.astype(features.dtype)
 
     def _pool(self, states):
         return nn.tanh(self.pooler(states[:, 0]))
@@ -193,7 +218,8 @@ class BERT(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """Logits of masked tokens: a projection, the activation and a norm, then the token table and a bias."""
+    """What comes before the logits of masked tokens, the product with the token table: a projection, the activation and
+    a norm; and the bias of these logits."""
 
     vocab_size: int
     width: int
@@ -204,12 +230,6 @@ class MaskedHead(nn.Module):
         self.transform = nn.Dense(self.width, kernel_init=_INIT)
         self.norm = nn.LayerNorm(epsilon=self.norm_epsilon)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
-
-    def __call__(
-        self, states: Float[Array, "batch length width"], table: Float[Array, "vocab width"]
-    ) -> Float32[Array, "batch length vocab"]:
-        """The logits of every place."""
-        return vocabulary_logits(self.features(states), table) + self.bias
 
     def features(self, states: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         """What the logits are the product of, with the table, before the bias."""

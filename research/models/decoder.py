@@ -18,6 +18,7 @@ class Decoder(nn.Module):
 
     Fields:
         mlp_width: 4 · width unless given.
+        head_size: of queries, keys and values; width / num_heads unless given.
     """
 
     vocab_size: Size
@@ -27,6 +28,7 @@ class Decoder(nn.Module):
     mlp_width: Size | None = None
     activation: Activation = "relu"
     dropout: Rate = 0.0
+    head_size: Size | None = None
 
     def __call__(
         self, tokens: Int[Array, "batch length"], *, train: bool = False
@@ -47,6 +49,7 @@ class Decoder(nn.Module):
             TransformerLayer,
             num_heads=self.num_heads,
             mlp_width=self.mlp_width or 4 * self.width,
+            head_size=self.head_size,
             activation=self.activation,
             dropout=self.dropout,
             causal=True,

@@ -33,6 +33,7 @@ class GPT(nn.Module):
 
     Fields:
         mlp_width: 4 · width unless given.
+        head_size: of queries, keys and values; width / num_heads unless given.
         num_kv_heads: `num_heads` unless given; fewer make grouped- or multi-query attention.
         max_length: the context.
         use_bias: biases of the projections and of LayerNorm.
@@ -57,6 +58,7 @@ class GPT(nn.Module):
     norm_kind: NormKind = "layer"
     norm_epsilon: Positive = 1e-5
     causal: bool = True
+    head_size: Size | None = None
 
     def __call__(
         self,
@@ -141,6 +143,7 @@ class GPT(nn.Module):
             TransformerLayer,
             num_heads=self.num_heads,
             mlp_width=self.mlp_width or 4 * self.width,
+            head_size=self.head_size,
             num_kv_heads=self.num_kv_heads,
             activation=self.activation,
             norm="pre",

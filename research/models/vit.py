@@ -51,6 +51,7 @@ class ViT(nn.Module):
         pool: the class token's output, the mean over patches, or attention with one learned query (Zhai et al. 2022,
             "MAP"); only the first has a class token.
         positions: a learned table, resampled for images of another size, or sines and cosines.
+        head_size: of queries, keys and values; width / num_heads unless given.
         registers: tokens without a meaning of their own (Darcet et al. 2024).
         distillation: a second token and head that learn from a teacher (Touvron et al. 2021); the answer is the mean
             of both heads.
@@ -78,6 +79,7 @@ class ViT(nn.Module):
     input_norm: bool = False
     remat: Literal["none", "full", "matmuls"] = "none"
     scan: bool = False
+    head_size: Size | None = None
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
@@ -197,6 +199,7 @@ class ViT(nn.Module):
             TransformerLayer,
             num_heads=self.num_heads,
             mlp_width=self.mlp_width,
+            head_size=self.head_size,
             activation=self.activation,
             norm="pre",
             norm_epsilon=self.norm_epsilon,
@@ -217,7 +220,7 @@ class ViT(nn.Module):
     def _map(self, patches: Float[Array, "batch patches width"]) -> Float[Array, "batch width"]:
         query = self.param("pool_query", nn.initializers.xavier_uniform(), (1, self.width))
         query = jnp.broadcast_to(query.astype(patches.dtype), (len(patches), 1, self.width))
-        attention = MultiHeadAttention(self.num_heads, cross=True, name="pool_attention")
+        attention = MultiHeadAttention(self.num_heads, self.head_size, cross=True, name="pool_attention")
         x = attention(query, patches)
         norm = nn.LayerNorm(epsilon=self.norm_epsilon, name="pool_norm")
         return (x + FeedForward(self.mlp_width, self.activation, name="pool_feed_forward")(norm(x)))[:, 0]

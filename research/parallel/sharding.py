@@ -72,7 +72,7 @@ RULES = (
     Rule("queries and boxes of a DETR", r"^query_embedding$|^box_\d/(kernel|bias)$", ()),
     Rule(
         "heads of an encoder of text",
-        r"^(pooler|masked/transform|next_sentence)/(kernel|bias)$|^(masked/|logits_)bias$",
+        r"^(pooler|masked/transform|next_sentence|embedding_projection)/(kernel|bias)$|^(masked/|logits_)bias$",
         (),
     ),
     Rule("maps to a teacher's states", r"^hidden_maps/", ()),

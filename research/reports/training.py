@@ -3,9 +3,11 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from research.config import diff, load
 from research.data.plans import Bucketed
@@ -42,6 +44,11 @@ def train(
         config.transfer = (dict(config.transfer) if "transfer" in config else {"new": []}) | given
     elif whole:
         raise UserError("--whole takes over a run's whole state: say with --from=RUN which")
+    return train_config(config, folder, config_spec, diff(load(config_spec), config))
+
+
+def train_config(config: ConfigDict, folder: Path, spec: str = "", changes: Sequence = ()) -> dict[str, float]:
+    """`train` of a config that is read already. spec, changes: its file, and in what it differs from that."""
     with claim(folder, config, later(config), moved(config)) as claimed, Interruptions(), live_report(folder):
         if claimed.complete and not claimed.moved:
             return _complete(folder)
@@ -60,8 +67,7 @@ def train(
         if claimed.complete:
             return _complete(folder)
         if jax.process_index() == 0:
-            changes = diff(load(config_spec), config)
-            write_manifest(folder, experiment.seed, data, config_spec, changes, leg_of(folder, config))
+            write_manifest(folder, experiment.seed, data, spec, changes, leg_of(folder, config))
         tracker = experiment.tracker if jax.process_index() == 0 else None
         values = {path: value for path, _, value in diff({}, experiment.config)}
         with Tracked(tracker, folder, values) as tracked:

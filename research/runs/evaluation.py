@@ -16,7 +16,7 @@ def evaluate(
 
     Raises UserError for a metric that is not finite.
     """
-    variables, step = experiment.variables(checkpoints)
+    variables, step = experiment.kept_variables(checkpoints)
     print(f"evaluating {', '.join(splits)} at step {step}", flush=True)
     results: dict[str, float] = {}
     for split in splits:

@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 
 from research.config import apply_overrides, build, choose, read_config, suggestion, to_json
 from research.data.loader import Batches
-from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
-from research.data.rows import Rows
+from research.data.plans import Plan
 from research.data.source import Withheld
 from research.errors import UserError
 from research.files import read_json, read_or_set_aside, write_json
@@ -43,6 +42,7 @@ from research.training.run import Run, TrainingOptions
 from research.training.schedules import SCHEDULES
 from research.training.state import TrainState, create_state
 from research.training.step import Step
+from research.training.stored import WEIGHTS, restored
 from research.training.trackers import TRACKERS
 from research.training.transfer import Transfer, parts_taken, transferred, with_given
 from research.values import convert
@@ -70,6 +70,8 @@ class Experiment:
     transfer: Transfer | None
     tracker: Any = None
     distillation: Distillation | None = None
+    weights: Any = None
+    """How the checkpoint keeps the parameters, one of `stored.WEIGHTS`; as they were trained where there is none."""
     chosen: int | str | None = None
     """The checkpoint to evaluate, as `Checkpoints.evaluation_steps` takes it."""
 
@@ -87,7 +89,7 @@ class Experiment:
     def batches(self) -> Batches:
         """What the run reads at each of its steps."""
         rows = self.task.rows_of(self.examples("train"), train=True, seed=self.seed)
-        plan = self._plan(rows)
+        plan = self.options.plan(rows, self.seed)
         total = self._clock(plan).steps(self.options.duration)
         return Batches.on_mesh(rows, plan, total, self.mesh, self.options.micro_batches)
 
@@ -100,6 +102,9 @@ class Experiment:
     @functools.cached_property
     def run(self) -> Run:
         """What the training loop needs."""
+        if self.weights is not None:
+            kept = self.config.weights.name
+            raise UserError(f"weights {kept} are for answers: train without them, from the run they were made of")
         clock, batches = self._clock(self.batches.plan), self.batches
         schedule = choose(SCHEDULES, self.config.get("schedule", {"name": "constant"}), "schedule")
         factor = schedule.build(len(batches), clock)
@@ -137,18 +142,6 @@ class Experiment:
             path.name: checksum(read_json(path, Any)) for path in files if path.exists()
         }
 
-    def _plan(self, rows: Rows) -> Plan:
-        options, lengths, tokens = self.options, rows.lengths(), rows.tokens()
-        if lengths is None or tokens is None:
-            if options.batch_size is None:
-                raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
-            return Shuffled(len(rows), options.batch_size, self.seed, options.repeats)
-        if options.repeats > 1:
-            raise UserError(f"training.repeats {options.repeats} is for images alone: leave it out")
-        sizes = {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
-        buckets = make_buckets(lengths, options.buckets, **sizes)
-        return Bucketed(lengths, tokens, buckets, self.seed)
-
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """Measures splits and answers questions; needs no optimizer."""
@@ -160,7 +153,12 @@ class Experiment:
         return Evaluator(inference, self.mesh, batch_size)
 
     def variables(self, checkpoints: Any, abstract: TrainState | None = None) -> tuple[dict[str, Any], int]:
-        """The model's variables to evaluate, and their step (the last of those averaged).
+        """`kept_variables`, their parameters in float32 however they are kept: as the model itself takes them."""
+        variables, step = self.kept_variables(checkpoints, abstract)
+        return {**variables, "params": restored(variables["params"])}, step
+
+    def kept_variables(self, checkpoints: Any, abstract: TrainState | None = None) -> tuple[dict[str, Any], int]:
+        """The model's variables to evaluate, as the evaluator takes them, and their step (the last of those averaged).
 
         abstract: the state's shapes, where they are known.
 
@@ -171,10 +169,9 @@ class Experiment:
             raise UserError(f"{self.folder} holds no checkpoint yet: train it first")
         checkpoints.check_belongs(steps[-1], self.belongings)
         abstract = abstract or self._abstract_state(self.create_state(None))
-        variables = checkpoints.restore_variables(abstract, steps[0])
-        for count, step in enumerate(steps[1:], 2):  # a running mean: two copies in memory, however many are averaged
-            newer = checkpoints.restore_variables(abstract, step)
-            variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
+        if self.weights is not None:
+            abstract = abstract.replace(params=self.weights.abstract(abstract.params), ema=None)
+        variables = checkpoints.restore_mean(abstract, steps)
         return {**variables, "params": without_maps(variables["params"])}, steps[-1]
 
     @functools.cached_property
@@ -339,6 +336,7 @@ def build_experiment(
     transfer = build(Transfer, config.transfer, "transfer") if "transfer" in config else None
     distillation = build(Distillation, config.distillation, "distillation") if "distillation" in config else None
     tracker = choose(TRACKERS, config.tracker, "tracker") if "tracker" in config else None
+    weights = choose(WEIGHTS, config.weights, "weights") if "weights" in config else None
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(SCHEDULES, config.get("schedule", {"name": "constant"}), "schedule")
     source = choose(SOURCES, at_home(config.data), "data")
@@ -351,8 +349,8 @@ def build_experiment(
     if task.compares and config.training.get("accumulate") == "auto":
         raise UserError("training.accumulate auto would change what the loss compares: set it to a number")
     model = task.with_head(choose(MODELS, config.model, "model", **task.model_fields()))
-    sections = mesh_shape, mesh, options, checkpoint, transfer, tracker, distillation
-    return Experiment(config, folder, source, task, model, *sections)
+    settings = mesh_shape, mesh, options, checkpoint, transfer, tracker, distillation, weights
+    return Experiment(config, folder, source, task, model, *settings)
 
 
 def open_run(

@@ -9,6 +9,7 @@ from research.runs.experiment import Experiment, open_run
 from research.tasks.task import Example, Task
 from research.training.checkpoints import Checkpoints
 from research.training.evaluation import Evaluator, few_shapes
+from research.training.stored import restored
 
 REMEMBERED = 16
 """Choices of options whose programs are kept."""
@@ -22,7 +23,7 @@ class Predictor:
     """
 
     evaluator: Evaluator
-    variables: Mapping[str, Any]
+    kept: Mapping[str, Any]
     step: int
     _others: dict[str, Evaluator] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -38,8 +39,13 @@ class Predictor:
     def of(cls, experiment: Experiment) -> Self:
         """That of an experiment which was trained."""
         with Checkpoints(experiment.folder / "checkpoints", experiment.checkpoint, write=False) as checkpoints:
-            variables, step = experiment.variables(checkpoints)
-        return cls(experiment.evaluator, variables, step)
+            kept, step = experiment.kept_variables(checkpoints)
+        return cls(experiment.evaluator, kept, step)
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """What the model itself is applied with: float32, however the parameters are kept."""
+        return {**self.kept, "params": restored(self.kept["params"])}
 
     @property
     def task(self) -> Task:
@@ -67,7 +73,7 @@ class Predictor:
 
     def grow(self, example: Example, **options: Any) -> Iterator[dict[str, Any]]:
         """The same for an example as the run's data have it."""
-        return self._with(options).stream(self.variables, example)
+        return self._with(options).stream(self.kept, example)
 
     def answers(self, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """The same for examples as the run's data have them; their own answers are not looked at."""
@@ -75,7 +81,7 @@ class Predictor:
             return []
         evaluator = self._with(options)
         split = evaluator.split(examples)
-        found = dict(evaluator.answers(self.variables, split, few_shapes(split.questions, evaluator.batch_size)))
+        found = dict(evaluator.answers(self.kept, split, few_shapes(split.questions, evaluator.batch_size)))
         return [found[index] for index in range(len(examples))]
 
     def _with(self, options: Mapping[str, Any]) -> Evaluator:

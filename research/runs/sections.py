@@ -12,7 +12,8 @@ from research.runs.tables import SOURCES, TASKS
 from research.values import marked
 
 REQUIRED = ("model", "task", "data", "optimizer", "training")
-SECTIONS = (*REQUIRED, "schedule", "mesh", "checkpoint", "transfer", "distillation", "tracker", "seed", "expect")
+_OPTIONAL = ("schedule", "mesh", "checkpoint", "transfer", "distillation", "tracker", "weights", "seed", "expect")
+SECTIONS = (*REQUIRED, *_OPTIONAL)
 
 
 def later(config: ConfigDict) -> set[str]:

@@ -273,6 +273,14 @@ class Checkpoints:
         loaded = self._restore({part: getattr(abstract, part) for part in parts}, step)
         return {"params": loaded[parts[0]], **loaded["model_state"]}
 
+    def restore_mean(self, abstract: TrainState, steps: Sequence[int]) -> dict[str, Any]:
+        """The mean of `restore_variables` of several steps: two copies in memory, however many they are."""
+        variables = self.restore_variables(abstract, steps[0])
+        for count, step in enumerate(steps[1:], 2):
+            newer = self.restore_variables(abstract, step)
+            variables = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, variables, newer)
+        return variables
+
     def _restore(self, wanted: Any, step: int) -> Any:
         """The state, or a dict of parts of it. Raises Damaged, or UserError where it has other arrays than wanted."""
         if step in self._damaged:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from research.errors import UserError
 from research.tasks.task import Example, Metrics, Task
+from research.training.stored import restored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Precision:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inference:
-    """A model and its task without dropout."""
+    """A model and its task without dropout. Its variables may be kept in fewer bits (`stored`)."""
 
     model: nn.Module
     task: Task
@@ -65,4 +66,4 @@ class Inference:
 
     def cast(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables with parameters in the compute dtype."""
-        return {**variables, "params": self.precision.cast(variables["params"])}
+        return {**variables, "params": self.precision.cast(restored(variables["params"]))}

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from research.analysis import cost
 from research.data.loader import Batch, Batches
+from research.data.plans import Bucketed, Plan, Shuffled, make_buckets
+from research.data.rows import Rows
 from research.errors import UserError
 from research.parallel.mesh import place_batch
 from research.ranges import AFTERWARDS, LARGEST, Count, Layers, Range, Rate
@@ -63,6 +65,19 @@ class TrainingOptions:
             raise UserError(
                 f"training.repeats {self.repeats} is more than training.batch_size {self.batch_size}: use less"
             )
+
+    def plan(self, rows: Rows, seed: int) -> Plan:
+        """Which rows each step reads, shuffled. Raises UserError for options that mean nothing for such rows."""
+        lengths, tokens = rows.lengths(), rows.tokens()
+        if lengths is None or tokens is None:
+            if self.batch_size is None:
+                raise UserError("training.batch_tokens has no meaning where all examples are equal: use batch_size")
+            return Shuffled(len(rows), self.batch_size, seed, self.repeats)
+        if self.repeats > 1:
+            raise UserError(f"training.repeats {self.repeats} is for images alone: leave it out")
+        sizes = {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
+        buckets = make_buckets(lengths, self.buckets, **sizes)
+        return Bucketed(lengths, tokens, buckets, seed)
 
     @property
     def micro_batches(self) -> int:

@@ -158,6 +158,12 @@ def test_what_each_head_is_worth(folders, name, metric, capsys):
     assert found["whole"] == pytest.approx(results[f"test/{metric}"]) and found["metric"] == f"test/{metric}"
     ((layer, values),) = found["without"].items()
     assert layer == "encoder/layer_0/self_attention" and len(values) == 2
+    curves = found["removed"]
+    assert [*curves] == ["importance", "random 0", "random 1", "random 2"] and (folder / "heads.png").exists()
+    for curve in curves.values():
+        assert [count for count, _ in curve] == [0, 1, 2] and curve[0][1] == pytest.approx(found["whole"])
+        assert any(curve[1][1] == pytest.approx(value) for value in values)
+    assert len({curve[2][1] for curve in curves.values()}) == 1
     changes = " | ".join(f"{value - found['whole']:+.4f}" for value in values)
     assert f"| {layer} | {changes} |" in capsys.readouterr().out
     with pytest.raises(UserError, match="--heads=x is not measured: use one of "):
