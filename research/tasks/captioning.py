@@ -18,6 +18,7 @@ from research.ranges import ANSWERING, Range, Rate, Seed, Temperature
 from research.tasks.captions import CaptionTask
 from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, Teacher, View
 from research.tasks.text_generation import write, written_loss
+from research.tasks.vocabulary import rules_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,11 @@ class Captioning(CaptionTask):
     def questions(self, examples: Sequence[Example]) -> Rows:
         return self.images(examples, train=False, seed=0)
 
+    def standalone(self) -> dict[str, Any]:
+        photo = self.photo and self.photo.evaluated
+        own = {"input": self.image_input("image", photo=photo), "answer": {"kind": "written"}}
+        return {**own, "tokenizer": rules_of(self.vocabulary)}
+
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         return self.normalised(batch["image"]), batch["caption"][:, :-1]
 
@@ -76,7 +82,7 @@ class Captioning(CaptionTask):
             jnp.ones(memory.shape[:2], bool),
             self.vocabulary,
             max_length=self.length,
-            limit=jnp.full(len(memory), self.length),
+            limit=jnp.full(memory.shape[0], self.length),
             beam_size=self.beam_size,
             length_penalty=self.length_penalty,
             choose=greedy if self.temperature is None else sampler(self.temperature),

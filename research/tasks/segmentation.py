@@ -86,6 +86,10 @@ class Segmentation(LabelledTask):
     def questions(self, examples: Sequence[Example]) -> CoveringWindows:
         return CoveringWindows(examples, self.size, self.overlap, masks=False)
 
+    def standalone(self) -> dict[str, Any]:
+        given = self.image_input("windows", size=self.size, overlap=self.overlap)
+        return {"input": given, "answer": {"kind": "mask", "names": list(self.class_names)}}
+
     def loss(
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:

@@ -156,6 +156,11 @@ class TextClassification(TextTask):
             return np.int32(numbers[labels[0]])
         return np.array([name in labels for name in self.class_names], np.float32)
 
+    def standalone(self) -> dict[str, Any]:
+        kind = {"classes": "text_label"}.get(self.kind, self.kind)
+        answer = {"kind": kind, "names": list(self.class_names), "threshold": self.threshold}
+        return {**self.text_input("text"), "answer": answer}
+
     def loss(
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:

@@ -117,6 +117,9 @@ class TokenClassification(TextTask):
             [self.marked(window.tokens) for window in windows], owner=np.array([window.owner for window in windows])
         )
 
+    def standalone(self) -> dict[str, Any]:
+        return {**self.text_input("words"), "answer": {"kind": "tags", "names": list(self.class_names)}}
+
     def loss(
         self, apply: Apply, batch: Mapping[str, jax.Array], teacher: Teacher | None = None
     ) -> tuple[Metrics, Mapping[str, Any]]:
