@@ -1,8 +1,8 @@
-"""A run's model as a folder that runs without this project: `python -m experiments.export --workdir=RUN --output=FOLDER`.
+"""A run's model as a folder that runs without this project: `python -m experiments.export --workdir=RUN --output=NEW`.
 
-`python FOLDER/run.py "some text"`, or with an image file, answers as the run does. It needs jax, flatbuffers, numpy, and
-tokenizers or pillow; `python FOLDER/run.py --check` compares its answers with those of the run. docs/export.md has
-what goes along and what cannot.
+`python NEW/run.py "some text"`, or with an image file, answers as the run does. It needs jax, flatbuffers, numpy, and
+tokenizers or pillow. `python NEW/run.py --check` compares its answers with those of the run. docs/export.md has what
+goes along and what cannot.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import importlib.util
 import re
 import string
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 

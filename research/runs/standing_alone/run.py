@@ -49,7 +49,9 @@ class Model:
             if not (HERE / name).is_file() or hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
                 raise UserError(f"{name} is not the file that was exported: export the model again")
         self.input, self.answer, self.programs = self.about["input"], self.about["answer"], self.about["programs"]
-        self.weights: Any = arrays_of(HERE / "weights.safetensors") if "weights.safetensors" in self.about["sha256"] else {}
+        self.weights: Any = (
+            arrays_of(HERE / "weights.safetensors") if "weights.safetensors" in self.about["sha256"] else {}
+        )
         self._opened: dict[str, Any] = {}
         inputs: dict[str, Any] = {}
         answers: dict[str, Any] = {}
