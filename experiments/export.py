@@ -17,13 +17,14 @@ from research.runs.standalone import export_standalone
 def main(arguments: argparse.Namespace) -> None:
     """The command."""
     experiment = open_run(Path(arguments.workdir), arguments.checkpoint, arguments.options)
-    print(*export_standalone(experiment, Path(arguments.output)), sep="\n")
+    print(*export_standalone(experiment, Path(arguments.output), arguments.format), sep="\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m experiments.export", description=__doc__)
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--format", choices=("jax", "onnx"), default="jax", help="of the programs (jax)")
     add_answers(parser)
     add_plugin(parser)
     run_command(main, parser)

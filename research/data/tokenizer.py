@@ -148,7 +148,8 @@ class TrainedTokenizer:
                 sentence = "a text holds a lone surrogate, which is not a character: convert it to UTF-8"
                 raise UserError(sentence) from error
         if self.hides_special:
-            return [[self.unk if token in self.special else token for token in ids] for ids in encoded]
+            unknown = self.unk or 0
+            return [[unknown if token in self.special else token for token in ids] for ids in encoded]
         return encoded
 
     def encode_with_places(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -227,7 +227,7 @@ def test_programs_of_fixed_sizes_where_a_model_takes_no_others(trained, tmp_path
         standalone, "_exported", lambda *shapes, required: own(*shapes, required=True) if required else None
     )
     lines = standalone.export_standalone(open_run(trained(DIGITS)), tmp_path / "exported")
-    assert lines[0] == "2 programs for cpu, cuda, tpu, of 1 or 8 inputs at once"
+    assert lines[0] == "programs for cpu, cuda, tpu, of 1 or 8 inputs at once: 2"
     images = [tmp_path / "exported" / "selftest_1.png", tmp_path / "exported" / "selftest_2.png"] * 5
     lines = run(tmp_path / "exported", "--json", *images).stdout.splitlines()
     assert len(lines) == 10 and len({*lines[::2]}) == len({*lines[1::2]}) == 1
@@ -244,6 +244,6 @@ def test_what_cannot_be_exported(trained, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no checkpoint yet: train it first"):
         standalone.export_standalone(open_run(empty), tmp_path / "a")
     monkeypatch.setattr(standalone.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the package flatbuffers: install the extra export"):
+    with pytest.raises(UserError, match=r"--format=jax needs the package flatbuffers: install the extra export"):
         standalone.export_standalone(open_run(empty), tmp_path / "a")
     assert not (tmp_path / "a").exists()

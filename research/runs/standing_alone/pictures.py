@@ -24,7 +24,7 @@ def _resized(pixels: np.ndarray, size: tuple[int, int], box: tuple[float, ...], 
     if pixels.shape[:2] == size and box == (0, 0, *size[::-1]):
         return pixels
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
-    picture = picture.resize(size[::-1], Image.Resampling[method.upper()], box)
+    picture = picture.resize(size[::-1], Image.Resampling[method.upper()], (box[0], box[1], box[2], box[3]))
     return np.asarray(picture).reshape(*size, -1)
 
 

@@ -85,7 +85,8 @@ class Model:
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], int | None]:
         """Rows as arrays, padded to the least length that there is a program for, and this length if there is one."""
-        fills, length = self.input["fills"], None
+        fills: dict[str, int] = self.input["fills"]
+        length = None
         if fills:
             longest = max(len(row[name]) for row in rows for name in fills)
             length = min(one["length"] for one in self.programs if one["length"] >= longest)
@@ -93,7 +94,7 @@ class Model:
         for name, dtype in self.input["arrays"].items():
             column = [np.asarray(row[name], dtype) for row in rows]
             if name in fills:
-                column = [np.pad(one, (0, length - len(one)), constant_values=fills[name]) for one in column]
+                column = [np.pad(one, (0, (length or 0) - len(one)), constant_values=fills[name]) for one in column]
             batch[name] = np.stack(column)
         return batch, length
 
@@ -126,13 +127,12 @@ class Model:
         return self._opened[file](self.weights, dict(batch))
 
     def _call_onnx(self, file: str, batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        import onnxruntime
+        import onnxruntime  # pyrefly: ignore[missing-import]
 
         if file not in self._opened:
             self._opened[file] = onnxruntime.InferenceSession(str(HERE / file), providers=["CPUExecutionProvider"])
-        names = [one.name for one in self._opened[file].get_inputs()]
-        given = self._opened[file].run(None, dict(zip(names, batch.values(), strict=True)))
-        return dict(zip(self.about["outputs"], given, strict=True))
+        names = [one.name.removeprefix("out_") for one in self._opened[file].get_outputs()]
+        return dict(zip(names, self._opened[file].run(None, dict(batch)), strict=True))
 
 
 def check(model: Model) -> None:
