@@ -54,9 +54,9 @@ def onnx_model(function: Callable[..., Mapping[str, Any]], batch: Mapping[str, A
     names = sorted(batch)  # as the leaves of a dict are
     inputs = []
     for name, variable in zip(names, closed.jaxpr.invars, strict=True):
-        graph.values[variable] = name
-        inputs.append(onnx.helper.make_tensor_value_info(name, _type(onnx, variable.aval.dtype), variable.aval.shape))
-    found = graph.run(closed.jaxpr, closed.consts, [graph.values[one] for one in closed.jaxpr.invars])
+        shape: Any = variable.aval
+        inputs.append(onnx.helper.make_tensor_value_info(name, _type(onnx, shape.dtype), shape.shape))
+    found = graph.run(closed.jaxpr, closed.consts, names)
     outputs = []
     for name, value, shape in zip(sorted(shapes), found, jax.tree.leaves(shapes), strict=True):
         graph.nodes.append(onnx.helper.make_node("Identity", [graph.named(value)], [f"out_{name}"]))
@@ -87,7 +87,6 @@ class Graph:
         self.onnx, self.constants = onnx, constants
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self.values: dict[Any, Value] = {}
         self._known: dict[tuple[str, str, tuple[int, ...]], str] = {}
 
     def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
@@ -96,7 +95,10 @@ class Graph:
         values |= dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(variable: Any) -> Value:
-            return np.asarray(variable.val, variable.aval.dtype) if isinstance(variable, Literal) else values[variable]
+            if not isinstance(variable, Literal):
+                return values[variable]
+            kind: Any = variable.aval
+            return np.asarray(variable.val, kind.dtype)
 
         for equation in jaxpr.eqns:
             given = [read(variable) for variable in equation.invars]
@@ -246,19 +248,20 @@ def _convolved(graph, given, params, shapes, out):
     return graph.moved(value, [numbers.out_spec.index(axis) for axis in range(places + 2)])
 
 
-def _pooled(graph, given, params, shapes, out):
-    """reduce_window_max over the middle axes, as of images [batch, height, width, channels]."""
-    window, axes = params["window_dimensions"], len(out.shape)
-    if window[0] != 1 or window[-1] != 1 or {*params["base_dilation"], *params["window_dilation"]} != {1}:
-        raise UserError(
-            "this model pools over other axes than places, which has no form here in ONNX: use --format=jax"
-        )
-    low, high = zip(*params["padding"][1:-1], strict=True)
-    value = graph.moved(given[0], [0, axes - 1, *range(1, axes - 1)])
-    value = graph.add(
-        "MaxPool", value, kernel_shape=window[1:-1], strides=params["window_strides"][1:-1], pads=[*low, *high]
-    )
-    return graph.moved(value, [0, *range(2, axes), 1])
+def _pooled(kind: str, **options: Any) -> Callable[..., str]:
+    """reduce_window over the middle axes, as of images [batch, height, width, channels]."""
+
+    def pooled(graph, given, params, shapes, out):
+        window, axes = params["window_dimensions"], len(out.shape)
+        if window[0] != 1 or window[-1] != 1 or {*params["base_dilation"], *params["window_dilation"]} != {1}:
+            raise UserError("this model pools in a way that has no form here in ONNX: use --format=jax")
+        low, high = zip(*params["padding"][1:-1], strict=True)
+        places = {"kernel_shape": window[1:-1], "strides": params["window_strides"][1:-1], "pads": [*low, *high]}
+        value = graph.add(kind, graph.moved(given[0], [0, axes - 1, *range(1, axes - 1)]), **places, **options)
+        value = graph.moved(value, [0, *range(2, axes), 1])
+        return graph.add("Mul", value, np.array(np.prod(window), out.dtype)) if kind == "AveragePool" else value
+
+    return pooled
 
 
 def _looked_up(graph, given, params, shapes, out):
@@ -320,7 +323,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "pad": _padded,
     "dot_general": _product,
     "conv_general_dilated": _convolved,
-    "reduce_window_max": _pooled,
+    "reduce_window_max": _pooled("MaxPool"),
+    "reduce_window_sum": _pooled("AveragePool", count_include_pad=1),  # a mean, times the size of the window
     "gather": _looked_up,
     "argmax": _best,
 }  # fmt: skip

@@ -21,6 +21,7 @@ from research.data.windows import CoveringWindows, joined
 from research.errors import UserError
 from research.runs import standalone
 from research.runs.experiment import open_run
+from research.runs.predictor import Predictor
 from research.runs.standing_alone import pictures, texts
 from research.runs.standing_alone.run import apart, arrays_of, compare
 from research.tasks.text_classification import TextClassification
@@ -247,3 +248,17 @@ def test_what_cannot_be_exported(trained, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--format=jax needs the package flatbuffers: install the extra export"):
         standalone.export_standalone(open_run(empty), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_an_exported_run_of_onnx_answers_as_the_run_does(trained, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    lines = standalone.export_standalone(open_run(trained(DIGITS)), tmp_path / "exported", "onnx")
+    assert lines[0] == "programs for onnxruntime, of 1 or 8 inputs at once: 2"
+    images = [tmp_path / "exported" / "selftest_1.png", tmp_path / "exported" / "selftest_2.png"] * 5
+    done = run(tmp_path / "exported", "--check", "--json", *images)
+    assert done.returncode == 0, done.stderr
+    _, *found = map(json.loads, ["0", *done.stdout.splitlines()[1:]])
+    wanted = Predictor.open(trained(DIGITS)).answer(list(map(str, images)))
+    assert [answer["label"] for answer in found] == [answer["label"] for answer in wanted]
+    np.testing.assert_allclose(*([answer["probability"] for answer in both] for both in (found, wanted)), atol=1e-5)
