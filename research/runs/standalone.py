@@ -36,6 +36,8 @@ PLATFORMS = (("cpu", "cuda", "tpu"), ("cpu", "cuda"), ("cpu",))
 """What one program may be for, tried in this order."""
 BATCHES = (1, 8)
 """Sizes of programs that do not take any."""
+MOST_STORED = 2**20
+"""Numbers of a raw answer that the self-test keeps; of larger ones, such as those of all pixels, the answer is kept."""
 SHORTEST = 8
 """Length of the first bucket, as answers of a run have it (`few_shapes`)."""
 TOLERANCES = {"jax": 1e-5, "onnx": 1e-4}
@@ -92,12 +94,14 @@ def _write(predictor: Predictor, folder: Path, form: str) -> dict[str, Any]:
         about["input"]["arrays"] = {name: batch[name].dtype.name for name in names}
         raw = jax.device_get(jax.jit(_raw(predictor))(predictor.variables, {name: batch[name] for name in names}))
         stored |= {f"{number}/input/{name}": batch[name] for name in names}
-        stored |= {f"{number}/raw/{name}": np.ascontiguousarray(array) for name, array in raw.items()}
+        small = {name: array for name, array in raw.items() if array.size <= MOST_STORED}
+        stored |= {f"{number}/raw/{name}": np.ascontiguousarray(array) for name, array in small.items()}
         answers += predictor.answers([example])
     (folder / f"{TEST}.safetensors").write_bytes(save(stored))
     write_json(folder / f"{TEST}.json", {"questions": [item for item, _ in questions], "answers": answers})
     write = {"jax": _write_programs, "onnx": _write_graphs}[form]
-    return {**about, **write(predictor, about["input"], batch, folder), "tolerance": TOLERANCES[form]}
+    about |= write(predictor, about["input"], batch, folder)
+    return {**about, "tolerance": TOLERANCES[form], "rows": predictor.evaluator.batch_size}
 
 
 def _raw(predictor: Predictor) -> Any:
@@ -105,7 +109,8 @@ def _raw(predictor: Predictor) -> Any:
 
     def raw(variables: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         found = predictor.evaluator.inference.predict(variables, batch)
-        return dict(found) if isinstance(found, Mapping) else {"answers": found}
+        named = dict(found) if isinstance(found, Mapping) else {"answers": found}
+        return {name: one.astype(np.float32) if one.dtype == jax.numpy.bfloat16 else one for name, one in named.items()}
 
     return raw
 
