@@ -204,6 +204,16 @@ def _split(graph, given, params, shapes, out):
     return [graph.add("Slice", given[0], *(np.array([edge], np.int64) for edge in part), axis) for part in parts]
 
 
+def _stacked(graph, given, params, shapes, out):
+    parts = [graph.reshaped(value, np.expand_dims(np.empty(shapes[0].shape), params["axis"]).shape) for value in given]
+    return graph.add("Concat", *parts, axis=params["axis"])
+
+
+def _unstacked(graph, given, params, shapes, out):
+    places = range(shapes[0].shape[params["axis"]])
+    return [graph.add("Gather", given[0], np.int64(place), axis=params["axis"]) for place in places]
+
+
 def _reversed(graph, given, params, shapes, out):
     value = given[0]
     for axis in params["dimensions"]:
@@ -319,6 +329,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "concatenate": lambda graph, given, params, shapes, out: graph.add("Concat", *given, axis=params["dimension"]),
     "slice": _slice,
     "split": _split,
+    "stack": _stacked,
+    "unstack": _unstacked,
+    "tile": lambda graph, given, params, shapes, out: graph.add("Tile", given[0], np.array(params["reps"], np.int64)),
     "rev": _reversed,
     "pad": _padded,
     "dot_general": _product,
