@@ -202,7 +202,7 @@ def _write_graphs(
     predictor: Predictor, given: Mapping[str, Any], batch: Mapping[str, np.ndarray], folder: Path
 ) -> dict[str, Any]:
     """The same as ONNX, for the batch sizes of BATCHES."""
-    constants, raw, variables = Constants(folder / CONSTANTS), _raw(predictor), jax.device_get(predictor.variables)
+    constants, raw, variables = Constants(folder / CONSTANTS), _raw(predictor), predictor.variables
     programs = []
     for length in _buckets(given):
         for size in BATCHES:

@@ -111,7 +111,7 @@ def test_a_model_and_masked_attention(tmp_path):
 
 def drawn(module, *inputs):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    return jax.tree.map(lambda leaf: DRAW.normal(size=leaf.shape, scale=0.3).astype(np.float32), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(DRAW.normal(size=leaf.shape, scale=0.3), jnp.float32), shapes)
 
 
 def test_graphs_share_large_constants(tmp_path):
