@@ -29,7 +29,7 @@ class Constants:
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         self._size = 0
-        path.touch()
+        path.write_bytes(b"")
 
     def place(self, array: np.ndarray) -> tuple[int, int]:
         """Where the bytes of an array are, and how many."""
