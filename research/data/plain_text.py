@@ -6,7 +6,7 @@ import gzip
 import io
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -192,3 +192,19 @@ class _Limited:
                 "decompress it, if they are what you expect"
             )
         return piece
+
+
+TOGETHER = 4096
+"""Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
+
+
+def joined(lines: Iterable[str]) -> list[str]:
+    """Lines joined to blocks of `TOGETHER` characters or a little more; what ends with no line feed ends its block."""
+    blocks, block, size = [], [], 0
+    for line in lines:
+        block.append(line)
+        size += len(line)
+        if size >= TOGETHER or not line.endswith("\n"):
+            blocks.append("".join(block))
+            block, size = [], 0
+    return [*blocks, "".join(block)] if block else blocks

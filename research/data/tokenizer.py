@@ -19,6 +19,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from research.data.plain_text import joined
 from research.data.sentencepiece import filled, is_sentencepiece
 from research.data.tokenizer_kinds import train_bpe, train_characters, train_unigram, train_words
 from research.data.tokenizer_rules import (
@@ -49,20 +50,6 @@ __all__ = ["BOS", "EOS", "PAD", "SPECIAL_TOKENS", "UNK", "Kind", "Tokenizer", "T
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 """Files of a published model, of which the first that is there is its vocabulary."""
-BLOCK = 4096
-"""Characters of lines that are encoded as one text: each text costs the library as much as a dozen tokens."""
-
-
-def _blocks(lines: Iterable[str]) -> list[str]:
-    """Lines joined to blocks of `BLOCK` characters or a little more; what ends with no line feed ends its block."""
-    blocks, block, size = [], [], 0
-    for line in lines:
-        block.append(line)
-        size += len(line)
-        if size >= BLOCK or not line.endswith("\n"):
-            blocks.append("".join(block))
-            block, size = [], 0
-    return [*blocks, "".join(block)] if block else blocks
 
 
 class TrainedTokenizer:
@@ -79,7 +66,7 @@ class TrainedTokenizer:
         self.pad, self.bos, self.eos, self.unk = (ids.get(role) for role in ("pad", "bos", "eos", "unk"))
         self.cls, self.sep, self.mask = (ids.get(role) for role in ("cls", "sep", "mask"))
         self.specials = bool(ids)
-        self._special_ids = frozenset(ids.values())
+        self.special = frozenset(ids.values())
 
     @property
     def vocab_size(self) -> int:
@@ -127,12 +114,18 @@ class TrainedTokenizer:
             lengths = [1 if token in BYTES else length for token, length in zip(tokens, lengths, strict=True)]
         if self.parts_words:
             lengths = [len(token.removeprefix("##").encode()) for token in tokens]
-        return [0 if token in self._special_ids else length for token, length in enumerate(lengths)]
+        return [0 if token in self.special else length for token, length in enumerate(lengths)]
 
     @property
     def parts_words(self) -> bool:
         """Whether it is a BERT's, which normalises text and parts words into pieces that are marked as such."""
         return isinstance(self._tokenizer.model, models.WordPiece)
+
+    @property
+    def hides_special(self) -> bool:
+        """Whether the library takes a word such as "</s>" for the token that ends a text: `encode` makes it UNK."""
+        words = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
+        return self.unk is not None and (words or is_sentencepiece(self._tokenizer))
 
     @property
     def marks_between(self) -> int:
@@ -154,10 +147,9 @@ class TrainedTokenizer:
             except TypeError as error:  # how a byte of another encoding looks on a command line
                 sentence = "a text holds a lone surrogate, which is not a character: convert it to UTF-8"
                 raise UserError(sentence) from error
-        words = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
-        if self.unk is not None and (words or is_sentencepiece(self._tokenizer)):
-            # A word "</s>" ends no text.
-            return [[self.unk if token in self._special_ids else token for token in ids] for ids in encoded]
+        if self.hides_special:
+            unknown = self.unk or 0
+            return [[unknown if token in self.special else token for token in ids] for ids in encoded]
         return encoded
 
     def encode_with_places(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -177,7 +169,7 @@ class TrainedTokenizer:
         """
         # GPT-2's tokens may hold several line ends, those of the other kinds none.
         if not isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
-            lines = _blocks(lines)
+            lines = joined(lines)
         encoded = self.encode_batch(lines)
         tokens = np.fromiter(itertools.chain(*encoded), np.int32)
         counts = np.array([len(line) for line in encoded], np.int64)
@@ -212,7 +204,7 @@ class TrainedTokenizer:
         for token in map(int, ids):
             if token == self.eos:
                 break
-            if token not in self._special_ids:
+            if token not in self.special:
                 kept.append(token)
         with library("tokens cannot be decoded", "restore tokenizer.json"):
             return self._tokenizer.decode(kept)
@@ -223,7 +215,7 @@ class TrainedTokenizer:
 
     def piece(self, token: int) -> str:
         """The text of one id as it stands among words: without the space that belongs to a byte-level token."""
-        if isinstance(self._tokenizer.decoder, decoders.ByteLevel) and token not in self._special_ids:
+        if isinstance(self._tokenizer.decoder, decoders.ByteLevel) and token not in self.special:
             return self.decode([token]).strip()
         return self.id_to_token(token)
 

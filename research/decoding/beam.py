@@ -128,7 +128,7 @@ def _extend(
     scores = _without_nan(beams.scores[..., None] + values - log_normaliser[..., None])
     scores, chosen = _top(jnp.where(tokens == end_token, -jnp.inf, scores), beam_size)
     origin = chosen // tokens.shape[-1]
-    chosen_tokens = jnp.take_along_axis(tokens.reshape(len(tokens), -1), chosen, axis=1)
+    chosen_tokens = jnp.take_along_axis(tokens.reshape(tokens.shape[0], -1), chosen, axis=1)
     live_tokens = _pick(beams.tokens, origin).at[:, :, index].set(chosen_tokens.astype(beams.tokens.dtype))
 
     def normalise(scores, length):
@@ -137,7 +137,7 @@ def _extend(
     cut = (index + 1 >= limit)[:, None]
     ending = jnp.concatenate([ending, jnp.where(cut, scores, -jnp.inf)], axis=1)
     candidates = jnp.concatenate([beams.tokens.at[:, :, index].set(end_token), live_tokens], axis=1)
-    ending = normalise(ending, jnp.full(len(limit), index + 1 - start))
+    ending = normalise(ending, jnp.full(limit.shape[0], index + 1 - start))
     # Ended ones come first: of equal scores the older one stays.
     ended_scores, best = _top(jnp.concatenate([beams.ended_scores, ending], axis=1), beams.ended_scores.shape[1])
     ended_tokens = _pick(jnp.concatenate([beams.ended_tokens, candidates], axis=1), best)
@@ -169,7 +169,7 @@ def _top_tokens(logits: Float[Array, "beams batch vocab"], count: int) -> tuple[
 
 def _top(scores: Float[Array, "batch *beams"], count: int) -> tuple[Array, Array]:
     """The largest scores of each row, and where in the flat row they stand."""
-    values, places = jax.lax.top_k(scores.reshape(len(scores), -1), count)
+    values, places = jax.lax.top_k(scores.reshape(scores.shape[0], -1), count)
     return values, places
 
 

@@ -31,7 +31,7 @@ def penalised(
     """
     if penalty == 1:
         return logits
-    rows, places = jnp.arange(len(logits))[:, None], jnp.where(tokens < 0, logits.shape[-1], tokens)
+    rows, places = jnp.arange(logits.shape[0])[:, None], jnp.where(tokens < 0, logits.shape[-1], tokens)
     there = jnp.zeros(logits.shape, bool).at[rows, places].set(True, mode="drop")
     return jnp.where(there, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 

@@ -95,7 +95,7 @@ def dot_product_attention(
     if causal and (split or formula):
         mask = both(causal_mask(query.shape[1]), mask)
     if split:
-        shape = (len(query), query.shape[2], query.shape[1], key.shape[1])
+        shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
         factors = dropped(jnp.ones(shape), dropout, dropout_rng) if dropout else None
         return ring_attention(query, key, value, mask=mask, bias=bias, weight_factors=factors)
     if formula:
@@ -124,7 +124,7 @@ def _in_blocks(query, key, value, mask, bias, causal, dropout, dropout_rng):
     starts = jnp.arange(0, queries, BLOCK)
     blocks = starts, _blocks(query, 1), {name: _blocks(array, 2) for name, array in parts.items()}
     attended = jax.lax.map(lambda block: attend(*block), blocks)
-    return jnp.moveaxis(attended, 0, 1).reshape(len(query), -1, *attended.shape[3:])[:, :queries]
+    return jnp.moveaxis(attended, 0, 1).reshape(query.shape[0], -1, *attended.shape[3:])[:, :queries]
 
 
 def _blocks(array: Array, axis: int) -> Array:

@@ -60,7 +60,7 @@ class PatchEmbedding(nn.Module):
                 "use another patch_size or image size"
             )
         rows, columns = height // self.patch_size, width // self.patch_size
-        patches = images.reshape(len(images), rows, self.patch_size, columns, self.patch_size, -1).swapaxes(2, 3)
+        patches = images.reshape(images.shape[0], rows, self.patch_size, columns, self.patch_size, -1).swapaxes(2, 3)
         # As a product: the compiler counts the gradient of a strided convolution twice on some meshes.
         project = nn.DenseGeneral(
             self.width,

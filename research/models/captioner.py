@@ -68,4 +68,4 @@ class Captioner(Seq2Seq, kw_only=True):
     ) -> Float[Array, "batch places features"]:
         """The image's last level, row by row, which the decoder attends to."""
         level = self.image.levels(images, train=train)[-1]
-        return self.project(level.reshape(len(level), -1, level.shape[-1]))
+        return self.project(level.reshape(level.shape[0], -1, level.shape[-1]))

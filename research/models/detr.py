@@ -121,7 +121,7 @@ def grid_positions(
         return table, places <= extent[:, None]
 
     (by_row, row_valid), (by_column, column_valid) = along(rows, extents[:, 0]), along(columns, extents[:, 1])
-    shape = (len(extents), rows, columns, width // 2)
+    shape = (extents.shape[0], rows, columns, width // 2)
     halves = [jnp.broadcast_to(by_row[:, :, None], shape), jnp.broadcast_to(by_column[:, None], shape)]
     valid = row_valid[:, :, None] & column_valid[:, None]
-    return jnp.concatenate(halves, axis=-1).reshape(len(extents), -1, width), valid.reshape(len(extents), -1)
+    return jnp.concatenate(halves, axis=-1).reshape(extents.shape[0], -1, width), valid.reshape(extents.shape[0], -1)

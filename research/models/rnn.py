@@ -153,7 +153,7 @@ class LSTM(nn.Module):
             state = tuple(jnp.where(valid[:, None], after, before) for after, before in zip(new, state, strict=True))
             return state, state[0]
 
-        zeros = jnp.zeros((len(x), self.width), inputs.dtype)
+        zeros = jnp.zeros((x.shape[0], self.width), inputs.dtype)
         tokens = inputs.swapaxes(0, 1), valid.T
         _, states = jax.lax.scan(step, (zeros, zeros), tokens, reverse=self.reverse)
         return states.swapaxes(0, 1)
@@ -182,7 +182,7 @@ class LSTMDecoder(nn.Module):
         """The attentional vectors (equation 5)."""
         attention = AttentionMemory(name="cross_attention")
         key, value = attention(memory, cached=cache_index is not None, dtype=x.dtype)
-        state = self._initial_state(value, len(x))
+        state = self._initial_state(value, x.shape[0])
         cached = {}
         if cache_index is not None:
             cached = {name: self.variable("cache", name, jnp.zeros_like, start) for name, start in state.items()}
@@ -208,7 +208,7 @@ class LSTMDecoder(nn.Module):
         width = memory.shape[-1]
         backward = memory[:, 0, width // 2 :]
         hidden = jnp.tanh(nn.Dense(self.num_layers * width, name="start")(backward))
-        hidden = jnp.repeat(hidden.reshape(-1, self.num_layers, width), batch // len(memory), axis=0)
+        hidden = jnp.repeat(hidden.reshape(-1, self.num_layers, width), batch // memory.shape[0], axis=0)
         return {"hidden": hidden, "cell": jnp.zeros_like(hidden), "attended": jnp.zeros_like(hidden[:, 0])}
 
 
@@ -261,7 +261,7 @@ class DecoderStep(nn.Module):
             hiddens.append(x)
             cells.append(cell)
         # Rows that share a memory are its queries.
-        query = x.reshape(len(key), -1, 1, width)
+        query = x.reshape(key.shape[0], -1, 1, width)
         weights = attention_weights(query, key[:, :, None], mask=padding_mask(source_valid))
         context = weighted_values(weights, value[:, :, None]).reshape(batch, width)
         attended = jnp.tanh(nn.Dense(width, use_bias=False, name="combine")(jnp.concatenate([context, x], axis=-1)))

@@ -102,7 +102,7 @@ class Block(nn.Module):
         mask = None
         if any(shift):
             x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
-            mask = jnp.tile(_shifted_mask(padded, (rows, columns), shift), (len(x), 1, 1))[:, None]
+            mask = jnp.tile(_shifted_mask(padded, (rows, columns), shift), (x.shape[0], 1, 1))[:, None]
         attention = MultiHeadAttention(self.num_heads, kernel_init=_INIT, out_init=_INIT, name="attention")
         windows = _partition(x, rows, columns)
         x = _join(attention(windows, mask=mask, bias=self._bias(rows, columns), train=train), padded, rows, columns)

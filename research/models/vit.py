@@ -135,7 +135,7 @@ class ViT(nn.Module):
         """One level: the encoder's output for the patches, each at its place in the image."""
         rows, columns = (size // self.patch_size for size in images.shape[1:3])
         patches = self._patches(self._encoded(images, None, train), rows * columns)
-        return (patches.reshape(len(images), rows, columns, self.width),)
+        return (patches.reshape(images.shape[0], rows, columns, self.width),)
 
     def hidden_states(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
@@ -219,7 +219,7 @@ class ViT(nn.Module):
 
     def _map(self, patches: Float[Array, "batch patches width"]) -> Float[Array, "batch width"]:
         query = self.param("pool_query", nn.initializers.xavier_uniform(), (1, self.width))
-        query = jnp.broadcast_to(query.astype(patches.dtype), (len(patches), 1, self.width))
+        query = jnp.broadcast_to(query.astype(patches.dtype), (patches.shape[0], 1, self.width))
         attention = MultiHeadAttention(self.num_heads, self.head_size, cross=True, name="pool_attention")
         x = attention(query, patches)
         norm = nn.LayerNorm(epsilon=self.norm_epsilon, name="pool_norm")

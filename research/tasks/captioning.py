@@ -19,6 +19,7 @@ from research.tasks.captions import CaptionTask
 from research.tasks.logits import Logits
 from research.tasks.task import PATCHES, Apply, Example, Metrics, Scorer, View
 from research.tasks.text_generation import write, written_logits, written_metrics
+from research.tasks.vocabulary import rules_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,11 @@ class Captioning(CaptionTask):
     def questions(self, examples: Sequence[Example]) -> Rows:
         return self.images(examples, train=False, seed=0)
 
+    def standalone(self) -> dict[str, Any]:
+        photo = self.photo and self.photo.evaluated
+        own = {"input": self.image_input("image", photo=photo), "answer": {"kind": "written"}}
+        return {**own, "tokenizer": rules_of(self.vocabulary)}
+
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         return self.normalised(batch["image"]), batch["caption"][:, :-1]
 
@@ -77,7 +83,7 @@ class Captioning(CaptionTask):
             jnp.ones(memory.shape[:2], bool),
             self.vocabulary,
             max_length=self.length,
-            limit=jnp.full(len(memory), self.length),
+            limit=jnp.full(memory.shape[0], self.length),
             beam_size=self.beam_size,
             length_penalty=self.length_penalty,
             choose=greedy if self.temperature is None else sampler(self.temperature),

@@ -94,6 +94,11 @@ class Classification(LabelledTask):
     def published(self, model: Any) -> dict[str, Any]:
         return {} if self.photo is None else {PREPROCESSOR: photo_written(self)}
 
+    def standalone(self) -> dict[str, Any]:
+        photo = self.photo and self.photo.evaluated
+        names = list(self.class_names)
+        return {"input": self.image_input("image", photo=photo), "answer": {"kind": "label", "names": names}}
+
     def rows(self, examples: Sequence[Example], *, train: bool, seed: int) -> Rows:
         if not train:
             return LabelledImages(examples, None, seed, photo=self.photo)

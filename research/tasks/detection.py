@@ -94,6 +94,11 @@ class Detection(LabelledTask):
     def questions(self, examples: Sequence[Example]) -> Rows:
         return FittedQuestions(examples, self.size, self.max_boxes, short_side=self.short_side)
 
+    def standalone(self) -> dict[str, Any]:
+        given = self.image_input("square", "sizes", size=self.size, short_side=self.short_side)
+        answer = {"kind": "boxes", "names": list(self.class_names), "threshold": self.threshold}
+        return {"input": given, "answer": answer}
+
     def model_inputs(self, batch: Mapping[str, Any]) -> tuple:
         """Images, float32 [batch, size, size, channels], 0 where they are padding, and `sizes`."""
         sizes = jnp.asarray(batch["sizes"])

@@ -88,6 +88,11 @@ class ImageTask(Task):
         pixels = jax.random.randint(jax.random.key(0), (size, size, 3), 0, 256).astype("uint8")
         return [self.example(jax.device_get(pixels))]
 
+    def image_input(self, kind: str, *arrays: str, **fields: Any) -> dict[str, Any]:
+        """The section "input" of `standalone`, of the image and these arrays."""
+        own = {"kind": kind, "shape": list(self.image_shape), "arrays": ["image", *arrays], "fills": {}}
+        return own | fields
+
     def normalised(self, pixels: jax.Array) -> jax.Array:
         """uint8 [..., channels] as the model takes it, float32."""
         mean, deviation = (self._by_channel(name, pixels.shape[-1]) for name in ("mean", "deviation"))

@@ -31,6 +31,7 @@ from research.tasks.vocabulary import (
     given_text,
     read_and_written,
     remarks_on,
+    rules_of,
     show_tokens,
     token_ids,
     vocabulary_of_run,
@@ -157,6 +158,11 @@ class LanguageModeling(Task):
                     "so that the context has room for an answer"
                 )
         return Prompts.from_lists(prompts, self.length)
+
+    def standalone(self) -> dict[str, Any]:
+        given = {"kind": "prompt", "length": self.length, "arrays": ["tokens", "prompt_length"], "fills": {}}
+        answer = {"kind": "continued", "stop": list(self.stop)}
+        return {"input": given, "answer": answer, "tokenizer": rules_of(self.vocabulary)}
 
     def token_ids(self) -> Mapping[str, Mapping[str, int]]:
         return token_ids(self)

@@ -87,6 +87,10 @@ class Segmentation(LabelledTask):
     def questions(self, examples: Sequence[Example]) -> CoveringWindows:
         return CoveringWindows(examples, self.size, self.overlap, masks=False)
 
+    def standalone(self) -> dict[str, Any]:
+        given = self.image_input("windows", size=self.size, overlap=self.overlap)
+        return {"input": given, "answer": {"kind": "mask", "names": list(self.class_names)}}
+
     def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         """Of every pixel; those of an image share its weight."""
         logits, updates = apply(*self.model_inputs(batch))

@@ -20,7 +20,15 @@ from research.models.bert import Pool, sentence_vectors
 from research.ranges import ANSWERING, Size, Temperature
 from research.tasks.losses import cross_entropy
 from research.tasks.task import PREPARED, Apply, Example, Metrics, Scorer, Task, View
-from research.tasks.vocabulary import given_text, padding_of, remarks_on, show_tokens, token_ids, vocabulary_of_run
+from research.tasks.vocabulary import (
+    given_text,
+    padding_of,
+    remarks_on,
+    rules_of,
+    show_tokens,
+    token_ids,
+    vocabulary_of_run,
+)
 from research.weights.vocabularies import encoder_of, sentences_of, sentences_written
 
 SIDES = ("source", "target")
@@ -92,6 +100,11 @@ class Sentences(Task):
         texts = [example[side] for example in examples for side in SIDES if side in example]
         owner = [number for number, example in enumerate(examples) for side in SIDES if side in example]
         return Texts({"source": self._tokens(texts)}, self.length, self.pad, np.array(owner, np.int64))
+
+    def standalone(self) -> dict[str, Any]:
+        fills = {"source": self.pad}
+        given = {"kind": "sentence", "length": self.length, "arrays": [*fills], "fills": fills}
+        return {"input": given, "answer": {"kind": "vector"}, "tokenizer": rules_of(self.vocabulary)}
 
     def _tokens(self, texts: Sequence[str]) -> Ragged:
         start, end = self.vocabulary.start_token, self.vocabulary.end_token

@@ -164,6 +164,15 @@ class Task:
         """
         return {}
 
+    def standalone(self) -> dict[str, Any]:
+        """What a program that has nothing of this project needs for the task's two ends, as plain values.
+
+        `input` and `answer` are sections whose `kind` is one of those in `research/runs/standing_alone`. That of the
+        input names the `arrays` of a row that `predict` reads and, in `fills`, what those are padded with that have a
+        length. `tokenizer`, `target_tokenizer`: of a vocabulary that is needed, `rules_of` it.
+        """
+        raise TypeError(f"{type(self).__name__} does not stand alone")
+
     def remarks(self, example: Example) -> list[str]:
         """What is odd about an example, in words that are the same for others of the kind: "is empty"."""
         return []

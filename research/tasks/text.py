@@ -16,7 +16,7 @@ from research.files import read_or_set_aside, write_json
 from research.models.text_head import Pooling, TextHead
 from research.ranges import Rate, Size
 from research.tasks.task import PREPARED, Example, Task, View
-from research.tasks.vocabulary import padding_of, show_tokens, token_ids, vocabulary_of_run
+from research.tasks.vocabulary import padding_of, rules_of, show_tokens, token_ids, vocabulary_of_run
 from research.weights.vocabularies import encoder_of
 
 SHORTEST = 5
@@ -84,6 +84,12 @@ class TextTask(Task):
     def room_for_two(self) -> int:
         """Tokens of two texts that a row holds beside their marks."""
         return self.length - 2 - self.vocabulary.marks_between
+
+    def text_input(self, kind: str) -> dict[str, Any]:
+        """The sections "input" and "tokenizer" of `standalone`."""
+        fills = {"tokens": self.pad, "segments": 0}
+        given = {"kind": kind, "length": self.length, "arrays": [*fills], "fills": fills}
+        return {"input": given, "tokenizer": rules_of(self.vocabulary)}
 
     def columns(self, rows: Sequence[tuple[np.ndarray, ...]], names: Sequence[str] = (), **more: Any) -> Columns:
         """Rows of tokens, segments and the sequences of these names; `more` are other fields of `Columns`.

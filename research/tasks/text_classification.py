@@ -157,6 +157,11 @@ class TextClassification(TextTask):
             return np.int32(numbers[labels[0]])
         return np.array([name in labels for name in self.class_names], np.float32)
 
+    def standalone(self) -> dict[str, Any]:
+        kind = {"classes": "text_label"}.get(self.kind, self.kind)
+        answer = {"kind": kind, "names": list(self.class_names), "threshold": self.threshold}
+        return {**self.text_input("text"), "answer": answer}
+
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[Metrics, Mapping[str, Any]]:
         """Cross-entropy, of each label by itself for several; the square of the error of a number."""
         if self.kind != "number":

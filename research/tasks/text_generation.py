@@ -63,8 +63,8 @@ def write(
         never = [padding_of(vocabulary), vocabulary.start_token, *range(vocabulary.vocab_size, logits.shape[-1])]
         return forbid(logits, never), updates["cache"]
 
-    prompt = jnp.full((len(memory), 1), vocabulary.start_token, jnp.int32)
-    cache = init_cache(model, jnp.zeros((len(memory), max_length), jnp.int32), memory, valid, method="decode")
+    prompt = jnp.full((memory.shape[0], 1), vocabulary.start_token, jnp.int32)
+    cache = init_cache(model, jnp.zeros((memory.shape[0], max_length), jnp.int32), memory, valid, method="decode")
     # The encoder's keys and values are projected once, into the cache.
     _, cache = step(prompt, cache, jnp.int32(0), memory)
     shared = {
@@ -75,6 +75,6 @@ def write(
     }
     if beam_size == 1:
         rng = jax.random.key(0) if rng is None else rng
-        return generate(step, cache, prompt, jnp.ones(len(memory), jnp.int32), choose=choose, rng=rng, **shared)
+        return generate(step, cache, prompt, jnp.ones(memory.shape[0], jnp.int32), choose=choose, rng=rng, **shared)
     tokens, _ = beam_search(step, cache, prompt, beam_size=beam_size, length_penalty=length_penalty, **shared)
     return tokens[:, 0]

@@ -118,6 +118,9 @@ class TokenClassification(TextTask):
             [self.marked(window.tokens) for window in windows], owner=np.array([window.owner for window in windows])
         )
 
+    def standalone(self) -> dict[str, Any]:
+        return {**self.text_input("words"), "answer": {"kind": "tags", "names": list(self.class_names)}}
+
     def logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[tuple[Logits, ...], Mapping[str, Any]]:
         logits, updates = apply(*self.model_inputs(batch))
         return (Logits(logits, (batch["labels"] != NONE) * batch["weight"][:, None]),), updates

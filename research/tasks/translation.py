@@ -29,6 +29,7 @@ from research.tasks.vocabulary import (
     given_text,
     padding_of,
     remarks_on,
+    rules_of,
     show_tokens,
     token_ids,
     vocabularies_of_pairs,
@@ -140,6 +141,13 @@ class Translation(Task):
                 f"{self.max_length}: split the text, or train with a larger task.max_length"
             )
         return pairs
+
+    def standalone(self) -> dict[str, Any]:
+        fills = {"source": self.pad}
+        given = {"kind": "source", "length": self.max_length, "arrays": [*fills], "fills": fills}
+        own = {"input": given, "answer": {"kind": "written"}, "tokenizer": rules_of(self.vocabulary)}
+        target = self.target_vocabulary
+        return own if target is None else {**own, "target_tokenizer": rules_of(target)}
 
     def _pairs(self, examples: Sequence[Example]) -> SentencePairs:
         """Both sides of the examples; `max_length` counts either with its end marker."""

@@ -114,6 +114,19 @@ def padding_of(vocabulary: TrainedTokenizer) -> int:
     return vocabulary.pad
 
 
+def rules_of(vocabulary: TrainedTokenizer) -> dict[str, Any]:
+    """What a vocabulary does beside its file, as plain values: the ids of marks, and what becomes of special tokens."""
+    return {
+        "start": vocabulary.start_token,
+        "end": vocabulary.end_token,
+        "unknown": vocabulary.unk,
+        "special": sorted(vocabulary.special),
+        "hides_special": vocabulary.hides_special,
+        "parts_words": vocabulary.parts_words,
+        "marks_between": vocabulary.marks_between,
+    }
+
+
 def vocabularies_of_pairs(
     tokenizer: Tokenizer, target_tokenizer: Tokenizer | None, source: Any, folder: Path
 ) -> tuple[TrainedTokenizer, TrainedTokenizer]:

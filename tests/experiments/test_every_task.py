@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from experiments import evaluate, inspect, pictures, predict, report
 from research.config import read_config
 from research.errors import UserError
 from research.reports.training import train
-from research.runs.experiment import build_experiment
+from research.runs.experiment import build_experiment, open_run
 from research.runs.predictor import Predictor
+from research.runs.standalone import export_standalone
 from research.runs.tables import SOURCES, TASKS
+from research.tasks.task import Task
 from tests.image_masks import write_masks
 
 MEASURED = {"splits": None, "samples": 2, "overrides": {}, "name": None, "heads": None, "alignments": None}
@@ -279,3 +283,64 @@ def test_answers_that_are_places_are_drawn(folders, name, tmp_path):
     chosen["workdir"] = str(folders("classification")[0])
     with pytest.raises(UserError, match="there is nothing to draw of this run's answers: leave --pictures out"):
         predict.main(argparse.Namespace(**chosen, pictures=str(tmp_path)))
+
+
+ALONE = {name for name in RUNS if TASKS[name].standalone is not Task.standalone}
+LONGER = {
+    "translation": "15 days",
+    "text_classification": "bad\tgood cats " + "bad dogs " * 40,
+    "token_classification": "good dogs " * 60,
+    "sentences": "12 hours and 3 feet " * 9,
+    "language_modeling": "be, or not",
+}
+"""Further inputs, of more than one row or cut where a task does that."""
+ISOLATED = """
+import runpy, sys
+sys.modules["research"] = None  # an import of it fails
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", sorted(ALONE))
+def test_an_exported_run_answers_as_the_run_does(folders, name, tmp_path):
+    """In a process that cannot import this project, from another folder: the self-test, then answers to two inputs."""
+    pytest.importorskip("flatbuffers")
+    folder, item = folders(name)
+    items = [item, LONGER.get(name, item)]
+    if Path(item).suffix == ".png":
+        items[1] = str(tmp_path / "other.png")
+        pixels = np.random.default_rng(1).integers(0, 256, (37, 50, 4), np.uint8)
+        Image.fromarray(pixels).save(items[1])
+    export_standalone(open_run(folder), tmp_path / "exported")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", ISOLATED, str(tmp_path / "exported" / "run.py"), "--check", "--json", *items]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    checked, *found = done.stdout.splitlines()
+    assert checked == "the answers are those that the model gave when it was exported"
+    for line, wanted in zip(found, Predictor.open(folder).answer(items), strict=True):
+        assert_alike(json.loads(line), wanted)
+
+
+def assert_alike(found, wanted):
+    """Equal texts and labels, and numbers that are as near as float32 has them."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            if name != "text" or "vector" not in wanted:  # whose text has the numbers
+                assert_alike(found[name], wanted[name])
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_alike(one, other)
+    else:
+        assert found == (pytest.approx(wanted, rel=1e-4, abs=1e-5) if isinstance(wanted, float) else wanted)
+
+
+@pytest.mark.parametrize("name", sorted(RUNS.keys() - ALONE))
+def test_a_run_that_cannot_stand_alone(folders, name, tmp_path):
+    with pytest.raises(UserError, match=f"a run of {name} cannot stand alone: export one of captioning, "):
+        export_standalone(open_run(folders(name)[0]), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -92,6 +92,12 @@ class PhotoAugmentation:
         if random.random() < self.erasing:
             pixels = erased(pixels, random)
         return {**example, "image": pixels}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """What `evaluate` does, as plain values."""
+        fields = {"size": self.size, "fraction": self.crop_fraction, "method": self.interpolation}
+        return {"middle": self.crop == "random_resized", **fields}
 
     def evaluate(self, example: Example) -> Example:
         """What evaluation sees: the middle of the image where training crops at random, otherwise all of it."""
