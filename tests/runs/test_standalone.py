@@ -153,6 +153,7 @@ def test_arrays_are_read_without_the_library(tmp_path):
 def test_what_differs_is_found():
     apart("x", np.array([1000.0]), np.array([1000.005]), 1e-5)
     compare("x", {"a": [0.5, "b"]}, {"a": [0.500001, "b"]}, 1e-5)
+    compare("x", {"text": "0.100001", "value": 0.100001}, {"text": "0.1", "value": 0.1}, 1e-5)
     for found, stored in ((1.0, 1.0001), (float("nan"), 1.0), (2, 3)):
         with pytest.raises(UserError, match="x differs by"):
             apart("x", np.array(found), np.array(stored), 1e-5)
