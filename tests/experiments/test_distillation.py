@@ -198,12 +198,12 @@ def test_a_student_learns_from_the_layers_of_its_teacher_and_is_opened_without_i
         assert not any("hidden_maps" in path for path in variables_of(student))
         answers = Predictor.open(student).answer(["call 7 times"])
         assert answers[0]["label"] in ("ham", "spam")
-        config = read_config(student / "config.json")
-        del config["distillation"]
-        config.transfer = {"source": str(student), "new": ()}
-        build_experiment(config, tmp_path).run.create_state()
     finally:
         (root / "away").rename(teacher)
+    config = read_config(student / "config.json")
+    del config["distillation"]
+    config.transfer = {"source": str(student), "new": ()}
+    build_experiment(config, tmp_path).run.create_state()
 
 
 def test_a_student_of_texts_that_was_stopped_ends_with_the_same_bits(texts, tmp_path):

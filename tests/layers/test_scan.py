@@ -100,5 +100,7 @@ def test_a_model_starts_from_some_layers_of_another(scan):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(UserError, match=r"transfer.layers \(0, 3\) picks from more layers than the 3 of there: use"):
         transferred(Transfer("there", new=(), layers=(0, 3)), params, [start])
-    with pytest.raises(UserError, match=r"transfer.layers \(\) picks layers: give some, without transfer.whole"):
+    with pytest.raises(
+        UserError, match=r"transfer.layers \(\) picks layers of a source: give some, without transfer.whole"
+    ):
         Transfer("there", layers=())

@@ -124,7 +124,7 @@ def test_a_single_head_of_the_teacher_is_not_compared_with_two():
     )
     with pytest.raises(UserError, match=r"head with head, and the model has 2 of them, its teacher 1: set model.num_h"):
         MatchedLayers(ours, theirs, inputs, logits).attention()
-    resnet = ResNet(3, (1,), 8, bottleneck=False, small_images=True)
+    resnet = ResNet(num_classes=3, depths=(1,), width=8, bottleneck=False, small_images=True)
     image = jnp.float32(IMAGES)
     _, none = shown(resnet, jax.jit(resnet.init)(jax.random.key(0), image), image)
     with pytest.raises(UserError, match="of which the model has encoder and its teacher none: set both to 0"):
