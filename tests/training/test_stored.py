@@ -28,9 +28,12 @@ def test_errors_are_at_most_half_a_scale_of_the_channel(path, shape):
     """Channel by channel in float64, the channels counted out by hand."""
     array = np.random.default_rng(0).normal(size=shape).astype(np.float32) ** 3
     array[..., -1] = 0
-    channels = {"query": array.reshape(*shape[:-3], shape[-3], -1), "embedding": array.swapaxes(-1, -2)}
-    kind = "query" if "query" in path else "embedding" if path.endswith("embedding") else "other"
-    of = channels.get(kind, array.reshape(2, -1, shape[-1]) if "layers/" in path else array.reshape(-1, shape[-1]))
+    if "query" in path:
+        of = array.reshape(*shape[:-3], shape[-3], -1)
+    elif path.endswith("embedding"):
+        of = array.swapaxes(-1, -2)
+    else:
+        of = array.reshape(*([2] if "layers/" in path else []), -1, shape[-1])
     largest = np.abs(of).max(axis=-2)
     values, scales = quantised(array, shared_axes(path, array.ndim))
     assert values.dtype == jnp.int8 and scales.size == largest.size and np.abs(np.asarray(values, int)).max() == 127
