@@ -27,7 +27,6 @@ from research.runs.experiment import Experiment, build_experiment, trained
 from research.runs.folder import MADE_OF_DATA, write_manifest
 from research.runs.importance import gate_importance
 from research.runs.imported import SOURCE
-from research.runs.sections import SECTIONS
 from research.training.checkpoints import Checkpoints
 from research.training.state import TrainState
 from research.training.stored import WEIGHTS
@@ -125,12 +124,11 @@ def start(original: Original, candidate: Candidate, folder: Path, duration: Mapp
     config = _config(original.experiment)
     config.model = ConfigDict(section)
     _shorten(config, duration)
-    if "distillation" in SECTIONS:
-        try:
-            return _begin(original, candidate, _taught(config, original.experiment.folder), arrays, folder)
-        except UserError as error:  # such as of a task that has no logits; what else is wrong is raised below
-            print(f"{candidate.name} learns from the labels alone: {error}", flush=True)
-    _begin(original, candidate, config, arrays, folder)
+    try:
+        _begin(original, candidate, _taught(config, original.experiment.folder), arrays, folder)
+    except UserError as error:  # such as of a task that has no logits; what else is wrong is raised below
+        print(f"{candidate.name} learns from the labels alone: {error}", flush=True)
+        _begin(original, candidate, config, arrays, folder)
 
 
 def _begin(

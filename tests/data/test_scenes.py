@@ -118,6 +118,11 @@ def test_emojis_are_drawn_in_colour():
         ({"scale": (0.5, 0.2)}, r"data\.scale \(0\.5, 0\.2\) is not a range"),
         ({"emojis": ()}, r"data\.emojis has 0 names"),
         ({"emojis": ("NO SUCH THING",)}, r"data\.emojis 'NO SUCH THING' is not a Unicode name"),
+        (
+            {"glyphs": "emoji", "emojis": ("KEY",), "in_place": ("NO KEY",)},
+            r"data\.in_place 'NO KEY' is not a Unicode name",
+        ),
+        ({"emojis": ("KEY",), "in_place": ("PEAR",)}, r"data\.in_place is of emojis: leave it out"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, sentence):
@@ -152,4 +157,4 @@ def test_other_emojis_are_drawn_in_place_of_the_classes():
     assert "pear" in captions and "tulip" in captions and "apple" not in captions
     assert not np.array_equal(seen[0]["image"], ordinary.examples("test")[0]["image"])
     with pytest.raises(UserError, match=r"data\.in_place has 1 names for the 2 of data\.emojis: give as many"):
-        Scenes(emojis=names, in_place=("PEAR",))
+        Scenes(glyphs="emoji", emojis=names, in_place=("PEAR",))
