@@ -17,7 +17,7 @@ def start(folder, *command, **environment):
     process = subprocess.Popen(
         [sys.executable, "-O", *command], cwd=folder, env=without | environment, stdout=subprocess.PIPE, text=True
     )
-    return process.pid, process.communicate()[0].split(maxsplit=2)
+    return process.pid, process.communicate(timeout=60)[0].split(maxsplit=2)
 
 
 @LINUX
